@@ -1,0 +1,52 @@
+"""bulkpull: bulk download of Ironclad Clickwrap activity into one deduplicated file.
+
+    async with bulkpull.Clickwrap(token) as clickwrap:
+        result = await bulkpull.pull(clickwrap, start=date(2020, 1, 1), out="activity.csv")
+
+What is imported here, and the modules `events` and `errors`, are public; the rest may change.
+"""
+
+from bulkpull import errors, events
+from bulkpull.clickwrap import Clickwrap, Export, RetryPolicy
+from bulkpull.errors import (
+    ApiError,
+    AuthenticationError,
+    BulkpullError,
+    ExportError,
+    MalformedPartError,
+    NotFoundError,
+    OutputError,
+    PartError,
+    ThrottledError,
+    UnavailableError,
+    UsageError,
+)
+from bulkpull.events import Event
+from bulkpull.pull import Result, plan, pull
+from bulkpull.window import Window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApiError",
+    "AuthenticationError",
+    "BulkpullError",
+    "Clickwrap",
+    "Event",
+    "Export",
+    "ExportError",
+    "MalformedPartError",
+    "NotFoundError",
+    "OutputError",
+    "PartError",
+    "Result",
+    "RetryPolicy",
+    "ThrottledError",
+    "UnavailableError",
+    "UsageError",
+    "Window",
+    "errors",
+    "events",
+    "plan",
+    "pull",
+]

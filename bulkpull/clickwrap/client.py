@@ -1,0 +1,302 @@
+"""The client: one async method per documented route. It knows nothing of pulls and never meets a file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from bulkpull.clickwrap.download import Download, describe, open_link
+from bulkpull.clickwrap.models import (
+    Export,
+    UnexpectedAnswer,
+    parse_count,
+    parse_export,
+    parse_export_fields,
+    parse_page,
+)
+from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Governor
+from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.errors import (
+    ApiError,
+    AuthenticationError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+    UsageError,
+)
+from bulkpull.events import OnEvent, Requested, Throttled, ignore
+
+BASE_URL = "https://api.pactsafe.com/v1.1"
+MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
+MAX_ANSWER = 64 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
+
+T = TypeVar("T")
+
+
+class Clickwrap:
+    """A client of the Clickwrap REST API, to be used with `async with`.
+
+    `session`: an `aiohttp.ClientSession` to use and leave open; without one the client makes and closes its own.
+    `requests_per_minute`: the budget for all requests of this client, retries included; the API allows 2000 to a
+    token and mails the site's admins above, and other programs may share the token.
+    `retry`: how often and how long failed requests and transfers are tried again.
+    `request_timeout`: seconds for one request and its answer; `stall_timeout`: seconds without a byte after which
+    a download counts as broken.
+
+    Every method raises AuthenticationError (401, 403), NotFoundError (404), ApiError (any other refusal),
+    ThrottledError or UnavailableError (retried in vain).
+    """
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        base_url: str = BASE_URL,
+        session: aiohttp.ClientSession | None = None,
+        requests_per_minute: int = DEFAULT_PER_MINUTE,
+        retry: RetryPolicy | None = None,
+        request_timeout: float = 60.0,
+        stall_timeout: float = 60.0,
+    ) -> None:
+        self._authorization = f"Bearer {_check_token(token)}"
+        self._base_url = _check_base_url(base_url)
+        self._own_session = session is None
+        self._session = session
+        self._link_session: aiohttp.ClientSession | None = None
+        self._governor = Governor(requests_per_minute)
+        self._on_event: OnEvent = ignore
+        self._request_timeout = aiohttp.ClientTimeout(total=request_timeout)
+        self._stall_timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
+        self.retry = retry or RetryPolicy()
+
+    def __repr__(self) -> str:
+        return f"Clickwrap({str(self._base_url)!r})"
+
+    async def __aenter__(self) -> Self:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._link_session = aiohttp.ClientSession(
+            connector=self._session.connector,
+            connector_owner=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._stall_timeout,
+        )
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._session and self._link_session
+        await self._link_session.close()
+        if self._own_session:
+            await self._session.close()
+            self._session = None
+
+    def observed(self, on_event: OnEvent) -> Self:
+        """The same client (session, quota, limits), whose requests are announced to `on_event`."""
+        twin = copy.copy(self)
+        twin._on_event = on_event
+        return twin
+
+    async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
+        """`POST /tasks/export/activity`: starts an export of the activities that `filter` matches.
+
+        Without `fields` the site's default columns come. Each export mails the token's user. A POST whose answer
+        was lost is sent again, and may so start a second export: the API has no way to tell.
+        """
+        return await self._call("POST", "/tasks/export/activity", parse_export, _query(filter, fields))
+
+    async def get_export(self, export_id: str) -> Export:
+        """`GET /tasks/export/{id}`: an export's status, and fresh links once it succeeded."""
+        return await self._call("GET", f"/tasks/export/{quote(export_id, safe='')}", parse_export)
+
+    async def export_fields(self, site: str | int) -> list[str]:
+        """`GET /sites/{id}/exportFields`: the names of the fields that a site's exports offer."""
+        return await self._call("GET", f"/sites/{quote(str(site), safe='')}/exportFields", parse_export_fields)
+
+    async def activity(
+        self,
+        filter: str | None = None,
+        *,
+        fields: Sequence[str] = (),
+        sort: str | None = None,
+        no_count: bool = True,
+        lean: bool = False,
+        per_page: int = MAX_PER_PAGE,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """`GET /activity`: iterates over the activities, page after page while `has_more`.
+
+        `no_count` leaves the counting out, `lean` shrinks the objects: both make the call cheaper for the server.
+        `per_page` is 1 to 100.
+        """
+        if not 1 <= per_page <= MAX_PER_PAGE:
+            raise UsageError(f"per_page must be between 1 and {MAX_PER_PAGE}, not {per_page}")
+        query = _query(filter, fields) | {"per_page": str(per_page)}
+        if sort:
+            query["sort"] = sort
+        query |= {name: "true" for name, wanted in (("no_count", no_count), ("lean", lean)) if wanted}
+        page_number = 1
+        while True:
+            page = await self._call("GET", "/activity", parse_page, query | {"page": str(page_number)})
+            for activity in page.data:
+                yield activity
+            if not page.has_more or not page.data:
+                return
+            page_number += 1
+
+    async def count(self, filter: str | None = None) -> int:
+        """`GET /activity` with one activity a page: how many a filter matches, for one request."""
+        query = _query(filter, ()) | {"page": "1", "per_page": "1"}
+        return await self._call("GET", "/activity", parse_count, query)
+
+    def download(
+        self, link: str, *, offset: int = 0, validator: str | None = None
+    ) -> AbstractAsyncContextManager[Download]:
+        """Opens a link of an export, without the token; see `open_link` for the rules and the errors."""
+        assert self._link_session, "use the client with 'async with'"
+        allow_http = self._base_url.scheme == "http"
+        return open_link(self._link_session, link, allow_http=allow_http, offset=offset, validator=validator)
+
+    async def _call(self, method: str, path: str, parse: Callable[[Any], T], query: dict[str, str] | None = None) -> T:
+        route = f"{method} {path}"
+        url = URL(f"{self._base_url}{path}", encoded=True)
+        if query:
+            # Percent-encoding throughout: a plus sign for a blank is the custom of forms, not of URLs.
+            url = URL(f"{url}?{urlencode(query, quote_via=quote, safe='')}", encoded=True)
+
+        async def attempt() -> T:
+            try:
+                return parse(await self._send(method, url, route))
+            except UnexpectedAnswer as error:
+                raise TransientError(f"the answer is unusable: {error}", status=200) from error
+
+        try:
+            return await self.retry.retrying(route, self._on_event)(attempt)
+        except TransientError as error:
+            if error.status == 429:
+                raise ThrottledError(
+                    f"{route}: the API's quota stayed exhausted ({error}); lower the requests per minute if other "
+                    "programs share the token",
+                    status=429,
+                ) from error
+            raise UnavailableError(f"{route}: no usable answer: {error}", status=error.status) from error
+
+    async def _send(self, method: str, url: URL, route: str) -> Any:
+        """One request: the JSON of its answer."""
+        assert self._session, "use the client with 'async with'"
+        async with self._governor.place():
+            self._on_event(Requested(route))
+            try:
+                async with self._session.request(
+                    method,
+                    url,
+                    headers={"Authorization": self._authorization, "Accept": "application/json"},
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    timeout=self._request_timeout,
+                ) as response:
+                    body = await _read(response, route)
+                    if response.status >= 300:  # an error may quote the token, and becomes a message
+                        body = body.replace(self._authorization.removeprefix("Bearer ").encode(), b"***")
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise UnavailableError(f"{route}: {url.host} has no valid certificate") from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise TransientError(describe(error)) from error
+            if response.status == 429:
+                wait = self._governor.throttled(retry_after(response.headers.get("Retry-After")))
+                self._on_event(Throttled(route, wait))
+                raise TransientError(_reason(429, body), status=429, wait=wait)
+            self._governor.accepted()
+        return _json(response.status, body, route, retry_after(response.headers.get("Retry-After")))
+
+
+def _query(filter: str | None, fields: Sequence[str]) -> dict[str, str]:
+    query = {}
+    if filter:
+        query["filter"] = filter
+    if fields:
+        query["fields"] = ",".join(fields)
+    return query
+
+
+async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise ApiError(f"{route}: the answer is larger than {MAX_ANSWER} bytes", status=response.status)
+    return bytes(body)
+
+
+def _json(status: int, body: bytes, route: str, wait: float | None) -> Any:
+    """What a 2xx answer holds; the error that stands for any other."""
+    if 200 <= status < 300:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise UnexpectedAnswer(f"no JSON but {_excerpt(body)}") from None
+    reason = _reason(status, body)
+    if status == 401:
+        raise AuthenticationError(f"{route}: the API does not accept the token: {reason}", status=status)
+    if status == 403:
+        raise AuthenticationError(
+            f"{route}: the token's user may not do this; check its permissions on the site: {reason}",
+            status=status,
+        )
+    if status == 404:
+        raise NotFoundError(f"{route}: not found: {reason}", status=status)
+    if status == 408 or status >= 500:
+        raise TransientError(reason, status=status, wait=wait or 0.0)
+    if 300 <= status < 400:
+        raise ApiError(f"{route}: the API redirects; the token is not taken elsewhere: {reason}", status=status)
+    raise ApiError(f"{route}: the API refused it; check the filter and the fields: {reason}", status=status)
+
+
+def _reason(status: int, body: bytes) -> str:
+    """Status and message of an error answer: the API's JSON, or whatever a proxy wrote."""
+    try:
+        message = orjson.loads(body)["error"]["message"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message = _excerpt(body)
+    return f"{status} {str(message)[:300]}".strip()
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[:400].decode("utf-8", "replace").split())
+    return repr(text[:80]) if text else "an empty body"
+
+
+def _check_token(token: str) -> str:
+    if not token:
+        raise UsageError("the token is empty")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError("the token holds blanks, line ends or characters that no HTTP header may carry")
+    return token
+
+
+def _check_base_url(base_url: str) -> URL:
+    try:
+        url = URL(base_url.rstrip("/"))
+    except ValueError:
+        raise UsageError(f"the base URL {base_url!r} is no URL") from None
+    if url.scheme not in ("http", "https") or not url.host or url.user or url.query_string or url.fragment:
+        raise UsageError(f"the base URL {base_url!r} must look like {BASE_URL}")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise UsageError(f"the base URL {base_url!r} must be https: the token would travel in the open")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

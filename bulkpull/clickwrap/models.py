@@ -1,0 +1,118 @@
+"""What the API answers with, read tolerantly where its documents are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
+    """An answer with status 200 whose body is not what the route promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export task.
+
+    `status` is one of pending, scheduled, started, success, failed; anything else counts as still running.
+    `links` are signed: they stay out of the repr.
+    """
+
+    id: str
+    status: str
+    message: str | None = None
+    links: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "success"
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "failed"
+
+
+def parse_export(answer: Any) -> Export:
+    """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top."""
+    top = _object(answer)
+    task = top["data"] if isinstance(top.get("data"), dict) and "id" not in top else top
+    if not isinstance(task.get("id"), str | int) or not isinstance(task.get("status"), str):
+        raise UnexpectedAnswer("an export without id or status")
+    message = task.get("message")
+    return Export(
+        id=str(task["id"]),
+        status=task["status"].strip().lower(),
+        message=None if message is None else str(message),
+        links=next((links for holder in (task, task.get("data"), top) if (links := _links(holder))), ()),
+    )
+
+
+def _links(holder: Any) -> tuple[str, ...]:
+    """The links of one place where they may stand, as strings or as objects."""
+    links = holder.get("links") if isinstance(holder, dict) else None
+    if links is None:
+        return ()
+    if isinstance(links, str | dict):
+        links = [links]
+    if not isinstance(links, list):
+        raise UnexpectedAnswer("links that are no list")
+    return tuple(_text(link, ("url", "href", "link"), "a link") for link in links)
+
+
+def parse_export_fields(answer: Any) -> list[str]:
+    """Field names: a list of strings, or of objects with `field`, `name` or `key`, bare or under `data`."""
+    if isinstance(answer, dict):
+        answer = answer.get("data")
+    if not isinstance(answer, list):
+        raise UnexpectedAnswer("export fields that are no list")
+    return [_text(entry, ("field", "name", "key"), "an export field") for entry in answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of the activity list; `total_count` is None where the answer leaves it out."""
+
+    data: list[dict[str, Any]]
+    has_more: bool
+    total_count: int | None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.data)
+
+
+def parse_page(answer: Any) -> Page:
+    """A page of activities."""
+    top = _object(answer)
+    data = top.get("data")
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        raise UnexpectedAnswer("an activity list without data")
+    total = top.get("total_count")
+    return Page(
+        data=data,
+        has_more=bool(top.get("has_more")),
+        total_count=total if isinstance(total, int) and not isinstance(total, bool) else None,
+    )
+
+
+def parse_count(answer: Any) -> int:
+    """How many activities a filter matches."""
+    page = parse_page(answer)
+    if page.total_count is None:
+        raise UnexpectedAnswer("an activity list without total_count")
+    return page.total_count
+
+
+def _object(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise UnexpectedAnswer("JSON that is no object")
+    return answer
+
+
+def _text(entry: Any, keys: tuple[str, ...], what: str) -> str:
+    """`entry` itself, or the first of its `keys` that holds a string."""
+    candidates = [entry.get(key) for key in keys] if isinstance(entry, dict) else [entry]
+    for candidate in candidates:
+        if isinstance(candidate, str) and candidate:
+            return candidate
+    raise UnexpectedAnswer(f"{what} without {' or '.join(keys)}")

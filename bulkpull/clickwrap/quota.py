@@ -1,0 +1,84 @@
+"""The governor: keeps every request of one client under the API's quota.
+
+The server counts in fixed windows of a minute. A window starts with the first request that uses the quota, which
+may be another program's if the token is shared, so its phase cannot be known from here; nor can the instant at
+which a request arrives, only that it lies between sending and answer. Counting our own fixed windows would
+therefore allow two bursts within one window of the server's. What holds for every phase and every latency: a
+request occupies its place from before it is sent until a minute after its answer, and there are
+`requests_per_minute` places. Bursts up to the budget pass without a wait.
+
+Source of the quota (2000 a minute and token, fixed window, `Retry-After`): Clickwrap's "Rate Limits".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from bulkpull.errors import UsageError
+
+QUOTA_PER_MINUTE = 2000
+DEFAULT_PER_MINUTE = 1800
+WINDOW = 60.0  # seconds
+
+
+class Governor:
+    """Hands out places for requests, first come, first served."""
+
+    def __init__(self, requests_per_minute: int = DEFAULT_PER_MINUTE) -> None:
+        if not 1 <= requests_per_minute <= QUOTA_PER_MINUTE:
+            raise UsageError(f"requests per minute must be between 1 and {QUOTA_PER_MINUTE}, not {requests_per_minute}")
+        self._budget = requests_per_minute
+        self._turn = anyio.Lock()
+        self._in_flight = 0
+        self._occupied_until: deque[float] = deque()  # of answered requests, in order
+        self._held_until = float("-inf")
+        self._throttled_in_a_row = 0
+        self._answered = anyio.Event()
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Waits for a place in the quota and occupies it; to be held around one request and its answer."""
+        async with self._turn:
+            await self._wait_for_place()
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._occupied_until.append(anyio.current_time() + WINDOW)
+            self._answered.set()
+
+    def throttled(self, retry_after: float | None) -> float:
+        """A 429 came: no request starts for `retry_after` seconds, or a doubling time where the server names none.
+
+        Returns the seconds that all requests hold from now.
+        """
+        now = anyio.current_time()
+        if retry_after is None and now >= self._held_until:
+            self._throttled_in_a_row += 1
+            retry_after = min(WINDOW, 2.0**self._throttled_in_a_row)
+        self._held_until = max(self._held_until, now + (retry_after or 0.0))
+        return self._held_until - now
+
+    def accepted(self) -> None:
+        """An answer other than 429 came."""
+        self._throttled_in_a_row = 0
+
+    async def _wait_for_place(self) -> None:
+        while True:
+            now = anyio.current_time()
+            while self._occupied_until and self._occupied_until[0] <= now:
+                self._occupied_until.popleft()
+            if now < self._held_until:
+                await anyio.sleep_until(self._held_until)
+            elif self._in_flight + len(self._occupied_until) < self._budget:
+                return
+            elif self._occupied_until:
+                await anyio.sleep_until(self._occupied_until[0])
+            else:  # every place is held by a request without an answer yet
+                self._answered = anyio.Event()
+                await self._answered.wait()

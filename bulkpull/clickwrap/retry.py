@@ -1,0 +1,95 @@
+"""What is tried again, how long after, and when to give up. Serves the API's routes and the file downloads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from bulkpull.errors import UsageError
+from bulkpull.events import Event, Retried
+
+
+class TransientError(Exception):
+    """A failure that may pass.
+
+    `wait` is the least number of seconds until the next attempt, where the server told it; `status` the HTTP
+    status, where there was one.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter, limited in attempts and in time.
+
+    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds, the "full jitter" of the AWS
+    Architecture Blog's "Exponential Backoff And Jitter". No attempt starts `seconds` after the first failure.
+    """
+
+    attempts: int = 8
+    seconds: float = 300.0
+    base: float = 1.0
+    cap: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or min(self.seconds, self.base, self.cap) < 0:
+            raise UsageError("a retry policy needs at least one attempt and no negative seconds")
+
+    def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
+        """Attempts at `what`, to be looped over; after the last, its TransientError comes out."""
+        first_failure: float | None = None
+
+        def wait(state: RetryCallState) -> float:
+            nonlocal first_failure
+            if first_failure is None:
+                first_failure = anyio.current_time()
+            jitter = random.uniform(0, min(self.cap, self.base * 2.0 ** (state.attempt_number - 1)))
+            return max(_error(state).wait, jitter)
+
+        def stop(state: RetryCallState) -> bool:
+            elapsed = anyio.current_time() - (first_failure or 0.0)
+            return state.attempt_number >= self.attempts or elapsed + state.upcoming_sleep > self.seconds
+
+        def announce(state: RetryCallState) -> None:
+            on_event(Retried(what, state.attempt_number, state.upcoming_sleep, str(_error(state))))
+
+        return AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=wait,
+            stop=stop,
+            before_sleep=announce,
+            sleep=anyio.sleep,
+            reraise=True,
+        )
+
+
+def _error(state: RetryCallState) -> TransientError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, TransientError)
+    return error
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a `Retry-After` header asks for, as a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

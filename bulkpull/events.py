@@ -1,0 +1,152 @@
+"""What happens during a pull, as small values.
+
+Progress, logs, the result's figures and tests listen to the same events; no stage prints or counts on its own.
+A listener is a plain function called in the event loop: it must return at once, and what it raises ends the pull.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bulkpull.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """The listener of those who do not listen."""
+
+
+# The client
+
+
+@dataclass(frozen=True, slots=True)
+class Requested(Event):
+    """A request is about to be sent to the API. `route` is method and path, without the query."""
+
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retried(Event):
+    """Attempt number `attempt` (from 1) at `what` failed for `reason`; the next comes in `wait` seconds."""
+
+    what: str
+    attempt: int
+    wait: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled(Event):
+    """The API answered 429, which mails the site's admins. All requests hold for `wait` seconds."""
+
+    route: str
+    wait: float
+
+
+# The pull
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    """The range has been cut into these windows."""
+
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched(Event):
+    """An export was started for a window; `attempt` counts from 1."""
+
+    window: Window
+    export_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Polled(Event):
+    """An export was asked for its `status`, `waited` seconds after its launch."""
+
+    window: Window
+    export_id: str
+    status: str
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFailed(Event):
+    """An export failed or timed out for `reason`; its window is launched again unless the limit is reached."""
+
+    window: Window
+    export_id: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exported(Event):
+    """A window's export succeeded with `parts` links, `seconds` after its launch."""
+
+    window: Window
+    export_id: str
+    parts: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Event):
+    """`size` more bytes of a part (`part` counts from 1 in its window) came over the wire."""
+
+    window: Window
+    part: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartFetched(Event):
+    """A part stands whole on the disk: `size` bytes."""
+
+    window: Window
+    part: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnsDiffer(Event):
+    """A part lacks columns of the output (written empty there), or has `unasked` ones (left out)."""
+
+    window: Window
+    part: int
+    missing: tuple[str, ...]
+    unasked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartMerged(Event):
+    """A part went into the output.
+
+    `rows` were new, `duplicates` had an id seen before, `conflicts` of those had other values, and
+    `outside` rows (kept all the same) lie outside the window: the server ignored the filter.
+    """
+
+    window: Window
+    part: int
+    rows: int
+    duplicates: int
+    conflicts: int
+    outside: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMerged(Event):
+    """All parts of a window are in the output."""
+
+    window: Window

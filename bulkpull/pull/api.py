@@ -1,0 +1,26 @@
+"""What a pull needs of the API: a handful of methods. Clickwrap has them, and so may a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, Self
+
+from bulkpull.clickwrap import Download, Export, RetryPolicy
+from bulkpull.events import OnEvent
+
+
+class Api(Protocol):
+    """The methods are documented at `bulkpull.Clickwrap`."""
+
+    retry: RetryPolicy
+
+    def observed(self, on_event: OnEvent) -> Self: ...
+
+    async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export: ...
+
+    async def get_export(self, export_id: str) -> Export: ...
+
+    def download(
+        self, link: str, *, offset: int = 0, validator: str | None = None
+    ) -> AbstractAsyncContextManager[Download]: ...

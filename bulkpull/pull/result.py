@@ -1,0 +1,70 @@
+"""What a pull came to, counted from its events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from bulkpull import events
+from bulkpull.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The figures of a finished pull.
+
+    `rows` stand in `output`; `duplicates` had an id that stood there before, `conflicts` of them with other
+    values; `outside` rows lie outside their window, though kept. `exports` counts launches, `requests` those to the
+    API, `throttled` its 429 answers, `retries` those of requests and transfers, `bytes` what came over the wire as
+    parts.
+    """
+
+    rows: int
+    duplicates: int
+    conflicts: int
+    outside: int
+    windows: int
+    exports: int
+    parts: int
+    requests: int
+    throttled: int
+    retries: int
+    bytes: int
+    seconds: float
+    output: Path
+
+
+@dataclass(slots=True)
+class Tally:
+    """A listener that counts."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, event: Event) -> None:
+        counts = self.counts
+        match event:
+            case events.Received():
+                counts["bytes"] += event.size
+            case events.Requested():
+                counts["requests"] += 1
+            case events.Throttled():
+                counts["throttled"] += 1
+            case events.Retried():
+                counts["retries"] += 1
+            case events.Planned():
+                counts["windows"] = len(event.windows)
+            case events.Launched():
+                counts["exports"] += 1
+            case events.PartFetched():
+                counts["parts"] += 1
+            case events.PartMerged():
+                counts["rows"] += event.rows
+                counts["duplicates"] += event.duplicates
+                counts["conflicts"] += event.conflicts
+                counts["outside"] += event.outside
+
+    def result(self, seconds: float, output: Path) -> Result:
+        """The figures so far."""
+        counted = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
+        return Result(**counted, seconds=seconds, output=output)

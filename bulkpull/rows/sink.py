@@ -1,0 +1,97 @@
+"""Where merged rows go: a CSV whose records can be read back while it grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from bulkpull.rows.records import Record, blocks, records
+
+_READ_BACK = 16 * 1024
+_BUFFER = 1024 * 1024
+
+
+class CsvSink:
+    """A CSV with one line end (LF) and one header: the columns given, or the union of those that come.
+
+    `columns` are the header's first; with `fixed` they are all. Otherwise `adopt` appends what else comes, in the
+    order it first appears, and `finish` fills the earlier rows up with empty values.
+    `offset` is where the next record will stand.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *, fixed: bool) -> None:
+        self.columns = list(columns)
+        self.offset = 0
+        self._path = path
+        self._fixed = fixed
+        self._widened = False
+        self._file: BinaryIO = path.open("w+b", buffering=_BUFFER)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
+
+    def adopt(self, columns: Iterable[str]) -> None:
+        """Takes new columns into the header, unless it is fixed; to be called before the first record."""
+        new = [] if self._fixed else [column for column in columns if column not in self.columns]
+        self.columns += new
+        if not self.offset:
+            self.write(header(self.columns))
+        elif new:
+            self._widened = True
+
+    def write(self, record: bytes) -> None:
+        """Appends one record, given without its line end."""
+        self.offset += self._file.write(record + b"\n")
+
+    def flush(self) -> None:
+        """Makes what was written readable by `record_at`."""
+        self._file.flush()
+
+    def stands_at(self, offset: int, record: bytes) -> bool:
+        """Whether the record at `offset` is `record`, byte for byte."""
+        return os.pread(self._file.fileno(), len(record) + 1, offset) == record + b"\n"
+
+    def record_at(self, offset: int) -> Record:
+        """The flushed record that begins at `offset`."""
+        return next(records(self._read_from(offset)))
+
+    def finish(self) -> None:
+        """Brings all rows to the header's width, and all bytes to the disk."""
+        self.adopt(())  # a header even where no part came
+        if self._widened:
+            self._widen()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read_from(self, offset: int) -> Iterator[bytes]:
+        while block := os.pread(self._file.fileno(), _READ_BACK, offset):
+            yield block
+            offset += len(block)
+
+    def _widen(self) -> None:
+        """Writes the file anew: the final header, and every record with as many fields."""
+        narrow = self._file
+        narrow.seek(0)
+        wide_path = self._path.with_name(f"{self._path.name}.wide")
+        with narrow, wide_path.open("wb", buffering=_BUFFER) as wide:
+            rows = records(blocks(narrow))
+            next(rows)
+            wide.write(header(self.columns) + b"\n")
+            for raw, fields in rows:
+                wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
+        wide_path.replace(self._path)
+        self._file = self._path.open("r+b")
+
+
+def header(columns: Iterable[str]) -> bytes:
+    """The header record of `columns`."""
+    return b",".join(_quoted(column.encode()) for column in columns)
+
+
+def _quoted(text: bytes) -> bytes:
+    if any(byte in text for byte in b'",\r\n'):
+        return b'"' + text.replace(b'"', b'""') + b'"'
+    return text
