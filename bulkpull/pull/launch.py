@@ -18,11 +18,11 @@ MAX_LAUNCHES = 3
 
 
 async def launch(
-    api: Api, window: Window, *, filter: str | None, fields: Sequence[str], timeout: float, on_event: OnEvent
+    api: Api, window: Window, *, filter: str | None, fields: Sequence[str], export_timeout: float, on_event: OnEvent
 ) -> Export:
     """Launches the window's export and polls it until it has succeeded.
 
-    An export that fails, vanishes or outlives `timeout` seconds is launched again, three times in all; then
+    An export that fails, vanishes or outlives `export_timeout` seconds is launched again, three times in all; then
     ExportError.
     """
     expression = window_filter(window, filter)
@@ -31,7 +31,7 @@ async def launch(
         launched = anyio.current_time()
         on_event(Launched(window, export.id, attempt))
         try:
-            finished = await poll(api, window, export, timeout=timeout, on_event=on_event)
+            finished = await poll(api, window, export, export_timeout=export_timeout, on_event=on_event)
         except ExportFailure as failure:
             reason = str(failure)
             on_event(ExportFailed(window, export.id, attempt, reason))

@@ -153,7 +153,7 @@ class _Pull:
                 window,
                 filter=self.filter,
                 fields=self.fields,
-                timeout=self.export_timeout,
+                export_timeout=self.export_timeout,
                 on_event=self.announce,
             )
         for number in range(1, len(export.links) + 1):

@@ -70,7 +70,8 @@ def plan(start: date | datetime | str, end: date | datetime | str | None, window
     for cut in _cuts(first, last, length):
         if len(windows) == MAX_WINDOWS:
             raise UsageError(
-                f"windows of {window} make more than {MAX_WINDOWS} exports, each of which mails somebody; take a longer window"
+                f"windows of {window} make more than {MAX_WINDOWS} exports, each of which mails somebody; "
+                "take a longer window"
             )
         windows.append(Window(len(windows), *cut))
     return tuple(windows)

@@ -27,13 +27,13 @@ def interval(waited: float) -> float:
     return min(MOST, max(FIRST, SHARE * waited)) * random.uniform(1 - JITTER, 1 + JITTER)
 
 
-async def poll(api: Api, window: Window, export: Export, *, timeout: float, on_event: OnEvent) -> Export:
+async def poll(api: Api, window: Window, export: Export, *, export_timeout: float, on_event: OnEvent) -> Export:
     """Asks for `export` until it has succeeded.
 
-    Raises ExportFailure where it failed, vanished, or is not done after `timeout` seconds.
+    Raises ExportFailure where it failed, vanished, or is not done after `export_timeout` seconds.
     """
     launched = anyio.current_time()
-    with anyio.move_on_after(timeout):
+    with anyio.move_on_after(export_timeout):
         while not export.succeeded:
             if export.failed:
                 raise ExportFailure(export.message or "it failed, and the API gave no message")
@@ -44,4 +44,4 @@ async def poll(api: Api, window: Window, export: Export, *, timeout: float, on_e
                 raise ExportFailure(f"it vanished: {error}") from error
             on_event(Polled(window, export.id, export.status, anyio.current_time() - launched))
         return export
-    raise ExportFailure(f"it was still {export.status} after {timeout:g} s")
+    raise ExportFailure(f"it was still {export.status} after {export_timeout:g} s")

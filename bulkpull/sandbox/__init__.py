@@ -1,0 +1,5 @@
+"""A local Clickwrap, to try things on: its API, its files on another origin, its limits. Nothing leaves loopback."""
+
+from bulkpull.sandbox.server import Sandbox, SandboxConfig, Seen
+
+__all__ = ["Sandbox", "SandboxConfig", "Seen"]

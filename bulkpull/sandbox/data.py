@@ -1,0 +1,195 @@
+"""Made-up activity: any row can be computed from its number, so a million take no memory and always look alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import gmtime, strftime
+from typing import Any
+
+FIELDS = (
+    "id",
+    "signer_id",
+    "created_time",
+    "event_type",
+    "connection_data.remote_address",
+    "connection_data.page_title",
+    "connection_data.user_agent",
+    "custom_data.vip",
+    "custom_data.plan",
+)
+DEFAULT_FIELDS = FIELDS[:6]
+_ID, _CREATED = 0, 2
+
+_EVENTS = ("agreed",) * 6 + ("visited",) * 4 + ("displayed",) * 3 + ("sent", "disagreed", "updated")
+_TITLES = (
+    *("Terms of Service", "Privacy Policy", "Checkout", "Sign up", "Welcome back", "Order form", "My Page") * 8,
+    "Terms, Conditions & More",
+    'The "Best" Offer',
+    "Two\nlines",
+    "Windows\r\nline end",
+    "Datenschutzerklärung – Übersicht",
+    "利用規約 📝",
+    "=SUM(A1:A9)",
+    "  leading and trailing blanks  ",
+)
+_AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15",
+    "curl/8.5.0",
+    None,
+)
+_VIP = ("TRUE", "FALSE", "FALSE", "FALSE", "", None, None, None)
+_PLANS = ("free", "team", "enterprise", "007")
+_SIGNERS = tuple(f"{number * 7:05d}" for number in range(4096))
+_ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for number in range(4096))
+_CLOCK = tuple(
+    f"T{hour:02d}:{minute:02d}:{second:02d}." for hour in range(24) for minute in range(60) for second in range(60)
+)
+_FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
+
+_MASK = (1 << 64) - 1
+
+Row = tuple[str | None, ...]
+
+
+def csv_value(value: str | None) -> str:
+    """A CSV field: nothing at all for None, a quoted nothing for an empty string, quotes only where needed."""
+    if value is None:
+        return ""
+    if not value or any(character in value for character in ',"\r\n'):
+        return '"' + value.replace('"', '""') + '"'
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    """The values that rows draw from, in 2^n lots each."""
+
+    events: tuple[Any, ...] = _EVENTS
+    titles: tuple[Any, ...] = _TITLES
+    agents: tuple[Any, ...] = _AGENTS
+    vip: tuple[Any, ...] = _VIP
+    plans: tuple[Any, ...] = _PLANS
+
+    def encoded(self) -> _Pools:
+        """The same pools as CSV fields."""
+        return _Pools(*(tuple(map(csv_value, getattr(self, name))) for name in _Pools.__dataclass_fields__))
+
+
+@dataclass(slots=True)
+class Activities:
+    """`rows` activities spread over `[start, end)`, in the order of their time.
+
+    Exports also deliver `repeats` (a share of rows) a second time, byte for byte, and under `conflicts` of the rows'
+    times the id of an earlier activity with other values.
+    """
+
+    rows: int
+    start: datetime
+    end: datetime
+    seed: int = 0
+    repeats: float = 0.01
+    conflicts: float = 0.0002
+    _start_ms: int = field(init=False)
+    _span_ms: int = field(init=False)
+    _values: _Pools = field(init=False, default_factory=_Pools)
+    _encoded: _Pools = field(init=False)
+    _days: dict[int, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._start_ms = milliseconds(self.start)
+        self._span_ms = milliseconds(self.end) - self._start_ms
+        self._encoded = self._values.encoded()
+
+    def between(self, start: datetime, end: datetime) -> range:
+        """The numbers of the activities with start <= created_time < end."""
+        return range(self._first_from(start), self._first_from(end))
+
+    def row(self, number: int) -> Row:
+        """The values of one activity, in the order of FIELDS."""
+        return self._row(number, self._mix(number), self._values)
+
+    def delivered(self, numbers: range, wanted: Callable[[Row], bool] | None) -> Iterator[tuple[str, ...]]:
+        """The rows, as CSV fields, that an export of these activities holds: repeats come last."""
+        repeat_below = int(self.repeats * 65536)
+        conflict_below = int(self.conflicts * 65536)
+        row, pools = self._row, self._encoded
+        again: list[tuple[str, ...]] = []
+        for number in numbers:
+            if wanted is not None and not wanted(self.row(number)):
+                continue
+            draw = self._mix(number)
+            fields = row(number, draw, pools)
+            yield fields
+            luck = draw * 0x9E3779B97F4A7C15 >> 24  # independent of the values
+            if luck & 0xFFFF < repeat_below:
+                again.append(fields)
+            if number and luck >> 16 & 0xFFFF < conflict_below:
+                earlier = number - 1 - draw % min(number, self.rows // 8 + 1)
+                again.append((self._id(earlier, self._ms(earlier)), *fields[1:]))
+        yield from again
+
+    def _row(self, number: int, draw: int, pools: _Pools) -> tuple[Any, ...]:
+        slot = number << 16 | draw & 0xFFFF  # an even spread, moved within its own slot: the order is the numbers'
+        ms = self._start_ms + slot * self._span_ms // (self.rows << 16)
+        return (
+            self._id(number, ms),
+            _SIGNERS[draw >> 8 & 4095],
+            self._created(ms),
+            pools.events[draw & 15],
+            _ADDRESSES[draw >> 24 & 4095],
+            pools.titles[draw >> 48 & 63],
+            pools.agents[draw >> 4 & 3],
+            pools.vip[draw >> 54 & 7],
+            pools.plans[draw >> 57 & 3],
+        )
+
+    def _id(self, number: int, ms: int) -> str:
+        """24 hexadecimal digits that begin with the second, as MongoDB's ObjectIds do."""
+        return f"{ms // 1000:08x}{self.seed & 0xFFFFFFFFFF:010x}{number & 0xFFFFFF:06x}"
+
+    def _ms(self, number: int) -> int:
+        slot = number << 16 | self._mix(number) & 0xFFFF
+        return self._start_ms + slot * self._span_ms // (self.rows << 16)
+
+    def _created(self, ms: int) -> str:
+        day, rest = divmod(ms, 86_400_000)
+        text = self._days.get(day)
+        if text is None:
+            text = self._days[day] = strftime("%Y-%m-%d", gmtime(day * 86_400))
+        return text + _CLOCK[rest // 1000] + _FRACTIONS[rest % 1000]
+
+    def _first_from(self, moment: datetime) -> int:
+        ms = milliseconds(moment)
+        number = max(0, min(self.rows, (ms - self._start_ms) * self.rows // self._span_ms - 1))
+        while number < self.rows and self._ms(number) < ms:
+            number += 1
+        return number
+
+    def _mix(self, number: int) -> int:
+        """64 bits that depend on seed and number alone (the finaliser of splitmix64)."""
+        bits = (number + self.seed * 0x632BE59BD9B4E019) * 0x9E3779B97F4A7C15 & _MASK
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _MASK
+        return bits ^ bits >> 31
+
+
+def milliseconds(moment: datetime) -> int:
+    """Milliseconds since 1970."""
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+
+
+def nested(row: Row, *, lean: bool, fields: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A row as the list route shows it: dotted names reach into objects; `lean` leaves those objects out."""
+    activity: dict[str, Any] = {}
+    for name, value in zip(FIELDS, row, strict=True):
+        if fields and name not in fields:
+            continue
+        outer, dot, inner = name.partition(".")
+        if not dot:
+            activity[name] = value
+        elif not lean:
+            activity.setdefault(outer, {})[inner] = value
+    return activity

@@ -1,0 +1,70 @@
+"""The filter grammar of the API: comparisons joined by ` and `. Nothing here is shared with the client."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bulkpull.sandbox.data import FIELDS, Activities, Row
+
+_COMPARISON = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(==|!=|>=|<=|>|<)\s*(\S.*?)\s*", re.DOTALL)
+_OPERATORS: dict[str, Callable[[str, str], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+class FilterError(ValueError):
+    """A filter that the API would answer with 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a filter selects: numbers of activities, and what else must hold for a row."""
+
+    numbers: range
+    wanted: Callable[[Row], bool] | None
+
+
+def select(activities: Activities, filter: str) -> Selection:
+    """Reads `filter`; raises FilterError."""
+    first, last = 0, activities.rows
+    conditions: list[tuple[int, Callable[[str, str], bool], str]] = []
+    for clause in re.split(r"\sand\s", filter) if filter.strip() else ():
+        match = _COMPARISON.fullmatch(clause)
+        if not match:
+            raise FilterError(f"invalid filter: {clause.strip()!r}")
+        name, sign, value = match.groups()
+        if name == "created_time" and sign in (">=", "<"):
+            bound = activities.between(activities.start, _moment(value)).stop
+            if sign == ">=":
+                first = max(first, bound)
+            else:
+                last = min(last, bound)
+        elif name in FIELDS:
+            conditions.append((FIELDS.index(name), _OPERATORS[sign], value))
+        else:
+            raise FilterError(f"unknown field in filter: {name!r}")
+    return Selection(range(first, max(first, last)), _all(conditions) if conditions else None)
+
+
+def _all(conditions: list[tuple[int, Callable[[str, str], bool], str]]) -> Callable[[Row], bool]:
+    def wanted(row: Row) -> bool:
+        return all(compare(row[at] or "", value) for at, compare, value in conditions)
+
+    return wanted
+
+
+def _moment(value: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise FilterError(f"invalid date: {value!r}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

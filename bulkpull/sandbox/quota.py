@@ -1,0 +1,31 @@
+"""The rate limit: a fixed window that starts with the first request that uses it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Count:
+    since: float
+    requests: int = 0
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """At most `requests` in `seconds` for each key (a token, or an address)."""
+
+    requests: int
+    seconds: float = 60.0
+    _counts: dict[str, _Count] = field(default_factory=dict)
+
+    def retry_after(self, key: str, now: float) -> int | None:
+        """Counts a request at the time `now`; None if it may pass, else the whole seconds until the quota is reset."""
+        count = self._counts.get(key)
+        if count is None or now - count.since >= self.seconds:
+            count = self._counts[key] = _Count(now)
+        if count.requests >= self.requests:
+            return max(1, math.ceil(count.since + self.seconds - now))
+        count.requests += 1
+        return None
