@@ -29,7 +29,7 @@ _TITLES = (
     'The "Best" Offer',
     "Two\nlines",
     "Windows\r\nline end",
-    "Datenschutzerklärung – Übersicht",
+    "Datenschutzerklärung und Übersicht",
     "利用規約 📝",
     "=SUM(A1:A9)",
     "  leading and trailing blanks  ",

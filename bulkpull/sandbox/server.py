@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -54,7 +53,7 @@ class SandboxConfig:
 class Seen:
     """What a sandbox saw. `leaks` counts requests to the file origin that carried an Authorization header."""
 
-    requests: Counter[str] = field(default_factory=Counter)
+    requests: dict[str, int] = field(default_factory=dict)
     throttled: int = 0
     unauthorized: int = 0
     downloads: int = 0
@@ -143,7 +142,8 @@ class Sandbox:
         if request.path == "/sandbox":
             return await handler(request)
         resource = request.match_info.route.resource
-        self._seen.requests[f"{request.method} {resource.canonical if resource else request.path}"] += 1
+        route = f"{request.method} {resource.canonical if resource else request.path}"
+        self._seen.requests[route] = self._seen.requests.get(route, 0) + 1
         self._requests += 1
         self._seen.peak_requests = max(self._seen.peak_requests, self._requests)
         try:

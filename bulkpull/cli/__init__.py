@@ -1,0 +1,94 @@
+"""The command line: a thin shell over the public face, which decides nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+from click.shell_completion import get_completion_class
+
+import bulkpull
+from bulkpull.cli.activity import activity, fields
+from bulkpull.cli.pull import plan, pull
+from bulkpull.cli.running import Interrupted
+from bulkpull.cli.sandbox import sandbox
+from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
+
+EXIT_USAGE = 2
+EXIT_AUTHENTICATION = 3
+EXIT_API = 4
+EXIT_LOCAL = 5
+EXIT_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(bulkpull.__version__, prog_name="bulkpull")
+def cli() -> None:
+    """Bulk download of Ironclad Clickwrap activity into one deduplicated CSV.
+
+    \b
+    The token comes from the environment, never from an argument:
+      BULKPULL_TOKEN         the access token, or
+      BULKPULL_TOKEN_FILE    the name of a file that holds it
+      BULKPULL_BASE_URL      another API than the production one
+
+    \b
+    Exit codes:
+      0    done
+      2    usage: an option, a date, a filter, or no token
+      3    authentication: the token is wrong, or may not do this
+      4    the API refused or failed, or a file could not be had
+      5    local trouble: the disk, or the output exists
+      130  interrupted
+    """
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a SHELL.
+
+    \b
+    For bash, in ~/.bashrc:  eval "$(bulkpull completion bash)"
+    """
+    complete = get_completion_class(shell)
+    assert complete is not None
+    click.echo(complete(cli, {}, "bulkpull", "_BULKPULL_COMPLETE").source())
+
+
+for command in (pull, plan, fields, activity, sandbox):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line and exits with one of the documented codes."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        cli(standalone_mode=False, prog_name="bulkpull")
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (Interrupted, click.Abort, KeyboardInterrupt) as interruption:
+        return _fail(str(interruption) or "interrupted", EXIT_INTERRUPTED)
+    except UsageError as error:
+        return _fail(error, EXIT_USAGE)
+    except AuthenticationError as error:
+        return _fail(error, EXIT_AUTHENTICATION)
+    except OutputError as error:
+        return _fail(error, EXIT_LOCAL)
+    except BulkpullError as error:
+        return _fail(error, EXIT_API)
+    except BrokenPipeError:  # who reads our output has enough; nothing more may be flushed into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _fail(error, EXIT_LOCAL)
+    return 0
+
+
+def _fail(message: object, code: int) -> int:
+    click.echo(f"bulkpull: {message}", err=True)
+    return code

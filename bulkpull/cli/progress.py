@@ -1,0 +1,225 @@
+"""What a pull looks like while it runs: live bars on a terminal, rare lines elsewhere, all on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from bulkpull import Result, events
+from bulkpull.events import Event, OnEvent, ignore
+
+_LINE_EVERY = 10.0  # seconds, where there is no terminal
+_RATE_OVER = 5.0  # seconds
+
+
+@contextmanager
+def progress(*, verbose: bool, quiet: bool) -> Iterator[OnEvent]:
+    """A listener that shows a pull's events in the way that fits standard error."""
+    console = Console(stderr=True)
+    if quiet:
+        yield ignore
+    elif console.is_terminal:
+        with _live(console, verbose=verbose) as listener:
+            yield listener
+    else:
+        yield _lines(console, verbose=verbose)
+
+
+def summary(result: Result) -> str:
+    """A finished pull in a few lines."""
+    lines = [
+        f"{result.rows:,} rows in {result.output} ({decimal(result.output.stat().st_size)}), in {result.seconds:.1f} s",
+        f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
+        f"{decimal(result.bytes)} received, {result.requests:,} requests, {result.retries:,} retries, "
+        f"{result.throttled:,} throttled",
+        f"{result.duplicates:,} duplicates left out, {result.conflicts:,} of them conflicts "
+        "(same id, other values: the first was kept)",
+    ]
+    if result.outside:
+        lines.append(f"warning: {result.outside:,} rows lie outside their window: the API ignored the filter there")
+    if result.throttled:
+        lines.append("warning: the API's quota was hit; lower --requests-per-minute if others share the token")
+    return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class _State:
+    """How far a pull has come, counted from its events."""
+
+    began: float = field(default_factory=time.monotonic)
+    windows: int = 0
+    launched: int = 0
+    exported: int = 0
+    parts: int = 0
+    fetched: int = 0
+    merged: int = 0
+    rows: int = 0
+    bytes: int = 0
+    arrivals: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case events.Planned():
+                self.windows = len(event.windows)
+            case events.Launched(attempt=1):
+                self.launched += 1
+            case events.Exported():
+                self.exported += 1
+                self.parts += event.parts
+            case events.Received():
+                self.bytes += event.size
+                self.arrivals.append((time.monotonic(), self.bytes))
+            case events.PartFetched():
+                self.fetched += 1
+            case events.PartMerged():
+                self.rows += event.rows
+            case events.WindowMerged():
+                self.merged += 1
+
+    @property
+    def waiting(self) -> int:
+        """Exports in flight."""
+        return self.launched - self.exported
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second, of late."""
+        now = time.monotonic()
+        while self.arrivals and now - self.arrivals[0][0] > _RATE_OVER:
+            self.arrivals.popleft()
+        if not self.arrivals:
+            return 0.0
+        return (self.bytes - self.arrivals[0][1]) / max(1.0, now - self.arrivals[0][0])
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take if it goes on as it did, or None where nothing tells yet."""
+        return self.elapsed / self.merged * (self.windows - self.merged) if self.merged else None
+
+
+@contextmanager
+def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
+    state = _State()
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=30), _Figures(state), console=console, transient=True
+    )
+    exports, fetch, merge = (bars.add_task(stage, total=None) for stage in ("export", "fetch", "merge"))
+
+    def listener(event: Event) -> None:
+        state(event)
+        if line := _line(event, verbose=verbose):
+            bars.console.print(escape(line))
+        bars.update(exports, completed=state.exported, total=state.windows or None)
+        bars.update(fetch, completed=state.fetched, total=state.parts or None)
+        bars.update(merge, completed=state.merged, total=state.windows or None)
+
+    with bars:
+        yield listener
+
+
+class _Figures(ProgressColumn):
+    """The figures behind each bar."""
+
+    def __init__(self, state: _State) -> None:
+        super().__init__()
+        self._state = state
+
+    def render(self, task: Task) -> Text:
+        state = self._state
+        if task.description == "export":
+            return Text(
+                f"{state.launched:,}/{state.windows:,} windows launched, {state.waiting:,} waiting, "
+                f"{state.exported:,} exported"
+            )
+        if task.description == "fetch":
+            return Text(
+                f"{state.fetched:,}/{state.parts:,} parts, {decimal(state.bytes)}, {decimal(int(state.rate))}/s"
+            )
+        left = "?" if state.left is None else _clock(state.left)
+        return Text(f"{state.rows:,} rows, {_clock(state.elapsed)} elapsed, {left} left")
+
+
+def _lines(console: Console, *, verbose: bool) -> OnEvent:
+    state = _State()
+    last = state.began
+
+    def listener(event: Event) -> None:
+        nonlocal last
+        state(event)
+        if line := _line(event, verbose=verbose):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            left = "" if state.left is None else f", about {_clock(state.left)} left"
+            console.print(
+                f"{_clock(state.elapsed)}: {state.launched:,} of {state.windows:,} windows launched, "
+                f"{state.waiting:,} waiting, {state.exported:,} exported; {decimal(state.bytes)} received; "
+                f"{state.rows:,} rows merged{left}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    return listener
+
+
+def _line(event: Event, *, verbose: bool) -> str | None:
+    """What is worth a line: trouble always, all else only when asked for."""
+    match event:
+        case events.ExportFailed():
+            return f"{event.window}: export {event.export_id} (launch {event.attempt}): {event.reason}"
+        case events.Throttled():
+            return f"{event.route}: throttled; all requests hold for {event.wait:.0f} s"
+        case events.Retried():
+            return f"{event.what}: attempt {event.attempt}: {event.reason}; again in {event.wait:.1f} s"
+        case events.ColumnsDiffer():
+            return f"{event.window}, part {event.part}: " + "; ".join(
+                f"{what}: {', '.join(names)}"
+                for what, names in (("columns missing", event.missing), ("columns left out", event.unasked))
+                if names
+            )
+        case events.PartMerged() if event.outside and not verbose:
+            return f"{event.window}, part {event.part}: {event.outside:,} rows lie outside the window"
+    return _verbose_line(event) if verbose else None
+
+
+def _verbose_line(event: Event) -> str | None:
+    match event:
+        case events.Planned():
+            return f"{len(event.windows):,} windows"
+        case events.Launched():
+            return f"{event.window}: launched export {event.export_id}"
+        case events.Polled():
+            return f"{event.window}: {event.status} after {event.waited:.1f} s"
+        case events.Exported():
+            return f"{event.window}: exported to {event.parts} parts in {event.seconds:.1f} s"
+        case events.PartFetched():
+            return f"{event.window}, part {event.part}: fetched {decimal(event.size)}"
+        case events.PartMerged():
+            return (
+                f"{event.window}, part {event.part}: {event.rows:,} rows, {event.duplicates:,} duplicates, "
+                f"{event.conflicts:,} conflicts, {event.outside:,} outside the window"
+            )
+        case events.WindowMerged():
+            return f"{event.window}: merged"
+    return None
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,91 @@
+"""What the commands share: the client's options, and running until done or interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import click
+
+from bulkpull import Clickwrap, UsageError
+from bulkpull.clickwrap import BASE_URL
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error but what the user wanted
+    """SIGINT or SIGTERM came."""
+
+
+def client_options(command: F) -> F:
+    """`--base-url` and `--requests-per-minute`."""
+    command = click.option(
+        "--requests-per-minute",
+        type=click.IntRange(1, 2000),
+        default=1800,
+        show_default=True,
+        help="Budget for all requests. The API allows 2000 to a token, and mails the site's admins above.",
+    )(command)
+    return click.option(
+        "--base-url",
+        envvar="BULKPULL_BASE_URL",
+        default=BASE_URL,
+        show_default=True,
+        show_envvar=True,
+        help="The API; https, or http on loopback.",
+    )(command)
+
+
+def client(base_url: str, requests_per_minute: int) -> Clickwrap:
+    """The client that the environment's token and the options describe."""
+    return Clickwrap(_token(), base_url=base_url, requests_per_minute=requests_per_minute)
+
+
+def split_fields(fields: str | None) -> list[str]:
+    """The names of `--fields a,b`."""
+    return [name.strip() for name in fields.split(",") if name.strip()] if fields else []
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Runs `work` in an event loop; SIGINT and SIGTERM cancel it. Raises Interrupted then."""
+    return anyio.run(_until_interrupted, work)
+
+
+async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
+    results: list[T] = []
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_on_signal, group.cancel_scope)
+        try:
+            results.append(await work())
+        except Exception as error:  # comes out below, without the group's wrapping
+            errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise Interrupted("interrupted: everything was stopped, and no output was left")
+    return results[0]
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _token() -> str:
+    token, path = os.environ.get("BULKPULL_TOKEN"), os.environ.get("BULKPULL_TOKEN_FILE")
+    if token is not None:
+        return token
+    if path is None:
+        raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the name of a file that holds it")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the token file {path} cannot be read: {error}") from None

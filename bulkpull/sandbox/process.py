@@ -1,0 +1,37 @@
+"""A sandbox in a process of its own, so that it does not share its caller's event loop, or interpreter lock."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(slots=True)
+class SandboxProcess:
+    """`seen` is empty until the sandbox has stopped; its keys are the fields of `Seen`."""
+
+    url: str
+    token: str
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
+    """Runs `bulkpull sandbox` with these options on a free port, and stops it at the end."""
+    command = [sys.executable, "-m", "bulkpull", "sandbox", "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        assert process.stdout is not None
+        try:
+            running = SandboxProcess(**orjson.loads(process.stdout.readline()))
+            yield running
+        finally:
+            process.send_signal(signal.SIGINT)
+            report = process.stdout.read()
+    running.seen.update(orjson.loads(report))
