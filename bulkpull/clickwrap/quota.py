@@ -23,6 +23,8 @@ from bulkpull.errors import UsageError
 QUOTA_PER_MINUTE = 2000
 DEFAULT_PER_MINUTE = 1800
 WINDOW = 60.0  # seconds
+_MARGIN = 0.05  # seconds: the server's clock and ours need not run alike
+_EARLY = 1e-6  # seconds by which a timer may fire before its time
 
 
 class Governor:
@@ -49,7 +51,7 @@ class Governor:
             yield
         finally:
             self._in_flight -= 1
-            self._occupied_until.append(anyio.current_time() + WINDOW)
+            self._occupied_until.append(anyio.current_time() + WINDOW + _MARGIN)
             self._answered.set()
 
     def throttled(self, retry_after: float | None) -> float:
@@ -70,7 +72,7 @@ class Governor:
 
     async def _wait_for_place(self) -> None:
         while True:
-            now = anyio.current_time()
+            now = anyio.current_time() + _EARLY
             while self._occupied_until and self._occupied_until[0] <= now:
                 self._occupied_until.popleft()
             if now < self._held_until:

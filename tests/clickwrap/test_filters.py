@@ -1,0 +1,49 @@
+"""Filters: what is refused, and how a window's bounds join them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bulkpull.clickwrap.filters import check_filter, window_filter
+from bulkpull.errors import UsageError
+from bulkpull.window import Window
+
+WINDOW = Window(0, datetime(2020, 10, 10, tzinfo=UTC), datetime(2020, 10, 15, 18, 42, 19, 689000, tzinfo=UTC))
+BOUNDS = "created_time>=2020-10-10T00:00:00.000Z and created_time<2020-10-15T18:42:19.689Z"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "event_type==agreed",
+        "event_type == agreed and custom_data.vip!=TRUE",
+        "connection_data.page_title==Order",  # holds the letters, not the word
+        "connection_data.page_title==Terms and Conditions",
+    ],
+)
+def test_good_filters_pass_unchanged(text: str) -> None:
+    assert check_filter(f" {text} ") == text
+
+
+@pytest.mark.parametrize("text", [None, "", "   "])
+def test_no_filter(text: str | None) -> None:
+    assert check_filter(text) is None
+
+
+@pytest.mark.parametrize("text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or"])
+def test_or_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="'or'"):
+        check_filter(text)
+
+
+@pytest.mark.parametrize("text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and"])
+def test_what_is_no_comparison_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="comparisons"):
+        check_filter(text)
+
+
+def test_bounds_and_filter_become_one_expression() -> None:
+    assert window_filter(WINDOW, None) == BOUNDS
+    assert window_filter(WINDOW, "event_type==agreed") == f"{BOUNDS} and event_type==agreed"

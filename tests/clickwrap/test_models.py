@@ -1,0 +1,98 @@
+"""Answers are read tolerantly where the API's documents are silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bulkpull.clickwrap.models import (
+    UnexpectedAnswer,
+    parse_count,
+    parse_export,
+    parse_export_fields,
+    parse_page,
+)
+
+LINKS = ["https://files/1", "https://files/2"]
+TASK = {"id": "5f88abf5f4689d7295cf1134", "status": "success"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": {**TASK, "links": LINKS}},
+        {"data": {**TASK, "data": {"exportName": "action", "links": LINKS}}},
+        {"data": TASK, "links": LINKS},
+        {**TASK, "links": LINKS},
+        {**TASK, "data": {"links": LINKS}},
+        {"data": {**TASK, "links": [{"url": LINKS[0]}, {"href": LINKS[1]}]}},
+        {"data": {**TASK, "links": [{"link": LINKS[0], "size": 3}, LINKS[1]]}},
+        {"data": {**TASK, "links": None, "data": {"links": LINKS}}},
+    ],
+)
+def test_links_are_found_wherever_they_stand(answer: Any) -> None:
+    export = parse_export(answer)
+    assert list(export.links) == LINKS
+    assert export.succeeded
+
+
+def test_links_are_secrets() -> None:
+    assert "files" not in repr(parse_export({"data": {**TASK, "links": LINKS}}))
+
+
+@pytest.mark.parametrize("links", [{}, {"links": []}, {"links": None}])
+def test_an_export_may_have_no_links(links: dict[str, Any]) -> None:
+    assert parse_export({"data": {**TASK, **links}}).links == ()
+
+
+def test_an_unknown_status_is_still_running() -> None:
+    export = parse_export({"data": {**TASK, "status": "Archiving"}})
+    assert not export.succeeded
+    assert not export.failed
+
+
+def test_a_failed_export_has_its_message() -> None:
+    export = parse_export({"data": {**TASK, "status": "FAILED", "message": "out of memory"}})
+    assert export.failed
+    assert export.message == "out of memory"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], "pending", {}, {"data": {"id": "1"}}, {"data": {"status": "success"}}, {"data": {**TASK, "links": [{"size": 3}]}}],
+)
+def test_what_is_no_export_is_told(answer: Any) -> None:
+    with pytest.raises(UnexpectedAnswer):
+        parse_export(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["id", "custom_data.vip"],
+        {"data": ["id", "custom_data.vip"]},
+        [{"field": "id"}, {"name": "custom_data.vip"}],
+        {"data": [{"key": "id"}, {"field": "custom_data.vip", "label": "VIP"}]},
+    ],
+)
+def test_export_fields_in_every_shape(answer: Any) -> None:
+    assert parse_export_fields(answer) == ["id", "custom_data.vip"]
+
+
+@pytest.mark.parametrize("answer", [{}, {"data": {}}, [{"label": "VIP"}], [7]])
+def test_what_is_no_list_of_fields_is_told(answer: Any) -> None:
+    with pytest.raises(UnexpectedAnswer):
+        parse_export_fields(answer)
+
+
+def test_a_page_and_its_count() -> None:
+    answer = {"page": 1, "per_page": 25, "count": 1, "total_count": 11, "has_more": True, "data": [{"id": "1"}]}
+    page = parse_page(answer)
+    assert (page.data, page.has_more, page.total_count) == ([{"id": "1"}], True, 11)
+    assert parse_count(answer) == 11
+
+
+def test_a_count_that_is_not_there_is_told() -> None:
+    with pytest.raises(UnexpectedAnswer):
+        parse_count({"has_more": False, "data": []})
