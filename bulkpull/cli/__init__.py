@@ -15,6 +15,7 @@ from bulkpull.cli.running import Interrupted
 from bulkpull.cli.sandbox import sandbox
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
+EXIT_DEFECT = 1
 EXIT_USAGE = 2
 EXIT_AUTHENTICATION = 3
 EXIT_API = 4
@@ -36,6 +37,7 @@ def cli() -> None:
     \b
     Exit codes:
       0    done
+      1    a defect in bulkpull
       2    usage: an option, a date, a filter, or no token
       3    authentication: the token is wrong, or may not do this
       4    the API refused or failed, or a file could not be had
@@ -82,10 +84,14 @@ def _run() -> int:
         return _fail(error, EXIT_LOCAL)
     except BulkpullError as error:
         return _fail(error, EXIT_API)
-    except BrokenPipeError:  # who reads our output has enough; nothing more may be flushed into it
+    except SystemExit:  # click's word for a broken pipe: who reads our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _fail(error, EXIT_LOCAL)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        return _fail(f"a defect in bulkpull: {error!r}; python -X dev -m bulkpull shows where", EXIT_DEFECT)
     return 0
 
 

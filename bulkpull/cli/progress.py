@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[OnEvent]:
     console = Console(stderr=True)
     if quiet:
         yield ignore
-    elif console.is_terminal:
+    elif sys.stderr.isatty() and not console.is_dumb_terminal:
         with _live(console, verbose=verbose) as listener:
             yield listener
     else:
@@ -78,6 +79,7 @@ class _State:
             case events.Received():
                 self.bytes += event.size
                 self.arrivals.append((time.monotonic(), self.bytes))
+                self.forget_old_arrivals()
             case events.PartFetched():
                 self.fetched += 1
             case events.PartMerged():
@@ -93,12 +95,17 @@ class _State:
     @property
     def rate(self) -> float:
         """Bytes a second, of late."""
+        self.forget_old_arrivals()
+        if not self.arrivals:
+            return 0.0
+        since, before = self.arrivals[0]
+        return (self.bytes - before) / max(1.0, time.monotonic() - since)
+
+    def forget_old_arrivals(self) -> None:
+        """Keeps what the rate is made of, and no more."""
         now = time.monotonic()
         while self.arrivals and now - self.arrivals[0][0] > _RATE_OVER:
             self.arrivals.popleft()
-        if not self.arrivals:
-            return 0.0
-        return (self.bytes - self.arrivals[0][1]) / max(1.0, now - self.arrivals[0][0])
 
     @property
     def elapsed(self) -> float:
@@ -115,7 +122,7 @@ class _State:
 def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
     state = _State()
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=30), _Figures(state), console=console, transient=True
+        TextColumn("{task.description}"), BarColumn(bar_width=20), _Figures(state), console=console, transient=True
     )
     exports, fetch, merge = (bars.add_task(stage, total=None) for stage in ("export", "fetch", "merge"))
 
@@ -142,8 +149,7 @@ class _Figures(ProgressColumn):
         state = self._state
         if task.description == "export":
             return Text(
-                f"{state.launched:,}/{state.windows:,} windows launched, {state.waiting:,} waiting, "
-                f"{state.exported:,} exported"
+                f"{state.launched:,}/{state.windows:,} launched, {state.waiting:,} waiting, {state.exported:,} done"
             )
         if task.description == "fetch":
             return Text(

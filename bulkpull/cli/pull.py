@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -134,7 +135,9 @@ def pull(
     if not quiet:
         click.echo(summary(result), err=True)
     if as_json:
-        click.echo(orjson.dumps(asdict(result), default=str))
+        # A file name may hold bytes that are no text, which JSON cannot.
+        output = os.fsencode(result.output).decode("utf-8", "replace")
+        click.echo(orjson.dumps(asdict(result) | {"output": output}))
 
 
 @click.command()

@@ -69,7 +69,7 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise Interrupted("interrupted: everything was stopped, and no output was left")
+        raise Interrupted("interrupted; a pull that was not done has left no output")
     return results[0]
 
 

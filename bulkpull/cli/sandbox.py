@@ -12,7 +12,7 @@ import orjson
 
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.pull.plan import moment
-from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
+from bulkpull.sandbox import Sandbox, SandboxConfig
 
 DEFAULTS = SandboxConfig()
 
@@ -78,13 +78,10 @@ def sandbox(**config: object) -> None:
                 "bulkpull pull --start 2024-01-01 --end 2026-01-01 --out activity.csv",
                 err=True,
             )
-            seen.append(running.seen)
             try:
                 await anyio.sleep_forever()
             finally:
-                seen.append(running.seen)
+                click.echo(orjson.dumps(asdict(running.seen)))
 
-    seen: list[Seen] = []
     with suppress(Interrupted):
         run(work)
-    click.echo(orjson.dumps(asdict(seen[-1])))

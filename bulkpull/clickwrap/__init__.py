@@ -1,8 +1,17 @@
 """The remote API, and nothing of ours: routes, models, filters, quota, retry."""
 
 from bulkpull.clickwrap.client import BASE_URL, Clickwrap
-from bulkpull.clickwrap.download import Download, LinkExpiredError
+from bulkpull.clickwrap.download import Download, LinkExpiredError, RangeRefusedError
 from bulkpull.clickwrap.models import Export
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError
 
-__all__ = ["BASE_URL", "Clickwrap", "Download", "Export", "LinkExpiredError", "RetryPolicy", "TransientError"]
+__all__ = [
+    "BASE_URL",
+    "Clickwrap",
+    "Download",
+    "Export",
+    "LinkExpiredError",
+    "RangeRefusedError",
+    "RetryPolicy",
+    "TransientError",
+]

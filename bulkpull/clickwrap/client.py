@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import ip_address
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import anyio
 import orjson
 from yarl import URL
 
-from bulkpull.clickwrap.download import Download, describe, open_link
+from bulkpull.clickwrap.download import Download, open_link
 from bulkpull.clickwrap.models import (
     Export,
     UnexpectedAnswer,
@@ -25,6 +26,7 @@ from bulkpull.clickwrap.models import (
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Governor
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.clickwrap.transport import describe, is_loopback, sent_once
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -37,6 +39,7 @@ from bulkpull.events import OnEvent, Requested, Throttled, ignore
 
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
+MAX_SOCKETS = 64  # requests on the wire at a time: what the quota admits is sent at once, and so held back by a 429
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
 
 T = TypeVar("T")
@@ -45,7 +48,9 @@ T = TypeVar("T")
 class Clickwrap:
     """A client of the Clickwrap REST API, to be used with `async with`.
 
-    `session`: an `aiohttp.ClientSession` to use and leave open; without one the client makes and closes its own.
+    `session`: an `aiohttp.ClientSession` to use and leave open; without one the client makes and closes its own. Its
+    connector serves the files too, so that its limit should be above the downloads; its headers, cookies, proxy and
+    middlewares do not reach the files' hosts, nor its middlewares the API.
     `requests_per_minute`: the budget for all requests of this client, retries included; the API allows 2000 to a
     token and mails the site's admins above, and other programs may share the token.
     `retry`: how often and how long failed requests and transfers are tried again.
@@ -67,14 +72,18 @@ class Clickwrap:
         request_timeout: float = 60.0,
         stall_timeout: float = 60.0,
     ) -> None:
-        self._authorization = f"Bearer {_check_token(token)}"
+        self._token = _check_token(token)
         self._base_url = _check_base_url(base_url)
         self._own_session = session is None
         self._session = session
         self._link_session: aiohttp.ClientSession | None = None
+        self._sockets: anyio.CapacityLimiter | None = None
         self._governor = Governor(requests_per_minute)
         self._on_event: OnEvent = ignore
-        self._request_timeout = aiohttp.ClientTimeout(total=request_timeout)
+        # In all, ten times as long: where the session is the caller's, a request may wait for a connection.
+        self._request_timeout = aiohttp.ClientTimeout(
+            total=10 * request_timeout, sock_connect=request_timeout, sock_read=request_timeout
+        )
         self._stall_timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
         self.retry = retry or RetryPolicy()
 
@@ -84,9 +93,16 @@ class Clickwrap:
     async def __aenter__(self) -> Self:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        elif self._session.auth is not None:
+            raise UsageError("the session has an auth of its own, which collides with the token")
+        connector = self._session.connector
+        limit = min(MAX_SOCKETS, connector.limit or MAX_SOCKETS) if connector else MAX_SOCKETS
+        self._sockets = anyio.CapacityLimiter(limit)
+        # Files must not keep the API waiting for a connection: they have connections of their own, unless the caller
+        # has said how connections are made.
         self._link_session = aiohttp.ClientSession(
-            connector=self._session.connector,
-            connector_owner=False,
+            connector=aiohttp.TCPConnector(limit=0) if self._own_session else connector,
+            connector_owner=self._own_session,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._stall_timeout,
         )
@@ -95,11 +111,13 @@ class Clickwrap:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        assert self._session and self._link_session
-        await self._link_session.close()
-        if self._own_session:
-            await self._session.close()
-            self._session = None
+        # Shielded, since a cancelled close would leave sockets behind.
+        with anyio.CancelScope(shield=True):
+            if self._link_session:
+                await self._link_session.close()
+            if self._own_session and self._session:
+                await self._session.close()
+                self._session = None
 
     def observed(self, on_event: OnEvent) -> Self:
         """The same client (session, quota, limits), whose requests are announced to `on_event`."""
@@ -113,11 +131,11 @@ class Clickwrap:
         Without `fields` the site's default columns come. Each export mails the token's user. A POST whose answer
         was lost is sent again, and may so start a second export: the API has no way to tell.
         """
-        return await self._call("POST", "/tasks/export/activity", parse_export, _query(filter, fields))
+        return await self._call("POST", "/tasks/export/activity", self._export, _query(filter, fields))
 
     async def get_export(self, export_id: str) -> Export:
         """`GET /tasks/export/{id}`: an export's status, and fresh links once it succeeded."""
-        return await self._call("GET", f"/tasks/export/{quote(export_id, safe='')}", parse_export)
+        return await self._call("GET", f"/tasks/export/{quote(export_id, safe='')}", self._export)
 
     async def export_fields(self, site: str | int) -> list[str]:
         """`GET /sites/{id}/exportFields`: the names of the fields that a site's exports offer."""
@@ -149,7 +167,8 @@ class Clickwrap:
             page = await self._call("GET", "/activity", parse_page, query | {"page": str(page_number)})
             for activity in page.data:
                 yield activity
-            if not page.has_more or not page.data:
+            more = len(page.data) == per_page if page.has_more is None else page.has_more
+            if not more or not page.data:
                 return
             page_number += 1
 
@@ -162,9 +181,14 @@ class Clickwrap:
         self, link: str, *, offset: int = 0, validator: str | None = None
     ) -> AbstractAsyncContextManager[Download]:
         """Opens a link of an export, without the token; see `open_link` for the rules and the errors."""
-        assert self._link_session, "use the client with 'async with'"
+        if self._link_session is None or self._link_session.closed:
+            raise UsageError("the client is not open: use it inside 'async with'")
         allow_http = self._base_url.scheme == "http"
         return open_link(self._link_session, link, allow_http=allow_http, offset=offset, validator=validator)
+
+    def _export(self, answer: Any) -> Export:
+        export = parse_export(answer)
+        return export if export.message is None else replace(export, message=self._clean(export.message))
 
     async def _call(self, method: str, path: str, parse: Callable[[Any], T], query: dict[str, str] | None = None) -> T:
         route = f"{method} {path}"
@@ -191,32 +215,75 @@ class Clickwrap:
             raise UnavailableError(f"{route}: no usable answer: {error}", status=error.status) from error
 
     async def _send(self, method: str, url: URL, route: str) -> Any:
-        """One request: the JSON of its answer."""
-        assert self._session, "use the client with 'async with'"
-        async with self._governor.place():
-            self._on_event(Requested(route))
-            try:
+        """One request: the JSON of its answer. Raises what stands for any other answer, or for none."""
+        if self._session is None or self._sockets is None or self._session.closed:
+            raise UsageError("the client, or the session it was given, is not open: use it inside 'async with'")
+        if self._governor.held > self.retry.seconds:
+            raise TransientError("the quota is exhausted", status=429, wait=self._governor.held)
+        try:
+            async with self._sockets, self._governor.place():
+                self._on_event(Requested(route))
                 async with self._session.request(
                     method,
                     url,
-                    headers={"Authorization": self._authorization, "Accept": "application/json"},
+                    headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                     allow_redirects=False,
                     raise_for_status=False,
                     timeout=self._request_timeout,
+                    middlewares=(sent_once(),),
                 ) as response:
                     body = await _read(response, route)
-                    if response.status >= 300:  # an error may quote the token, and becomes a message
-                        body = body.replace(self._authorization.removeprefix("Bearer ").encode(), b"***")
-            except aiohttp.ClientConnectorCertificateError as error:
-                raise UnavailableError(f"{route}: {url.host} has no valid certificate") from error
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise TransientError(describe(error)) from error
-            if response.status == 429:
-                wait = self._governor.throttled(retry_after(response.headers.get("Retry-After")))
-                self._on_event(Throttled(route, wait))
-                raise TransientError(_reason(429, body), status=429, wait=wait)
+        except aiohttp.ClientConnectorCertificateError:
+            raise UnavailableError(f"{route}: {url.host} has no valid certificate") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # Without its cause: aiohttp's errors hold the request, headers included.
+            raise TransientError(describe(error)) from None
+        wait = retry_after(response.headers.get("Retry-After"))
+        if response.status == 429:
+            wait = self._governor.throttled(wait)
+            self._on_event(Throttled(route, wait))
+        else:
             self._governor.accepted()
-        return _json(response.status, body, route, retry_after(response.headers.get("Retry-After")))
+        return self._json(response.status, body, route, wait or 0.0)
+
+    def _json(self, status: int, body: bytes, route: str, wait: float) -> Any:
+        """What a 2xx answer holds; the error that stands for any other."""
+        if 200 <= status < 300:
+            try:
+                return orjson.loads(body)
+            except orjson.JSONDecodeError:
+                raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
+        reason = f"{status} {self._message(body)}"
+        if status in (408, 429) or status >= 500:
+            raise TransientError(reason, status=status, wait=wait)
+        if status == 401:
+            raise AuthenticationError(f"{route}: the API does not accept the token: {reason}", status=status)
+        if status == 403:
+            raise AuthenticationError(
+                f"{route}: the token's user may not do this; check its permissions on the site: {reason}",
+                status=status,
+            )
+        if status == 404:
+            raise NotFoundError(f"{route}: not found: {reason}", status=status)
+        if 300 <= status < 400:
+            raise ApiError(f"{route}: the API redirects; the token is not taken elsewhere: {reason}", status=status)
+        raise ApiError(f"{route}: the API refused it; check the filter and the fields: {reason}", status=status)
+
+    def _message(self, body: bytes) -> str:
+        """The message of an error answer: the API's JSON, or whatever a proxy wrote."""
+        try:
+            return self._clean(str(orjson.loads(body)["error"]["message"]))[:300]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return self._excerpt(body)
+
+    def _excerpt(self, body: bytes) -> str:
+        text = self._clean(body[:4096].decode("utf-8", "replace"))
+        return repr(text[:80]) if text else "an empty body"
+
+    def _clean(self, text: str) -> str:
+        """`text` from outside, fit for messages: without the token, line ends and what a terminal would obey."""
+        text = text.replace(self._token, "***")
+        return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _query(filter: str | None, fields: Sequence[str]) -> dict[str, str]:
@@ -237,44 +304,6 @@ async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:
     return bytes(body)
 
 
-def _json(status: int, body: bytes, route: str, wait: float | None) -> Any:
-    """What a 2xx answer holds; the error that stands for any other."""
-    if 200 <= status < 300:
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise UnexpectedAnswer(f"no JSON but {_excerpt(body)}") from None
-    reason = _reason(status, body)
-    if status == 401:
-        raise AuthenticationError(f"{route}: the API does not accept the token: {reason}", status=status)
-    if status == 403:
-        raise AuthenticationError(
-            f"{route}: the token's user may not do this; check its permissions on the site: {reason}",
-            status=status,
-        )
-    if status == 404:
-        raise NotFoundError(f"{route}: not found: {reason}", status=status)
-    if status == 408 or status >= 500:
-        raise TransientError(reason, status=status, wait=wait or 0.0)
-    if 300 <= status < 400:
-        raise ApiError(f"{route}: the API redirects; the token is not taken elsewhere: {reason}", status=status)
-    raise ApiError(f"{route}: the API refused it; check the filter and the fields: {reason}", status=status)
-
-
-def _reason(status: int, body: bytes) -> str:
-    """Status and message of an error answer: the API's JSON, or whatever a proxy wrote."""
-    try:
-        message = orjson.loads(body)["error"]["message"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = _excerpt(body)
-    return f"{status} {str(message)[:300]}".strip()
-
-
-def _excerpt(body: bytes) -> str:
-    text = " ".join(body[:400].decode("utf-8", "replace").split())
-    return repr(text[:80]) if text else "an empty body"
-
-
 def _check_token(token: str) -> str:
     if not token:
         raise UsageError("the token is empty")
@@ -286,17 +315,15 @@ def _check_token(token: str) -> str:
 def _check_base_url(base_url: str) -> URL:
     try:
         url = URL(base_url.rstrip("/"))
+        host = url.host or ""
+        host.encode("idna")
+        usable = url.scheme in ("http", "https") and host and url.port is not None
     except ValueError:
-        raise UsageError(f"the base URL {base_url!r} is no URL") from None
-    if url.scheme not in ("http", "https") or not url.host or url.user or url.query_string or url.fragment:
+        raise UsageError(f"the base URL is no URL: it must look like {BASE_URL}") from None
+    if url.user is not None or url.password is not None:
+        raise UsageError("the base URL holds credentials: the token is all that is sent")
+    if not usable or url.query_string or url.fragment:
         raise UsageError(f"the base URL {base_url!r} must look like {BASE_URL}")
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(host):
         raise UsageError(f"the base URL {base_url!r} must be https: the token would travel in the open")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

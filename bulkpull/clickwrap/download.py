@@ -1,7 +1,7 @@
 """Opening a signed link: another host, which must never see the token.
 
 The session used here carries no default headers, cookies or credentials, even where the caller's own session
-does; it shares only that session's connector. Redirects are followed by hand, so that each hop obeys the rules.
+does. Redirects are followed by hand, so that each hop obeys the rules.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import aiohttp
 from yarl import URL
 
 from bulkpull.clickwrap.retry import TransientError, retry_after
+from bulkpull.clickwrap.transport import describe, is_loopback
 from bulkpull.errors import PartError
 
 MAX_REDIRECTS = 5
 CHUNK = 256 * 1024
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class LinkExpiredError(Exception):
@@ -29,6 +30,10 @@ class LinkExpiredError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"the file host answered {status}")
         self.status = status
+
+
+class RangeRefusedError(TransientError):
+    """The host does not continue the file from where it was asked to: start again, without a range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Download:
             async for chunk in self._content.iter_chunked(CHUNK):
                 yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"the transfer broke: {describe(error)}") from error
+            raise TransientError(f"the transfer broke: {describe(error)}") from None
 
 
 @asynccontextmanager
@@ -64,8 +69,8 @@ async def open_link(
 ) -> AsyncIterator[Download]:
     """Opens `link` from byte `offset` on, if `validator` still names the same file; else from its start.
 
-    Raises PartError for a link that must not be followed, LinkExpiredError (400, 401, 403, 404, 410), and
-    TransientError for what may pass.
+    `allow_http` admits http on loopback. Raises PartError for a link that must not be followed, LinkExpiredError
+    (400, 401, 403, 404, 410), RangeRefusedError, and TransientError for what else may pass.
     """
     headers = {"Accept-Encoding": "identity"}
     if offset and validator:
@@ -74,14 +79,15 @@ async def open_link(
     for _hop in range(MAX_REDIRECTS + 1):
         try:
             response = await session.get(url, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorCertificateError:
+            raise PartError(f"the file host {url.host} has no valid certificate") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"no answer from {url.host}: {describe(error)}") from error
+            raise TransientError(f"no answer from {url.host}: {describe(error)}") from None
         async with response:
             if response.status not in (301, 302, 303, 307, 308):
                 yield _download(response)
                 return
-            location = response.headers.get("Location", "")
-            url = check_link(str(url.join(URL(location, encoded=True))), allow_http=allow_http)
+            url = check_link(_target(url, response), allow_http=allow_http)
     raise PartError(f"the file host redirected more than {MAX_REDIRECTS} times")
 
 
@@ -89,34 +95,44 @@ def check_link(link: str, *, allow_http: bool) -> URL:
     """The link as a URL that may be followed; raises PartError, without the link's secret query, otherwise."""
     try:
         url = URL(link, encoded=True)  # signed as it stands: no re-quoting
-        usable = bool(url.host) and url.port is not None
+        host, usable = url.host or "", url.port is not None
+        host.encode("idna")
     except ValueError:
         raise PartError("the API gave a link that is no URL") from None
-    if url.scheme == "http" and not allow_http:
-        raise PartError(f"the link to {url.host} is http, not https: not followed")
-    if url.scheme not in ("http", "https") or not usable:
+    if url.scheme == "http" and not (allow_http and is_loopback(host)):
+        raise PartError(f"the link to {host} is http, not https: not followed")
+    if url.scheme not in ("http", "https") or not host or not usable:
         raise PartError(f"the API gave a link with the scheme {url.scheme!r}: only https is followed")
     if url.user is not None or url.password is not None:
-        raise PartError(f"the link to {url.host} holds credentials: not followed")
+        raise PartError(f"the link to {host} holds credentials: not followed")
     return url
 
 
+def _target(url: URL, response: aiohttp.ClientResponse) -> str:
+    try:
+        return str(url.join(URL(response.headers.get("Location", ""), encoded=True)))
+    except ValueError:
+        raise PartError(f"the file host {url.host} redirected to what is no URL") from None
+
+
 def _download(response: aiohttp.ClientResponse) -> Download:
-    status = response.status
-    host = response.url.host
+    status, host = response.status, response.url.host
     if status in _EXPIRED:
         raise LinkExpiredError(status)
     # An encoded body has another length and other offsets than the file: no ranges, no length.
     plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+    validator = _validator(response) if plain else None
     if status == 206:
         granted = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not granted or not plain:
-            raise TransientError(f"{host} granted a range without saying which", status=status)
-        return Download(int(granted[1]), int(granted[2]), _validator(response), response.content)
+            raise RangeRefusedError(f"{host} granted a range without saying which", status=status)
+        length = None if granted[2] == "*" else int(granted[2])
+        return Download(int(granted[1]), length, validator, response.content)
     if status == 200:
-        length = response.content_length if plain else None
-        return Download(0, length, _validator(response) if plain else None, response.content)
-    if status == 416 or status == 429 or status >= 500:
+        return Download(0, response.content_length if plain else None, validator, response.content)
+    if status == 416:
+        raise RangeRefusedError(f"{host} answered 416", status=status)
+    if status == 429 or status >= 500:
         wait = retry_after(response.headers.get("Retry-After")) or 0.0
         raise TransientError(f"{host} answered {status}", status=status, wait=wait)
     raise PartError(f"the file host {host} answered {status}")
@@ -126,16 +142,3 @@ def _validator(response: aiohttp.ClientResponse) -> str | None:
     """A strong ETag: the only validator that proves byte equality (RFC 9110, 8.8.1 and 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else None
-
-
-def describe(error: BaseException) -> str:
-    """A transport error in a few words, without URLs: aiohttp puts them, queries included, into its messages."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect ({error.os_error.strerror or type(error.os_error).__name__})"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the body ended early"
-    return type(error).__name__

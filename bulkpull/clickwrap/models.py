@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+_LINK = ("url", "href", "link")
 
 
 class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
@@ -36,28 +37,29 @@ class Export:
 def parse_export(answer: Any) -> Export:
     """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top."""
     top = _object(answer)
-    task = top["data"] if isinstance(top.get("data"), dict) and "id" not in top else top
+    task = top if "status" in top or not isinstance(top.get("data"), dict) else top["data"]
     if not isinstance(task.get("id"), str | int) or not isinstance(task.get("status"), str):
         raise UnexpectedAnswer("an export without id or status")
+    status = task["status"].strip().lower()
     message = task.get("message")
-    return Export(
-        id=str(task["id"]),
-        status=task["status"].strip().lower(),
-        message=None if message is None else str(message),
-        links=next((links for holder in (task, task.get("data"), top) if (links := _links(holder))), ()),
-    )
+    links: tuple[str, ...] = ()
+    if status == "success":
+        links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
+    return Export(str(task["id"]), status, None if message is None else str(message), links)
 
 
 def _links(holder: Any) -> tuple[str, ...]:
     """The links of one place where they may stand, as strings or as objects."""
     links = holder.get("links") if isinstance(holder, dict) else None
-    if links is None:
+    if not links:
         return ()
-    if isinstance(links, str | dict):
+    if isinstance(links, dict) and not set(links) & set(_LINK):  # numbered, as some serialisers write lists
+        links = list(links.values())
+    elif isinstance(links, str | dict):
         links = [links]
     if not isinstance(links, list):
         raise UnexpectedAnswer("links that are no list")
-    return tuple(_text(link, ("url", "href", "link"), "a link") for link in links)
+    return tuple(_text(link, _LINK, "a link") for link in links)
 
 
 def parse_export_fields(answer: Any) -> list[str]:
@@ -71,14 +73,11 @@ def parse_export_fields(answer: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the activity list; `total_count` is None where the answer leaves it out."""
+    """One page of the activity list; `has_more` and `total_count` are None where the answer leaves them out."""
 
     data: list[dict[str, Any]]
-    has_more: bool
+    has_more: bool | None
     total_count: int | None
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.data)
 
 
 def parse_page(answer: Any) -> Page:
@@ -87,10 +86,10 @@ def parse_page(answer: Any) -> Page:
     data = top.get("data")
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
         raise UnexpectedAnswer("an activity list without data")
-    total = top.get("total_count")
+    total, more = top.get("total_count"), top.get("has_more")
     return Page(
         data=data,
-        has_more=bool(top.get("has_more")),
+        has_more=None if more is None else more is True or str(more).lower() == "true",
         total_count=total if isinstance(total, int) and not isinstance(total, bool) else None,
     )
 

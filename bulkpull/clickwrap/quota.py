@@ -5,14 +5,15 @@ may be another program's if the token is shared, so its phase cannot be known fr
 which a request arrives, only that it lies between sending and answer. Counting our own fixed windows would
 therefore allow two bursts within one window of the server's. What holds for every phase and every latency: a
 request occupies its place from before it is sent until a minute after its answer, and there are
-`requests_per_minute` places. Bursts up to the budget pass without a wait.
+`requests_per_minute` places. A request that was given up without an answer may still arrive for a while, and
+occupies its place that much longer. Bursts up to the budget pass without a wait.
 
 Source of the quota (2000 a minute and token, fixed window, `Retry-After`): Clickwrap's "Rate Limits".
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,7 @@ QUOTA_PER_MINUTE = 2000
 DEFAULT_PER_MINUTE = 1800
 WINDOW = 60.0  # seconds
 _MARGIN = 0.05  # seconds: the server's clock and ours need not run alike
+_LATE = 60.0  # seconds for which a request without an answer may still be on its way
 _EARLY = 1e-6  # seconds by which a timer may fire before its time
 
 
@@ -36,23 +38,33 @@ class Governor:
         self._budget = requests_per_minute
         self._turn = anyio.Lock()
         self._in_flight = 0
-        self._occupied_until: deque[float] = deque()  # of answered requests, in order
+        self._occupied_until: list[float] = []  # a heap, of requests that are over
         self._held_until = float("-inf")
         self._throttled_in_a_row = 0
         self._answered = anyio.Event()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Waits for a place in the quota and occupies it; to be held around one request and its answer."""
+        """Waits for a place in the quota and occupies it; to be held around one request and its answer.
+
+        An exception that passes through says that no answer came.
+        """
         async with self._turn:
             await self._wait_for_place()
             self._in_flight += 1
+        late = _LATE
         try:
             yield
+            late = 0.0
         finally:
             self._in_flight -= 1
-            self._occupied_until.append(anyio.current_time() + WINDOW + _MARGIN)
+            heapq.heappush(self._occupied_until, anyio.current_time() + late + WINDOW + _MARGIN)
             self._answered.set()
+
+    @property
+    def held(self) -> float:
+        """Seconds for which no request may start, after a 429."""
+        return max(0.0, self._held_until - anyio.current_time())
 
     def throttled(self, retry_after: float | None) -> float:
         """A 429 came: no request starts for `retry_after` seconds, or a doubling time where the server names none.
@@ -74,7 +86,7 @@ class Governor:
         while True:
             now = anyio.current_time() + _EARLY
             while self._occupied_until and self._occupied_until[0] <= now:
-                self._occupied_until.popleft()
+                heapq.heappop(self._occupied_until)
             if now < self._held_until:
                 await anyio.sleep_until(self._held_until)
             elif self._in_flight + len(self._occupied_until) < self._budget:

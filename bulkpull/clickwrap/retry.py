@@ -45,6 +45,10 @@ class RetryPolicy:
         if self.attempts < 1 or min(self.seconds, self.base, self.cap) < 0:
             raise UsageError("a retry policy needs at least one attempt and no negative seconds")
 
+    def backoff(self, attempt: int) -> float:
+        """Seconds to wait after `attempt` (from 1) has failed."""
+        return random.uniform(0, min(self.cap, self.base * 2.0 ** (attempt - 1)))
+
     def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
         """Attempts at `what`, to be looped over; after the last, its TransientError comes out."""
         first_failure: float | None = None
@@ -53,8 +57,7 @@ class RetryPolicy:
             nonlocal first_failure
             if first_failure is None:
                 first_failure = anyio.current_time()
-            jitter = random.uniform(0, min(self.cap, self.base * 2.0 ** (state.attempt_number - 1)))
-            return max(_error(state).wait, jitter)
+            return max(_error(state).wait, self.backoff(state.attempt_number))
 
         def stop(state: RetryCallState) -> bool:
             elapsed = anyio.current_time() - (first_failure or 0.0)
@@ -88,8 +91,8 @@ def retry_after(value: str | None) -> float | None:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiofiles
 import anyio
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
-from bulkpull.clickwrap import Export, LinkExpiredError, TransientError
+from bulkpull.clickwrap import Export, LinkExpiredError, RangeRefusedError, TransientError
 from bulkpull.errors import MalformedPartError, PartError
-from bulkpull.events import OnEvent, PartFetched, Received
+from bulkpull.events import OnEvent, PartFetched, Received, Retried
 from bulkpull.pull.api import Api
 from bulkpull.pull.output import disk_errors
 from bulkpull.rows.records import CsvError, blocks, read_columns, records
@@ -22,6 +22,7 @@ from bulkpull.window import Window
 
 MAX_RENEWALS = 5  # fresh links in a row that bring nothing
 MAX_MALFORMED = 3  # whole bodies that are no CSV
+PROGRESS = 64 * 1024  # bytes that a broken transfer must have brought for its attempts to start anew
 _WRITE = 1024 * 1024  # bytes gathered before they go to the disk: one thread switch for several chunks
 
 
@@ -38,13 +39,45 @@ class Part:
         return f"{self.window}, part {self.number}"
 
 
-async def fetch(api: Api, part: Part, export: Export, *, on_event: OnEvent) -> None:
+class Links:
+    """The links of one finished export, renewed together when one has expired."""
+
+    def __init__(self, api: Api, export: Export) -> None:
+        self._api = api
+        self._export = export
+        self._renewing = anyio.Lock()
+
+    def __getitem__(self, part: Part) -> str:
+        return self._export.links[part.number - 1]
+
+    async def renew(self, expired: str) -> None:
+        """Asks for fresh links, unless that was done since `expired` was got."""
+        async with self._renewing:
+            old = self._export.links
+            if expired not in old:
+                return
+            fresh = (await self._api.get_export(self._export.id)).links
+            if len(fresh) != len(old):
+                raise PartError(f"export {self._export.id} had {len(old)} links and now has {len(fresh)}; pull again")
+            # The order may change; the file that a link names does not.
+            by_file = {_file(link): link for link in fresh}
+            if by_file.keys() == {_file(link) for link in old} and len(by_file) == len(old):
+                fresh = tuple(by_file[_file(link)] for link in old)
+            self._export = replace(self._export, links=fresh)
+
+
+def _file(link: str) -> str:
+    """A link without what changes when it is signed anew."""
+    return link.partition("?")[0]
+
+
+async def fetch(api: Api, part: Part, links: Links, *, on_event: OnEvent) -> None:
     """Streams the part's link to its path: resumed where the host allows, checked in length and header.
 
     Raises PartError where it cannot be had, MalformedPartError where it is no CSV with an id column.
     """
     async with _spool(part.path) as file:
-        transfer = _Transfer(api, part, export, file, on_event)
+        transfer = _Transfer(api, part, links, file, on_event)
         try:
             while not transfer.complete:  # each turn brought the transfer on, so each has all attempts anew
                 await api.retry.retrying(str(part), on_event)(transfer.advance)
@@ -62,44 +95,53 @@ class _Transfer:
 
     api: Api
     part: Part
-    export: Export
+    links: Links
     file: AsyncBufferedIOBase
     on_event: OnEvent
     offset: int = 0  # bytes that stand in the file
-    furthest: int = 0
+    reached: int = 0  # the offset at which the attempts last started anew
+    length: int | None = None
     validator: str | None = None  # names the bytes in the file to the host
     renewals: int = 0
     malformed: int = 0
     complete: bool = False
 
     async def advance(self) -> None:
-        """Brings the transfer on. Raises TransientError where it brought no new byte."""
+        """Brings the transfer on. Raises TransientError where it did not come far enough to start anew."""
+        link = self.links[self.part]
         try:
-            await self._receive()
+            await self._receive(link)
         except LinkExpiredError as expired:
-            await self._renew(expired)
-        except TransientError:
-            if self.offset <= self.furthest:
+            await self._renew(link, expired)
+        except RangeRefusedError:
+            await self._restart()
+            raise
+        except TransientError as error:
+            if self.offset < self.reached + PROGRESS:
                 raise
-        finally:
-            self.furthest = max(self.furthest, self.offset)
-
-    async def _receive(self) -> None:
-        link = self.export.links[self.part.number - 1]
-        async with self.api.download(link, offset=self.offset, validator=self.validator) as download:
-            if download.offset != self.offset:
-                if download.offset:
-                    raise TransientError("the host granted another range than was asked for")
-                await self._restart()
-            self.validator = download.validator
+            self.reached = self.offset
             self.renewals = 0
-            await self._write(download.chunks())
-        if download.length is not None and self.offset != download.length:
-            reason = f"{self.offset} of {download.length} bytes came"
-            if self.offset > download.length:
+            wait = max(error.wait, self.api.retry.backoff(1))
+            self.on_event(Retried(str(self.part), 1, wait, str(error)))
+            await anyio.sleep(wait)
+
+    async def _receive(self, link: str) -> None:
+        async with self.api.download(link, offset=self.offset, validator=self.validator) as download:
+            if download.offset:
+                # Some hosts grant a range of another file than If-Range names.
+                same = download.validator == self.validator and download.length in (None, self.length)
+                if not same or download.offset != self.offset:
+                    raise RangeRefusedError("the host granted a range of another file, or another range")
+            else:
                 await self._restart()
+                self.validator, self.length = download.validator, download.length
+            await self._write(download.chunks())
+        if self.length is not None and self.offset != self.length:
+            reason = f"{self.offset} of {self.length} bytes came"
+            if self.offset > self.length:
+                raise RangeRefusedError(reason)
             raise TransientError(reason)
-        await self._check_header()
+        await self._check_header(link)
         self.complete = True
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
@@ -126,13 +168,14 @@ class _Transfer:
         self.offset += len(data)
 
     async def _restart(self) -> None:
-        with disk_errors(f"spool {self.part}"):
-            await self.file.seek(0)
-            await self.file.truncate()
+        if self.offset:
+            with disk_errors(f"spool {self.part}"):
+                await self.file.seek(0)
+                await self.file.truncate()
         self.offset = 0
-        self.validator = None
+        self.length = self.validator = None
 
-    async def _check_header(self) -> None:
+    async def _check_header(self, link: str) -> None:
         """Refuses an error page that came with status 200; a fresh link may bring the file after all."""
         with disk_errors(f"spool {self.part}"):
             await self.file.flush()
@@ -143,27 +186,21 @@ class _Transfer:
             if self.malformed == MAX_MALFORMED:
                 raise MalformedPartError(f"the file host gave something else than a CSV: {error}") from error
             await self._restart()
-            await self._renew_link()
+            await self.links.renew(link)
             raise TransientError(str(error)) from error
 
-    async def _renew(self, expired: LinkExpiredError) -> None:
+    async def _renew(self, link: str, expired: LinkExpiredError) -> None:
         self.renewals += 1
         if self.renewals > MAX_RENEWALS:
             raise PartError(f"{expired} to {MAX_RENEWALS} fresh links too; pull again to export anew") from expired
-        await self._renew_link()
-
-    async def _renew_link(self) -> None:
-        fresh = await self.api.get_export(self.export.id)
-        if len(fresh.links) != len(self.export.links):
-            raise PartError(
-                f"export {self.export.id} had {len(self.export.links)} links and now has {len(fresh.links)}; pull again"
-            )
-        self.export = fresh
+        if self.renewals > 1:  # the first link may just have grown old
+            await anyio.sleep(self.api.retry.backoff(self.renewals))
+        await self.links.renew(link)
 
 
 def _read_header(path: Path) -> None:
-    with path.open("rb") as file:
-        read_columns(records(blocks(file, 64 * 1024)))
+    with disk_errors(f"read {path.name}"), path.open("rb") as file:
+        read_columns(records(blocks(file, from_thread.check_cancelled)))
 
 
 @asynccontextmanager

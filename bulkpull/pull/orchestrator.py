@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
@@ -9,13 +10,14 @@ from datetime import date, datetime
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectSendStream
 
-from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import check_filter
 from bulkpull.errors import BulkpullError, UsageError
 from bulkpull.events import Event, Launched, OnEvent, Planned, ignore
 from bulkpull.pull.api import Api
-from bulkpull.pull.fetch import Part, fetch
+from bulkpull.pull.fetch import Links, Part, fetch
 from bulkpull.pull.launch import launch
 from bulkpull.pull.merge import Journey, merge
 from bulkpull.pull.output import Output
@@ -59,7 +61,7 @@ async def pull(
 
     Raises UsageError, OutputError, AuthenticationError, ApiError or PartError: see `bulkpull.errors`.
     """
-    if min(exports, downloads) < 1 or export_timeout <= 0:
+    if min(exports, downloads) < 1 or not export_timeout > 0:
         raise UsageError("exports, downloads and export timeout must be positive")
     work = _Pull(
         clickwrap=clickwrap,
@@ -82,6 +84,8 @@ async def pull(
     except BaseExceptionGroup as errors:
         error = _plain(errors)
         raise error from error.__cause__
+    if not work.published:
+        raise _cancelled_from_within()
     return work.tally.result(anyio.current_time() - started, work.output.path)
 
 
@@ -89,6 +93,7 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
     """`fields` behind the three that always come first, each once. Raises UsageError for what is no name."""
     if isinstance(fields, str):
         raise UsageError("fields must be a list of names, not one string")
+    fields = tuple(fields)
     for field_name in fields:
         if not field_name.strip() or any(character in field_name for character in ', "\r\n\t'):
             raise UsageError(f"{field_name!r} is no field name")
@@ -111,6 +116,7 @@ class _Pull:
     api: Api = field(init=False)
     tally: Tally = field(default_factory=Tally)
     first_launched: anyio.Event = field(default_factory=anyio.Event)
+    published: bool = False
 
     def __post_init__(self, clickwrap: Api) -> None:
         self.api = clickwrap.observed(self.announce)
@@ -123,31 +129,46 @@ class _Pull:
 
     async def run(self, windows: tuple[Window, ...]) -> None:
         self.announce(Planned(windows))
-        journeys = [Journey(window) for window in windows]
         try:
             await to_thread.run_sync(self.output.prepare)
-            async with anyio.create_task_group() as group:
-                for journey in journeys:
-                    group.start_soon(self.travel, journey)
-                await merge(
-                    journeys,
-                    self.output.partial,
-                    columns=self.fields,
-                    fixed=self.fixed,
-                    on_event=self.announce,
-                )
+            await self.gather(windows)
             await to_thread.run_sync(self.output.publish)
+            self.published = True
         finally:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(self.output.discard)
 
+    async def gather(self, windows: tuple[Window, ...]) -> None:
+        """All windows' journeys side by side, and the merge that awaits them in plan order."""
+        merged = False
+        started, journeys = anyio.create_memory_object_stream[Journey](math.inf)
+        with started, journeys:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.start, windows, started, group)
+                await merge(
+                    journeys, self.output.partial, columns=self.fields, fixed=self.fixed, on_event=self.announce
+                )
+                merged = True
+        if not merged:
+            raise _cancelled_from_within()
+
+    async def start(
+        self, windows: tuple[Window, ...], started: MemoryObjectSendStream[Journey], group: TaskGroup
+    ) -> None:
+        """Starts a journey whenever fewer exports than the limit are in flight."""
+        with started:
+            for window in windows:
+                journey = Journey(window)
+                await self.exports.acquire_on_behalf_of(journey)
+                group.start_soon(self.travel, journey)
+                started.send_nowait(journey)
+                # A token or a filter that the API refuses is found out with one request, not with one per export.
+                await self.first_launched.wait()
+
     async def travel(self, journey: Journey) -> None:
         """One window's way from its launch to parts on the disk."""
         window = journey.window
-        if window.index:
-            # A token or a filter that the API refuses is found out with one request, not with one per export.
-            await self.first_launched.wait()
-        async with self.exports:
+        try:
             export = await launch(
                 self.api,
                 window,
@@ -156,20 +177,31 @@ class _Pull:
                 export_timeout=self.export_timeout,
                 on_event=self.announce,
             )
+        finally:
+            self.exports.release_on_behalf_of(journey)
         for number in range(1, len(export.links) + 1):
             journey.parts.append(Part(window, number, self.output.part(window.index, number)))
         journey.exported.set()
+        links = Links(self.api, export)
         async with anyio.create_task_group() as group:
             for part in journey.parts:
-                group.start_soon(self.fetch, part, export)
+                group.start_soon(self.fetch, part, links)
+        if not all(part.fetched.is_set() for part in journey.parts):
+            raise _cancelled_from_within()
 
-    async def fetch(self, part: Part, export: Export) -> None:
+    async def fetch(self, part: Part, links: Links) -> None:
         async with self.downloads:
-            await fetch(self.api, part, export, on_event=self.announce)
+            await fetch(self.api, part, links, on_event=self.announce)
+
+
+def _cancelled_from_within() -> BulkpullError:
+    """A task group ends without an error where one of its tasks was cancelled by somebody else, for example by a
+    session that was closed under it. That must not pass for success."""
+    return BulkpullError("the pull was cancelled from within: was its session closed, or a task of it cancelled?")
 
 
 def _plain(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error behind a group; the group itself where several stand side by side that are not all ours."""
+    """The error behind a group; the group itself where errors of several kinds stand side by side, not all ours."""
     leaves: list[BaseException] = []
     pending: list[BaseException] = [errors]
     while pending:
@@ -178,6 +210,6 @@ def _plain(errors: BaseExceptionGroup[BaseException]) -> BaseException:
             pending += error.exceptions
         else:
             leaves.append(error)
-    if len(leaves) == 1 or all(isinstance(leaf, BulkpullError) for leaf in leaves):
+    if len({type(leaf) for leaf in leaves}) == 1 or all(isinstance(leaf, BulkpullError) for leaf in leaves):
         return leaves[0]
     return errors

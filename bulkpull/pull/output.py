@@ -24,11 +24,17 @@ def disk_errors(what: str) -> Iterator[None]:
 class Output:
     """`path`, and the directory `<path>.bulkpull` beside it: on the same file system, so that a rename suffices.
 
-    All methods touch the disk and block; all raise OutputError.
+    A symbolic link is followed. The methods touch the disk and block; all raise OutputError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
-        self.path = Path(path).absolute()
+        with disk_errors(f"write to {os.fspath(path)!r}"):
+            try:
+                self.path = Path(path).resolve()
+            except (ValueError, RuntimeError) as error:  # a null character, a circle of links
+                raise OutputError(f"cannot write to {os.fspath(path)!r}: {error}") from None
+        if not self.path.name:
+            raise OutputError(f"the output {self.path} is a directory")
         self._overwrite = overwrite
         self._directory = self.path.with_name(f"{self.path.name}.bulkpull")
         self._lock: int | None = None
@@ -44,29 +50,25 @@ class Output:
 
     def prepare(self) -> None:
         """Checks that the output may and can appear, and makes the directory; what a killed pull left goes."""
-        if self.path.is_dir():
-            raise OutputError(f"the output {self.path} is a directory")
-        self._check_absent()
+        with disk_errors(f"write to {self.path}"):
+            if self.path.exists() and not self.path.is_file():
+                raise OutputError(f"the output {self.path} is a directory or a device")
+            if self.path.exists() and not self._overwrite:
+                raise self._exists()
         with disk_errors(f"write beside {self.path}"):
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            lock = os.open(self._directory, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                raise OutputError(f"another pull is writing {self.path}") from None
-            self._lock = lock
+            while self._lock is None:
+                self._directory.mkdir(mode=0o700, exist_ok=True)
+                self._lock = self._locked()
             for left in self._directory.iterdir():
                 left.unlink()
 
     def publish(self) -> None:
         """Lets the whole and synced rows appear at `path`, in one step, and survive a power cut."""
-        with disk_errors(f"write {self.path}"):
+        with disk_errors(f"write to {self.path}"):
             if self._overwrite:
                 self.partial.replace(self.path)
             else:
-                self._check_absent()  # it may have come while we worked
-                self.partial.rename(self.path)
+                self._publish_new()
             parent = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(parent)
@@ -80,6 +82,34 @@ class Output:
             os.close(self._lock)
             self._lock = None
 
-    def _check_absent(self) -> None:
-        if not self._overwrite and os.path.lexists(self.path):
-            raise OutputError(f"the output {self.path} exists; choose another, or overwrite it with --overwrite")
+    def _locked(self) -> int | None:
+        """The locked directory, or None where another pull, just ending, has removed it meanwhile."""
+        try:
+            lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), self._directory.stat()):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise OutputError(f"another pull is writing {self.path}") from None
+        except FileNotFoundError:
+            pass
+        os.close(lock)
+        return None
+
+    def _publish_new(self) -> None:
+        """A hard link, unlike a rename, never replaces what came to stand at `path` while we worked."""
+        try:
+            self.path.hardlink_to(self.partial)
+        except FileExistsError:
+            raise self._exists() from None
+        except OSError:  # a file system without hard links
+            if self.path.exists():
+                raise self._exists() from None
+            self.partial.rename(self.path)
+
+    def _exists(self) -> OutputError:
+        return OutputError(f"the output {self.path} exists; choose another, or overwrite it with --overwrite")

@@ -11,7 +11,8 @@ from bulkpull.rows.records import ID, CsvError, Record, blocks, read_columns, re
 from bulkpull.rows.sink import CsvSink
 
 CREATED = "created_time"
-_CHECK_EVERY = 20_000  # rows between two looks at the world: cancellation, repeats to be compared
+_SHARDS = 1024  # a power of two
+_MAX_REPEATS = 8 * 1024 * 1024  # bytes of repeated rows kept until they are compared
 
 
 @dataclass(slots=True)
@@ -31,8 +32,11 @@ class Deduplicator:
 
     def __init__(self, sink: CsvSink) -> None:
         self._sink = sink
-        self._first: dict[bytes, int] = {}  # id to where its row stands in the sink
+        # Id to where its row stands in the sink. One dict would hold the interpreter lock, and with it the caller's
+        # event loop, for as long as it takes to grow; many small ones grow in small steps.
+        self._shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(_SHARDS))
         self._repeats: list[tuple[int, bytes]] = []
+        self._repeats_size = 0
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
         """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.
@@ -40,9 +44,9 @@ class Deduplicator:
         `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop.
         Raises CsvError for what is no CSV with an id column, and for ragged rows.
         """
-        sink, first, repeats = self._sink, self._first, self._repeats
+        sink, shards = self._sink, self._shards
         with path.open("rb") as file:
-            rows = records(blocks(file))
+            rows = records(blocks(file, checkpoint))
             columns = read_columns(rows)
             sink.adopt(columns)
             width, id_at = len(columns), columns.index(ID)
@@ -62,22 +66,29 @@ class Deduplicator:
                     raise CsvError(row, "the id is empty")
                 if created_at is not None:
                     created = fields[created_at]
-                    if (len(created) != 24 or not start <= created < end) and _is_outside(created, start, end):
+                    usual = len(created) == 24 and created[23:] == b"Z"
+                    if not (usual and start <= created < end) and _is_outside(created, start, end):
                         merged.outside += 1
                 if order is not None:
                     raw = b",".join([b"" if at is None else fields[at] for at in order])
                 offset = sink.offset
-                if first.setdefault(key, offset) == offset:
+                first = shards[hash(key) & (_SHARDS - 1)].setdefault(key, offset)
+                if first == offset:
                     sink.write(raw)
                     merged.rows += 1
                 else:
-                    repeats.append((first[key], raw))
                     merged.duplicates += 1
-                if not row % _CHECK_EVERY:
-                    checkpoint()
-                    merged.conflicts += self._compare_repeats()
+                    self._repeats.append((first, raw))
+                    self._repeats_size += len(raw) + 64
+                    if self._repeats_size > _MAX_REPEATS:
+                        merged.conflicts += self._compare_repeats()
         merged.conflicts += self._compare_repeats()
         return merged
+
+    def forget(self) -> None:
+        """Lets go of the ids, shard by shard, so that no other thread waits long for it."""
+        for shard in self._shards:
+            shard.clear()
 
     def _compare_repeats(self) -> int:
         """How many of the repeated rows differ from the row that was kept."""
@@ -89,6 +100,7 @@ class Deduplicator:
             for offset, raw in self._repeats
         )
         self._repeats.clear()
+        self._repeats_size = 0
         return conflicts
 
     def _equal(self, kept: Record, raw: bytes) -> bool:

@@ -8,12 +8,13 @@ quotes included, since an empty value and a quoted empty one differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 ID = "id"
-MAX_RECORD = 64 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
+MAX_RECORD = 16 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
 _BLOCK = 1024 * 1024
+_LINE_OVERHEAD = 64  # bytes of memory that a line inside quotes takes beside its own
 _BOM = b"\xef\xbb\xbf"
 
 _UNQUOTED = rb'(?:[^",\r\n][^,\r\n]*+)?+'
@@ -30,7 +31,7 @@ _OPENING = re.compile(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
 # A line that begins inside a quoted field: what closes it, and then the same two ends.
 _CLOSE = re.compile(_INSIDE_QUOTES + rb'"')
 _WHOLE_REST = re.compile(rb"(?:," + _FIELD + rb")*+" + _END)
-_OPENING_REST = re.compile(rb"(?:," + _FIELD + rb")*+," + _OPEN)
+_OPENING_REST = re.compile(rb"(?:," + _FIELD + rb")*," + _OPEN)
 
 
 class CsvError(Exception):
@@ -54,9 +55,11 @@ def value(field: bytes) -> bytes:
     return field[1:-1].replace(b'""', b'"') if field.startswith(b'"') else field
 
 
-def blocks(file: BinaryIO, size: int = _BLOCK) -> Iterator[bytes]:
-    """The bytes of `file` from where it stands."""
-    return iter(lambda: file.read(size), b"")
+def blocks(file: BinaryIO, checkpoint: Callable[[], None]) -> Iterator[bytes]:
+    """The bytes of `file` from where it stands; before each block `checkpoint` is called, and may raise to stop."""
+    while block := file.read(_BLOCK):
+        checkpoint()
+        yield block
 
 
 def records(chunks: Iterable[bytes]) -> Iterator[Record]:
@@ -70,7 +73,7 @@ def records(chunks: Iterable[bytes]) -> Iterator[Record]:
     for line in _lines(chunks):
         if pending:
             pending.append(line)
-            pending_size += len(line) + 1
+            pending_size += len(line) + _LINE_OVERHEAD
             if b'"' not in line or not _closes(line, row + 1):
                 if pending_size > MAX_RECORD:
                     raise CsvError(row + 1, f"the record is longer than {MAX_RECORD} bytes: a quote is not closed")

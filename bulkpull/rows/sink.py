@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,11 +58,14 @@ class CsvSink:
         """The flushed record that begins at `offset`."""
         return next(records(self._read_from(offset)))
 
-    def finish(self) -> None:
-        """Brings all rows to the header's width, and all bytes to the disk."""
+    def finish(self, checkpoint: Callable[[], None]) -> None:
+        """Brings all rows to the header's width, and all bytes to the disk.
+
+        `checkpoint` is called now and then, and may raise to stop.
+        """
         self.adopt(())  # a header even where no part came
         if self._widened:
-            self._widen()
+            self._widen(checkpoint)
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -71,13 +74,13 @@ class CsvSink:
             yield block
             offset += len(block)
 
-    def _widen(self) -> None:
+    def _widen(self, checkpoint: Callable[[], None]) -> None:
         """Writes the file anew: the final header, and every record with as many fields."""
         narrow = self._file
         narrow.seek(0)
         wide_path = self._path.with_name(f"{self._path.name}.wide")
         with narrow, wide_path.open("wb", buffering=_BUFFER) as wide:
-            rows = records(blocks(narrow))
+            rows = records(blocks(narrow, checkpoint))
             next(rows)
             wide.write(header(self.columns) + b"\n")
             for raw, fields in rows:

@@ -44,9 +44,6 @@ _VIP = ("TRUE", "FALSE", "FALSE", "FALSE", "", None, None, None)
 _PLANS = ("free", "team", "enterprise", "007")
 _SIGNERS = tuple(f"{number * 7:05d}" for number in range(4096))
 _ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for number in range(4096))
-_CLOCK = tuple(
-    f"T{hour:02d}:{minute:02d}:{second:02d}." for hour in range(24) for minute in range(60) for second in range(60)
-)
 _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
 
 _MASK = (1 << 64) - 1
@@ -96,9 +93,11 @@ class Activities:
     _span_ms: int = field(init=False)
     _values: _Pools = field(init=False, default_factory=_Pools)
     _encoded: _Pools = field(init=False)
+    _clock: tuple[str, ...] = field(init=False)
     _days: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._clock = tuple(f"T{at // 3600:02d}:{at // 60 % 60:02d}:{at % 60:02d}." for at in range(86_400))
         self._start_ms = milliseconds(self.start)
         self._span_ms = milliseconds(self.end) - self._start_ms
         self._encoded = self._values.encoded()
@@ -159,7 +158,7 @@ class Activities:
         text = self._days.get(day)
         if text is None:
             text = self._days[day] = strftime("%Y-%m-%d", gmtime(day * 86_400))
-        return text + _CLOCK[rest // 1000] + _FRACTIONS[rest % 1000]
+        return text + self._clock[rest // 1000] + _FRACTIONS[rest % 1000]
 
     def _first_from(self, moment: datetime) -> int:
         ms = milliseconds(moment)

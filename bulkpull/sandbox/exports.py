@@ -94,8 +94,12 @@ class Exports:
             task.status = "started"
             key = (task.filter, task.fields)
             began = anyio.current_time()
-            if key not in self._made:
-                self._made[key] = await to_thread.run_sync(self._make, task)
+            try:
+                if key not in self._made:
+                    self._made[key] = await to_thread.run_sync(self._make, task)
+            except OSError as error:
+                task.status, task.message = "failed", str(error)
+                return
             await anyio.sleep_until(began + duration)
         task.files = self._made[key]
         task.status = "success"

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bulkpull.sandbox.data import FIELDS, Activities, Row
 
@@ -42,12 +42,22 @@ def select(activities: Activities, filter: str) -> Selection:
         if not match:
             raise FilterError(f"invalid filter: {clause.strip()!r}")
         name, sign, value = match.groups()
-        if name == "created_time" and sign in (">=", "<"):
-            bound = activities.between(activities.start, _moment(value)).stop
-            if sign == ">=":
-                first = max(first, bound)
-            else:
-                last = min(last, bound)
+        if name == "created_time":
+            moment = _moment(value)
+            at = activities.between(activities.start, moment).stop  # the first activity not before the moment
+            after = activities.between(activities.start, moment + timedelta(milliseconds=1)).stop
+            if sign in (">=", ">", "=="):
+                first = max(first, after if sign == ">" else at)
+            if sign in ("<", "<=", "=="):
+                last = min(last, at if sign == "<" else after)
+            if sign == "!=":
+                conditions.append(
+                    (
+                        FIELDS.index(name),
+                        operator.ne,
+                        moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                    )
+                )
         elif name in FIELDS:
             conditions.append((FIELDS.index(name), _OPERATORS[sign], value))
         else:

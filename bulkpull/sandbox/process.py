@@ -28,8 +28,11 @@ def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
     command = [sys.executable, "-m", "bulkpull", "sandbox", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         assert process.stdout is not None
+        first_line = process.stdout.readline()
+        if not first_line:
+            raise RuntimeError(f"the sandbox did not start: {' '.join(command)}")
+        running = SandboxProcess(**orjson.loads(first_line))
         try:
-            running = SandboxProcess(**orjson.loads(process.stdout.readline()))
             yield running
         finally:
             process.send_signal(signal.SIGINT)

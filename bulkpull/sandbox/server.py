@@ -7,7 +7,7 @@ import hmac
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,6 +20,7 @@ import orjson
 from aiohttp import web
 from anyio import to_thread
 
+from bulkpull.errors import UsageError
 from bulkpull.sandbox.data import DEFAULT_FIELDS, FIELDS, Activities, nested
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.filters import FilterError, Selection, select
@@ -47,6 +48,10 @@ class SandboxConfig:
     rows_per_file: int = 10_000
     requests_per_minute: int = 2000
     link_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.start >= self.end:
+            raise UsageError("a sandbox's activity must start before it ends")
 
 
 @dataclass(slots=True)
@@ -105,10 +110,11 @@ class Sandbox:
                 rows_per_file=self.config.rows_per_file,
                 seed=self.config.seed,
             )
-            self._group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._group.cancel_scope.cancel)
             self._files_url = await self._serve(stack, self._files_app(), 0)
             self.url = await self._serve(stack, self._api_app(), self.config.port) + API
+            # Last, so that a port in use is an error of its own and not one of a group's.
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._group.cancel_scope.cancel)
             self._stack = stack.pop_all()
         return self
 
@@ -293,25 +299,29 @@ class Sandbox:
             return _xml(404, "NoSuchKey", "The specified key does not exist.")
         file = task.files[number]
         headers = {"ETag": file.etag, "Accept-Ranges": "bytes", "Content-Type": "text/csv; charset=utf-8"}
-        offset, status = 0, 200
+        offset, end, status = 0, file.size, 200
         wanted = request.headers.get("Range", "")
         if wanted.startswith("bytes=") and request.headers.get("If-Range", file.etag) == file.etag:
-            begin, _, end = wanted.removeprefix("bytes=").partition("-")
-            if begin.isdigit() and not end:  # the one form that a resuming client needs
-                offset, status = int(begin), 206
+            begin, _, last = wanted.removeprefix("bytes=").partition("-")
+            if begin.isdigit() and (not last or last.isdigit()):  # one range with a beginning; others are ignored
                 self._seen.ranges += 1
-                if offset >= file.size:
-                    return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size}"})
-                headers["Content-Range"] = f"bytes {offset}-{file.size - 1}/{file.size}"
+                offset, status = int(begin), 206
+                end = min(file.size, int(last) + 1 if last else file.size)
+                if offset >= end:
+                    answer = _xml(416, "InvalidRange", "The requested range is not satisfiable")
+                    answer.headers["Content-Range"] = f"bytes */{file.size}"
+                    return answer
+                headers["Content-Range"] = f"bytes {offset}-{end - 1}/{file.size}"
         response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = file.size - offset
-        await response.prepare(request)
-        with file.path.open("rb") as content:
-            content.seek(offset)
-            while chunk := content.read(_CHUNK):
-                await response.write(chunk)
-                self._seen.bytes_sent += len(chunk)
-        await response.write_eof()
+        response.content_length = end - offset
+        with suppress(ConnectionError):  # clients may go
+            await response.prepare(request)
+            with file.path.open("rb") as content:
+                content.seek(offset)
+                while chunk := content.read(min(_CHUNK, end - content.tell())):
+                    await response.write(chunk)
+                    self._seen.bytes_sent += len(chunk)
+            await response.write_eof()
         return response
 
 

@@ -60,7 +60,14 @@ def test_a_failed_export_has_its_message() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [[], "pending", {}, {"data": {"id": "1"}}, {"data": {"status": "success"}}, {"data": {**TASK, "links": [{"size": 3}]}}],
+    [
+        [],
+        "pending",
+        {},
+        {"data": {"id": "1"}},
+        {"data": {"status": "success"}},
+        {"data": {**TASK, "links": [{"size": 3}]}},
+    ],
 )
 def test_what_is_no_export_is_told(answer: Any) -> None:
     with pytest.raises(UnexpectedAnswer):

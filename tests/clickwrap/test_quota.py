@@ -13,6 +13,7 @@ from bulkpull.clickwrap.quota import WINDOW, Governor
 from bulkpull.errors import UsageError
 from tests.clock import on_a_jumping_clock
 
+
 class FixedWindowServer:
     """Counts as the API does. Another program may have opened the window before our first request."""
 

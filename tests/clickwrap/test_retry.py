@@ -89,7 +89,9 @@ def test_impossible_policies_are_refused() -> None:
         RetryPolicy(seconds=-1)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("7", 7), (" 7 ", 7), ("soon", None), ("-3", None), ("", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(None, None), ("7", 7), (" 7 ", 7), ("soon", None), ("-3", None), ("", None)]
+)
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     assert retry_after(value) == seconds
 

@@ -1,0 +1,44 @@
+"""What the API's routes and the file downloads share about aiohttp."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import aiohttp
+from aiohttp import ClientHandlerType, ClientMiddlewareType
+
+
+def sent_once() -> ClientMiddlewareType:
+    """A middleware for one request, which forbids what aiohttp does on its own: sending a GET again when a kept-alive
+    connection turns out to be closed. The quota must know of every request, and the retry policy decides on them."""
+    sent = False
+
+    async def middleware(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
+        nonlocal sent
+        if sent:
+            raise aiohttp.ServerDisconnectedError
+        sent = True
+        return await handler(request)
+
+    return middleware
+
+
+def describe(error: BaseException) -> str:
+    """A transport error in a few words, without URLs: aiohttp puts them, queries included, into its messages."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect ({error.os_error.strerror or type(error.os_error).__name__})"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the body ended early"
+    return type(error).__name__
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: what is sent there does not travel."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,139 @@
+"""Records, with Python's csv module in strict mode as the oracle."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bulkpull.rows import records as records_module
+from bulkpull.rows.records import CsvError, read_columns, records, value
+
+# What CSV is made of, far denser than real files have it.
+TEXTS = st.text(st.sampled_from(list('",\n\r ab7é')), max_size=60)
+
+
+def cut(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def parsed(data: bytes, size: int = 1 << 20) -> list[list[str]] | None:
+    """The values of all records, or None where the bytes are refused."""
+    try:
+        return [[value(field).decode() for field in record.fields] for record in records(cut(data, size))]
+    except CsvError:
+        return None
+
+
+def oracle(text: str) -> list[list[str]] | None:
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error:
+        return None
+
+
+@given(text=TEXTS, size=st.integers(1, 70))
+@example(text='a,"b\n', size=1)
+@example(text='"a""b"\r\n"\n"', size=1)
+@example(text='"a"b,c\n', size=3)
+@example(text='a"b,c"\n"",', size=2)
+@example(text=',,\n\n\r\n,"",\n', size=1)
+def test_records_are_those_of_the_csv_module(text: str, size: int) -> None:
+    ours = parsed(text.encode(), size)
+    if ours is None and "\r" in text.replace("\r\n", ""):
+        return  # csv takes a bare carriage return for a line end, where we refuse it
+    assert ours == oracle(text)
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=2, max_size=4), max_size=8
+    ),
+    size=st.integers(1, 50),
+    # Before Python 3.13, csv leaves a carriage return unquoted where the line end is a newline.
+    dialect=st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),
+    last_line_end=st.booleans(),
+    bom=st.booleans(),
+)
+def test_whatever_csv_writes_is_read(
+    rows: list[list[str]], size: int, dialect: tuple[str, int], last_line_end: bool, bom: bool
+) -> None:
+    line_end, quoting = dialect
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=line_end, quoting=quoting).writerows(rows)  # type: ignore[arg-type]
+    text = file.getvalue()
+    data = (b"\xef\xbb\xbf" if bom else b"") + (text if last_line_end else text.removesuffix(line_end)).encode()
+    if rows and rows[0][0].startswith("\ufeff") and not bom and quoting == csv.QUOTE_MINIMAL:
+        return  # a value that looks like a BOM, at the very start
+    assert parsed(data, size) == rows
+
+
+@given(text=TEXTS)
+def test_the_raw_bytes_of_the_records_are_those_of_the_file(text: str) -> None:
+    data = text.encode()
+    try:
+        found = [record.raw for record in records([data])]
+    except CsvError:
+        return
+    rest = data
+    for raw in found:
+        rest = rest.lstrip(b"\r\n")
+        assert rest.startswith(raw)
+        rest = rest[len(raw) :]
+    assert not rest.strip(b"\r\n")
+
+
+def test_an_empty_value_and_a_quoted_empty_one_stay_apart() -> None:
+    [record] = records([b'1,,""\n'])
+    assert record.fields == [b"1", b"", b'""']
+
+
+@pytest.mark.parametrize(
+    ("data", "row", "reason"),
+    [
+        (b'a,b\n1,"2', 2, "inside quotes"),
+        (b'a,b\n1,"2\n3,4\n', 2, "inside quotes"),
+        (b'a,b\n\n1,"2"x\n', 2, "stray quote"),
+        (b'a,b\n"x\ny"z,1\n', 2, "stray quote"),
+        (b"a,b\n1,2\n3\r4,5\n", 3, "carriage return"),
+        (b'a,b\n1,"2",3\r4\n', 2, "carriage return"),
+    ],
+)
+def test_what_is_no_csv_is_told_with_its_row(data: bytes, row: int, reason: str) -> None:
+    for size in (1, 3, 1000):
+        with pytest.raises(CsvError, match=reason) as caught:
+            list(records(cut(data, size)))
+        assert caught.value.row == row
+
+
+def test_a_record_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "MAX_RECORD", 1000)
+    for endless in (b'id\n"' + b"x\n" * 2000, b"id\n" + b"x" * 2000):
+        with pytest.raises(CsvError, match="longer than 1000"):
+            list(records(cut(endless, 100)))
+
+
+def test_columns() -> None:
+    rows = records([b'\xef\xbb\xbf"id",b,"c ""d"""\r\n1,2,3\r\n'])
+    assert read_columns(rows) == ("id", "b", 'c "d"')
+    assert next(rows).raw == b"1,2,3"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "begins with.*xml"),
+        (b"<html>\n<body>\nSign in", "begins with.*html"),
+        (b"ID,signer_id\n", "no CSV with an id column"),
+        (b"id,a,id\n", "twice"),
+        (b"id,\xff\n", "UTF-8"),
+    ],
+)
+def test_what_has_no_id_column_is_no_part(data: bytes, reason: str) -> None:
+    with pytest.raises(CsvError, match=reason):
+        read_columns(records([data]))
