@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 from unittest.mock import Mock
@@ -10,6 +11,9 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
+
+# pytest-asyncio asks for the current event loop before there is one, and Python 3.11 makes it: nobody would close it.
+asyncio.set_event_loop(None)
 
 # Machines that run tests are noisy: a slow example is no failure.
 settings.register_profile("noisy", deadline=None)

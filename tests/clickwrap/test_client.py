@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import aiohttp
+import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -219,6 +220,84 @@ async def test_an_error_that_quotes_the_token_does_not_tell_it(wire: aioresponse
     assert TOKEN not in str(caught.value)
 
 
+async def test_a_200_that_quotes_the_token_does_not_tell_it(wire: aioresponses) -> None:
+    heard: list[Event] = []
+    wire.get(ANY, status=200, body=f"<html>proxy: Authorization: Bearer {TOKEN}</html>", repeat=True)
+    async with client() as clickwrap:
+        with pytest.raises(UnavailableError, match="proxy") as caught:
+            await clickwrap.observed(heard.append).get_export("1")
+    assert TOKEN not in str(caught.value)
+    assert TOKEN not in repr(heard)
+
+
+async def test_messages_hold_nothing_that_a_terminal_obeys(wire: aioresponses) -> None:
+    wire.get(ANY, payload={"data": {"id": "1", "status": "failed", "message": f"\x1b[2Jno\r\nroom {TOKEN}\x07"}})
+    async with client() as clickwrap:
+        export = await clickwrap.get_export("1")
+    assert export.message == "[2Jno room ***"
+
+
+async def test_a_closed_connection_is_one_attempt_of_ours_and_no_silent_second() -> None:
+    arrived = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        if arrived % 2 == 0:  # a kept-alive connection that closes without an answer
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response({"total_count": 1, "data": []})
+
+    app = web.Application()
+    app.router.add_get("/v1.1/activity", handler)
+    heard: list[Event] = []
+    async with TestServer(app) as server, client(base_url=str(server.make_url("/v1.1"))) as clickwrap:
+        for _ in range(5):
+            assert await clickwrap.observed(heard.append).count() == 1
+    assert arrived == len([event for event in heard if isinstance(event, Requested)]) == 9
+    assert len([event for event in heard if isinstance(event, Retried)]) == 4
+
+
+async def test_a_429_holds_back_what_has_not_been_sent() -> None:
+    arrived = 0
+
+    async def handler(_request: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        await anyio.sleep(0.2)  # all that is on the wire is there before the first answer
+        return web.json_response({}, status=429, headers={"Retry-After": "3000"})
+
+    app = web.Application()
+    app.router.add_get("/v1.1/activity", handler)
+    async with TestServer(app) as server, client(base_url=str(server.make_url("/v1.1"))) as clickwrap:
+
+        async def refused() -> None:
+            with pytest.raises(ThrottledError):
+                await clickwrap.count()
+
+        with anyio.move_on_after(2):
+            async with anyio.create_task_group() as group:
+                for _ in range(200):
+                    group.start_soon(refused)
+    assert 0 < arrived <= 64
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated")
+async def test_a_session_with_credentials_of_its_own_is_refused() -> None:
+    async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("u", "p")) as session:
+        with pytest.raises(UsageError, match="auth"):
+            async with client(session=session):
+                pass
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    clickwrap = client()
+    with pytest.raises(UsageError, match="async with"):
+        await clickwrap.count()
+    with pytest.raises(UsageError, match="async with"):
+        clickwrap.download("https://files.example/x")
+
+
 async def test_a_session_handed_in_is_left_open(wire: aioresponses) -> None:
     wire.get(ANY, payload=EXPORT)
     async with aiohttp.ClientSession(raise_for_status=True) as session:
@@ -258,6 +337,9 @@ def test_base_urls(url: str) -> None:
     [
         "http://api.pactsafe.com/v1.1",
         "http://10.0.0.1",
+        "https://u@x",
+        "https://:hunter2@x",
+        "https://exa..mple",
         "ftp://x",
         "api.pactsafe.com",
         "https://u:p@x",
@@ -267,5 +349,6 @@ def test_base_urls(url: str) -> None:
     ],
 )
 def test_base_urls_that_would_leak_or_make_no_sense_are_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="base URL"):
+    with pytest.raises(UsageError, match="base URL") as caught:
         Clickwrap(TOKEN, base_url=url)
+    assert "hunter2" not in str(caught.value)

@@ -29,6 +29,8 @@ TASK = {"id": "5f88abf5f4689d7295cf1134", "status": "success"}
         {"data": {**TASK, "links": [{"url": LINKS[0]}, {"href": LINKS[1]}]}},
         {"data": {**TASK, "links": [{"link": LINKS[0], "size": 3}, LINKS[1]]}},
         {"data": {**TASK, "links": None, "data": {"links": LINKS}}},
+        {"data": {**TASK, "links": {"0": LINKS[0], "1": LINKS[1]}}},
+        {"id": "9", "data": {**TASK, "links": LINKS}},
     ],
 )
 def test_links_are_found_wherever_they_stand(answer: Any) -> None:
@@ -41,7 +43,7 @@ def test_links_are_secrets() -> None:
     assert "files" not in repr(parse_export({"data": {**TASK, "links": LINKS}}))
 
 
-@pytest.mark.parametrize("links", [{}, {"links": []}, {"links": None}])
+@pytest.mark.parametrize("links", [{}, {"links": []}, {"links": None}, {"links": {}}, {"links": ""}])
 def test_an_export_may_have_no_links(links: dict[str, Any]) -> None:
     assert parse_export({"data": {**TASK, **links}}).links == ()
 
@@ -50,6 +52,11 @@ def test_an_unknown_status_is_still_running() -> None:
     export = parse_export({"data": {**TASK, "status": "Archiving"}})
     assert not export.succeeded
     assert not export.failed
+
+
+@pytest.mark.parametrize("links", [[None], "", {}, 7])
+def test_links_matter_only_once_the_export_has_succeeded(links: Any) -> None:
+    assert parse_export({"data": {**TASK, "status": "pending", "links": links}}).links == ()
 
 
 def test_a_failed_export_has_its_message() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -48,10 +49,19 @@ def test_no_window_of_the_server_holds_more_than_the_budget(
         governor = Governor(budget)
 
         async def request() -> None:
-            async with governor.place():
-                await anyio.sleep(chance.uniform(0, slowest))
-                server.arrive(anyio.current_time())
-                await anyio.sleep(chance.uniform(0, slowest))
+            given_up = chance.random() < 0.2
+            with suppress(TimeoutError):
+                async with governor.place():
+                    if given_up:  # and yet it arrives, some time later
+                        group.start_soon(arrive, chance.uniform(0, 59))
+                        await anyio.sleep(chance.uniform(0, 1))
+                        raise TimeoutError
+                    await arrive(chance.uniform(0, slowest))
+                    await anyio.sleep(chance.uniform(0, slowest))
+
+        async def arrive(after: float) -> None:
+            await anyio.sleep(after)
+            server.arrive(anyio.current_time())
 
         async with anyio.create_task_group() as group:
             for _ in range(requests):

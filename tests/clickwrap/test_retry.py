@@ -90,7 +90,16 @@ def test_impossible_policies_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [(None, None), ("7", 7), (" 7 ", 7), ("soon", None), ("-3", None), ("", None)]
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("7", 7),
+        (" 7 ", 7),
+        ("soon", None),
+        ("-3", None),
+        ("", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+    ],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     assert retry_after(value) == seconds

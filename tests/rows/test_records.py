@@ -41,6 +41,7 @@ def oracle(text: str) -> list[list[str]] | None:
 @example(text='"a""b"\r\n"\n"', size=1)
 @example(text='"a"b,c\n', size=3)
 @example(text='a"b,c"\n"",', size=2)
+@example(text='"a\nb","c\nd"\n', size=2)
 @example(text=',,\n\n\r\n,"",\n', size=1)
 def test_records_are_those_of_the_csv_module(text: str, size: int) -> None:
     ours = parsed(text.encode(), size)

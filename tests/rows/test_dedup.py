@@ -1,0 +1,249 @@
+"""The merge of parts: exact, in order, and with Python's csv module as the oracle."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkpull.rows.dedup import Deduplicator, Merged
+from bulkpull.rows.records import CsvError
+from bulkpull.rows.sink import CsvSink
+
+START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
+SPECTRUM = Path(__file__).parents[3] / "shared" / "data" / "csv-spectrum"
+
+
+@contextmanager
+def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool = False) -> Iterator[Deduplicator]:
+    """A deduplicator into `path`, finished at the end."""
+    sink = CsvSink(path, columns, fixed=fixed)
+    try:
+        yield Deduplicator(sink)
+        sink.finish(lambda: None)
+    finally:
+        sink.close()
+
+
+def merge(
+    directory: Path, *parts: bytes, columns: Sequence[str] = ("id",), fixed: bool = False
+) -> tuple[bytes, list[Merged]]:
+    """The output of merging `parts`, and what came of each."""
+    output = directory / "output"
+    merged = []
+    with deduplicating(output, columns, fixed=fixed) as deduplicator:
+        for number, part in enumerate(parts):
+            path = directory / f"part-{number}"
+            path.write_bytes(part)
+            merged.append(deduplicator.add(path, START, END, lambda: None))
+    return output.read_bytes(), merged
+
+
+def test_the_first_of_each_id_is_kept_in_order(tmp_path: Path) -> None:
+    output, merged = merge(tmp_path, b"id,v\n1,a\n2,b\n1,a\n", b"id,v\n3,c\n2,b\n", b"id,v\n")
+    assert output == b"id,v\n1,a\n2,b\n3,c\n"
+    assert [(part.rows, part.duplicates, part.conflicts) for part in merged] == [(2, 1, 0), (1, 1, 0), (0, 0, 0)]
+
+
+def test_values_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    rows = [
+        b'1,"two\nlines"',
+        b'2,"with ""quotes"""',
+        b"3,007",
+        b"4,",
+        b'5,""',
+        '6,"利用規約, 📝"'.encode(),
+        b'7,"CRLF\r\ninside"',
+        b'8,"needlessly quoted"',
+        b"9,  blanks  ",
+        b'10,in"side',
+        b"11,\xff\xfe",
+    ]
+    output, _ = merge(tmp_path, b"id,v\n" + b"\n".join(rows) + b"\n")
+    assert output == b"id,v\n" + b"\n".join(rows) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "part", [b"id,v\r\n1,a\r\n2,b\r\n", b"id,v\n1,a\n2,b", b"\xef\xbb\xbfid,v\n1,a\n2,b\n", b"id,v\n\n1,a\n\r\n2,b\n\n"]
+)
+def test_line_ends_boms_and_blank_lines_do_not_matter(tmp_path: Path, part: bytes) -> None:
+    assert merge(tmp_path, part)[0] == b"id,v\n1,a\n2,b\n"
+
+
+def test_an_id_is_its_value_however_it_is_quoted(tmp_path: Path) -> None:
+    output, [merged] = merge(tmp_path, b'id,v\n"1",a\n1,a\n1,"a"\n"a ""b""",x\n"a ""b""",x\n')
+    assert output == b'id,v\n"1",a\n"a ""b""",x\n'
+    assert (merged.duplicates, merged.conflicts) == (3, 0)
+
+
+def test_ids_that_only_look_alike_stay_apart(tmp_path: Path) -> None:
+    rows = b"5f88abf5f4689d7295cf1134,\n5F88ABF5F4689D7295CF1134,\n05f88abf5f4689d7295cf1134,\n 5f88abf5f4689d7295cf1134,\n"
+    assert merge(tmp_path, b"id,v\n" + rows)[1][0].rows == 4
+
+
+def test_conflicts_are_repeats_with_other_values(tmp_path: Path) -> None:
+    _, merged = merge(
+        tmp_path,
+        b'id,v,w\n1,a,\n2,b,""\n3,c,x\n',
+        b'id,v,w\n1,a,\n1,a,""\n2,b,\n2,"b",""\n3,c,y\n3,"c",x\n',
+    )
+    assert (merged[1].duplicates, merged[1].conflicts) == (6, 3)
+
+
+def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
+    output, merged = merge(tmp_path, b'id,v,w\n1,a,"b,c"\n', b'w,id,v\n"x\ny",2,z\n"b,c",1,a\n')
+    assert output == b'id,v,w\n1,a,"b,c"\n2,z,"x\ny"\n'
+    assert (merged[1].duplicates, merged[1].conflicts) == (1, 0)
+
+
+def test_the_header_is_the_union_where_none_is_given(tmp_path: Path) -> None:
+    output, merged = merge(
+        tmp_path,
+        b"b,id\n1,x\n",
+        b'c,id\n"2\n3",y\n5,x\n',
+        b"id,d,b\nz,7,8\n",
+        columns=("id", "a"),
+    )
+    assert output == b'id,a,b,c,d\nx,,1,,\ny,,,"2\n3",\nz,,8,,7\n'
+    assert merged[1].conflicts == 1  # the repeat has another c
+    assert [part.missing for part in merged] == [("a",), ("a", "b"), ("a", "c")]
+
+
+def test_the_header_is_what_was_asked_for_where_it_is_given(tmp_path: Path) -> None:
+    output, merged = merge(tmp_path, b"x,id\n1,2\n", b"id,v\n3,4\n", columns=("id", "v"), fixed=True)
+    assert output == b"id,v\n2,\n3,4\n"
+    assert (merged[0].missing, merged[0].unasked) == (("v",), ("x",))
+    assert (merged[1].missing, merged[1].unasked) == ((), ())
+
+
+def test_without_any_part_there_is_a_header(tmp_path: Path) -> None:
+    assert merge(tmp_path, columns=("id", 'odd "name"'))[0] == b'id,"odd ""name"""\n'
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "reason"),
+    [
+        (b"id,v\n1,a\n2\n", 3, "1 fields where the header has 2"),
+        (b"id,v\n1,a,b\n", 2, "3 fields"),
+        (b'id,v\n1,a\n2,"cut', 3, "inside quotes"),
+        (b"id,v\n,a\n", 2, "the id is empty"),
+        (b'id,v\n"",a\n', 2, "the id is empty"),
+        (b"<html>", 1, "id column"),
+    ],
+)
+def test_what_cannot_be_merged_is_told_with_its_row(tmp_path: Path, part: bytes, row: int, reason: str) -> None:
+    with pytest.raises(CsvError, match=reason) as caught:
+        merge(tmp_path, b"id,v\n0,x\n", part)
+    assert caught.value.row == row
+
+
+@pytest.mark.parametrize(
+    ("created", "outside"),
+    [
+        ("2024-01-01T00:00:00.000Z", 0),
+        ("2024-01-31T23:59:59.999Z", 0),
+        ("2023-12-31T23:59:59.999Z", 1),
+        ("2024-02-01T00:00:00.000Z", 1),
+        ('"2024-01-15T00:00:00.000Z"', 0),
+        ("2024-02-01T00:59:00+01:00", 0),
+        ("2024-01-31T23:30:00.0-0100", 1),
+        ("2024-01-31", 0),
+        ("", 0),
+        ("yesterday", 0),
+    ],
+)
+def test_rows_outside_the_window_are_kept_and_counted(tmp_path: Path, created: str, outside: int) -> None:
+    output, [merged] = merge(tmp_path, f"id,created_time\n1,{created}\n".encode())
+    assert output.endswith(f"1,{created}\n".encode())
+    assert (merged.rows, merged.outside) == (1, outside)
+
+
+def test_a_checkpoint_may_stop_the_merge(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "part"
+    path.write_bytes(b"id\n1\n")
+    with pytest.raises(KeyboardInterrupt), deduplicating(tmp_path / "output") as deduplicator:
+        deduplicator.add(path, START, END, stop)
+    assert (tmp_path / "output").read_bytes() == b""
+
+
+def spectrum() -> list[str]:
+    return sorted(path.stem for path in (SPECTRUM / "csvs").glob("*.csv"))
+
+
+@pytest.mark.parametrize("case", spectrum())
+def test_csv_spectrum_through_the_merge(tmp_path: Path, case: str) -> None:
+    data = (SPECTRUM / "csvs" / f"{case}.csv").read_bytes()
+    if case.endswith("_crlf") and b"\r" not in data:  # a checkout may have turned the line ends this case is about
+        data = data.replace(b"\n", b"\r\n")
+    expected = json.loads((SPECTRUM / "json" / f"{case}.json").read_text(encoding="utf-8"))
+    first_column, _, rest = data.partition(b",")
+    part = b"id," + rest  # the first column is the id: its values differ in every case
+    output, merged = merge(tmp_path, part, part)
+    rows = csv.DictReader(io.StringIO(output.decode(), newline=""))
+    assert [{first_column.decode() if name == "id" else name: row[name] for name in row} for row in rows] == expected
+    assert [(one.rows, one.duplicates, one.conflicts) for one in merged] == [
+        (len(expected), 0, 0),
+        (0, len(expected), 0),
+    ]
+
+
+VALUES = st.text(st.sampled_from(list('ab0",\n é')), max_size=4)
+COLUMNS = ("id", "v", "w", "x")
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> list[tuple[tuple[str, ...], list[dict[str, str]], bytes]]:
+    """Parts with any of the columns in any order, as rows and as bytes in one of the ways CSV may be written."""
+    made = []
+    for _ in range(draw(st.integers(0, 4))):
+        others = draw(st.lists(st.sampled_from(COLUMNS[1:]), unique=True))
+        columns = tuple(draw(st.permutations(["id", *others])))
+        rows = [
+            {column: draw(VALUES.filter(bool)) if column == "id" else draw(VALUES) for column in columns}
+            for _ in range(draw(st.integers(0, 6)))
+        ]
+        file = io.StringIO(newline="")
+        quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+        writer = csv.DictWriter(file, columns, lineterminator=draw(st.sampled_from(["\n", "\r\n"])), quoting=quoting)
+        writer.writeheader()
+        writer.writerows(rows)
+        text = file.getvalue()
+        if draw(st.booleans()):
+            text = text.removesuffix(writer.writer.dialect.lineterminator)
+        made.append((columns, rows, draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode()))
+    return made
+
+
+@given(made=parts(), fixed=st.booleans())
+def test_the_merge_is_what_the_csv_module_would_make(
+    tmp_path_factory: pytest.TempPathFactory,
+    made: list[tuple[tuple[str, ...], list[dict[str, str]], bytes]],
+    fixed: bool,
+) -> None:
+    output, merged = merge(
+        tmp_path_factory.mktemp("merge"), *(data for _, _, data in made), columns=("id", "w"), fixed=fixed
+    )
+    header = ["id", "w"]
+    kept: dict[str, dict[str, str]] = {}
+    duplicates = 0
+    for columns, rows, _ in made:
+        header += [column for column in columns if column not in header and not fixed]
+        for row in rows:
+            duplicates += row["id"] in kept
+            kept.setdefault(row["id"], row)
+    assert list(csv.reader(io.StringIO(output.decode(), newline=""), strict=True)) == [
+        header,
+        *([row.get(column, "") for column in header] for row in kept.values()),
+    ]
+    assert sum(part.rows for part in merged) == len(kept)
+    assert sum(part.duplicates for part in merged) == duplicates
