@@ -282,7 +282,7 @@ async def test_a_429_holds_back_what_has_not_been_sent() -> None:
     assert 0 < arrived <= 64
 
 
-@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated")
+@pytest.mark.filterwarnings("ignore:.*deprecated and will be removed:DeprecationWarning")
 async def test_a_session_with_credentials_of_its_own_is_refused() -> None:
     async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("u", "p")) as session:
         with pytest.raises(UsageError, match="auth"):

@@ -1,0 +1,375 @@
+"""Whole pulls over real sockets, against the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import random
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+
+import bulkpull
+from bulkpull import (
+    AuthenticationError,
+    BulkpullError,
+    Clickwrap,
+    ExportError,
+    OutputError,
+    Result,
+    RetryPolicy,
+    UsageError,
+    events,
+)
+from bulkpull.events import Event
+from bulkpull.sandbox import Sandbox, SandboxConfig
+
+START, END = date(2024, 1, 1), date(2024, 7, 1)
+CONFIG = SandboxConfig(
+    rows=12_000,
+    seed=4,
+    start=datetime(2024, 1, 1, tzinfo=UTC),
+    end=datetime(2024, 7, 1, tzinfo=UTC),
+    export_seconds=0.05,
+    rows_per_file=300,
+    workers=16,
+)
+FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip", "custom_data.unheard_of"]
+
+
+@asynccontextmanager
+async def opened(config: SandboxConfig = CONFIG, **options: Any) -> AsyncIterator[tuple[Sandbox, Clickwrap]]:
+    """A sandbox and a client of it."""
+    async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url, **options) as clickwrap:
+        yield sandbox, clickwrap
+
+
+async def pull(clickwrap: Clickwrap, out: Path, **options: Any) -> Result:
+    return await bulkpull.pull(clickwrap, **({"start": START, "end": END, "out": out, "window": "7d"} | options))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+async def test_everything_comes_once(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    out = tmp_path / "activity.csv"
+    async with opened() as (sandbox, clickwrap):
+        result = await pull(clickwrap, out, fields=FIELDS, on_event=heard.append)
+        seen, distinct = sandbox.seen, await sandbox.distinct_ids()
+    rows = rows_of(out)
+    assert len(rows) == len({row["id"] for row in rows}) == result.rows == distinct == 12_000
+    assert list(rows[0]) == ["id", "signer_id", "created_time", *FIELDS]
+    assert [row["created_time"] for row in rows] == sorted(row["created_time"] for row in rows)
+    assert {row["custom_data.unheard_of"] for row in rows} == {""}
+    assert any("\n" in row["connection_data.page_title"] for row in rows)
+    assert b',""\n' not in out.read_bytes().splitlines(keepends=True)[0]
+    assert result == Result(
+        rows=12_000,
+        duplicates=result.duplicates,
+        conflicts=result.conflicts,
+        outside=0,
+        windows=26,
+        exports=seen.exports,
+        parts=seen.downloads,
+        requests=sum(seen.requests.values()),
+        throttled=0,
+        retries=0,
+        bytes=seen.bytes_sent,
+        seconds=result.seconds,
+        output=out,
+    )
+    assert result.duplicates > result.conflicts > 0
+    assert seen.exports == 26
+    assert seen.leaks == seen.throttled == seen.unauthorized == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["activity.csv"]
+
+    def counted(kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in heard)
+
+    assert isinstance(heard[0], events.Planned)
+    assert counted(events.Launched) == counted(events.Exported) == counted(events.WindowMerged) == 26
+    assert counted(events.PartFetched) == counted(events.PartMerged) == result.parts
+    merged = [event.window.index for event in heard if isinstance(event, events.WindowMerged)]
+    assert merged == list(range(26))
+
+
+async def test_the_bytes_do_not_depend_on_timing_or_concurrency(tmp_path: Path) -> None:
+    outs = []
+    async with opened() as (_, clickwrap):
+        for exports, downloads in ((1, 1), (16, 8), (26, 64), (3, 1)):
+            out = tmp_path / f"{exports}-{downloads}.csv"
+            await pull(clickwrap, out, exports=exports, downloads=downloads, fields=FIELDS, window="2w")
+            outs.append(out.read_bytes())
+    assert len(set(outs)) == 1
+
+
+async def test_the_bytes_of_the_rows_are_those_that_were_delivered(tmp_path: Path) -> None:
+    """One window and no repeats: the output is the concatenation of the files."""
+    async with opened() as (_, clickwrap):
+        await pull(clickwrap, tmp_path / "a.csv", window="1y", fields=["connection_data.page_title", "custom_data.vip"])
+        export = await clickwrap.start_export(
+            "created_time>=2024-01-01 and created_time<2024-07-01",
+            ["id", "signer_id", "created_time", "connection_data.page_title", "custom_data.vip"],
+        )
+        while not export.succeeded:
+            await anyio.sleep(0.05)
+            export = await clickwrap.get_export(export.id)
+        delivered = b""
+        for link in export.links:
+            async with clickwrap.download(link) as download:
+                delivered += b"".join([chunk async for chunk in download.chunks()]).partition(b"\n")[2]
+    output = (tmp_path / "a.csv").read_bytes().partition(b"\n")[2]
+    assert len(export.links) > 1
+    assert delivered.startswith(output)  # the sandbox delivers repeats last
+
+
+async def test_the_limits_on_exports_and_downloads_hold(tmp_path: Path) -> None:
+    running: set[int] = set()
+    most = 0
+
+    def listen(event: Event) -> None:
+        nonlocal most
+        if isinstance(event, events.Launched):
+            running.add(event.window.index)
+        elif isinstance(event, events.Exported):
+            running.discard(event.window.index)
+        most = max(most, len(running))
+
+    async with opened() as (sandbox, clickwrap):
+        await pull(clickwrap, tmp_path / "a.csv", exports=3, downloads=2, window="2w", on_event=listen)
+        assert most == 3
+        assert sandbox.seen.peak_downloads <= 2
+
+
+async def test_windows_without_activity_and_an_empty_range(tmp_path: Path) -> None:
+    async with opened() as (sandbox, clickwrap):
+        result = await pull(clickwrap, tmp_path / "a.csv", start="2030-01-01", end="2030-06-01", fields=["event_type"])
+        assert (result.rows, result.windows, result.exports) == (0, 22, 22)
+        header = b"id,signer_id,created_time,event_type\n"
+        assert (tmp_path / "a.csv").read_bytes() == header
+        assert 0 < sandbox.seen.downloads < 22  # some have no file, some a header alone
+        result = await pull(clickwrap, tmp_path / "b.csv", end=START, fields=["event_type"])
+        assert (result.rows, result.windows, result.exports, result.requests) == (0, 0, 0, 0)
+        assert (tmp_path / "b.csv").read_bytes() == header
+
+
+async def test_a_filter_is_joined_with_the_windows(tmp_path: Path) -> None:
+    async with opened() as (_, clickwrap):
+        result = await pull(clickwrap, tmp_path / "a.csv", filter="event_type==sent", fields=["event_type"])
+        assert {row["event_type"] for row in rows_of(tmp_path / "a.csv")} == {"sent"}
+        assert result.rows >= await clickwrap.count("event_type==sent") > 0
+
+
+async def test_without_fields_the_three_are_asked_for_and_further_columns_kept(tmp_path: Path) -> None:
+    async with opened() as (_, clickwrap):
+        await pull(clickwrap, tmp_path / "a.csv")
+    assert list(rows_of(tmp_path / "a.csv")[0]) == ["id", "signer_id", "created_time"]
+
+
+async def test_expired_links_are_renewed(tmp_path: Path) -> None:
+    config = SandboxConfig(rows=2000, start=CONFIG.start, end=CONFIG.end, export_seconds=0.02, link_seconds=-1)
+    async with opened(config, retry=RetryPolicy(base=0)) as (sandbox, clickwrap):
+        with pytest.raises(bulkpull.PartError, match="fresh links"):
+            await pull(clickwrap, tmp_path / "a.csv", window="1y")
+        assert sandbox.seen.downloads == 6
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_wrong_token_costs_one_request_and_leaves_nothing(tmp_path: Path) -> None:
+    async with Sandbox(CONFIG) as sandbox, Clickwrap("wrong", base_url=sandbox.url) as clickwrap:
+        with pytest.raises(AuthenticationError, match="401"):
+            await pull(clickwrap, tmp_path / "a.csv")
+        assert sum(sandbox.seen.requests.values()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_filter_that_the_api_refuses_costs_one_request(tmp_path: Path) -> None:
+    async with opened() as (sandbox, clickwrap):
+        with pytest.raises(bulkpull.ApiError, match="unknown field"):
+            await pull(clickwrap, tmp_path / "a.csv", filter="nonsense==1")
+        assert sum(sandbox.seen.requests.values()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+async def test_an_export_that_never_ends_fails_the_pull(tmp_path: Path) -> None:
+    config = SandboxConfig(rows=100, start=CONFIG.start, end=CONFIG.end, export_seconds=3600)
+    async with opened(config) as (sandbox, clickwrap):
+        with pytest.raises(ExportError, match=r"window 1 .*none of its 3 exports succeeded.*after 0.1 s"):
+            await pull(clickwrap, tmp_path / "a.csv", window="1y", export_timeout=0.1)
+        assert sandbox.seen.exports == 3
+    assert not list(tmp_path.iterdir())
+
+
+async def test_an_existing_output_is_found_before_any_request(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"precious")
+    async with opened() as (sandbox, clickwrap):
+        with pytest.raises(OutputError, match="exists"):
+            await pull(clickwrap, tmp_path / "a.csv")
+        assert not sandbox.seen.requests
+    assert (tmp_path / "a.csv").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exports": 0},
+        {"downloads": 0},
+        {"export_timeout": 0},
+        {"export_timeout": float("nan")},
+        {"filter": "a==1 or b==2"},
+        {"fields": "event_type"},
+        {"fields": ["a,b"]},
+        {"fields": [""]},
+        {"window": "0d"},
+        {"end": "2023-01-01"},
+    ],
+)
+async def test_bad_input_is_refused_before_any_request(tmp_path: Path, options: dict[str, Any]) -> None:
+    async with opened() as (sandbox, clickwrap):
+        with pytest.raises(UsageError):
+            await pull(clickwrap, tmp_path / "a.csv", **options)
+        assert not sandbox.seen.requests
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["task", "timeout", "scope"])
+@pytest.mark.parametrize("seed", range(6))
+async def test_cancelling_stops_everything_and_leaves_nothing(tmp_path: Path, kind: str, seed: int) -> None:
+    after = random.Random(seed).uniform(0.0, 0.6)
+    async with opened() as (_, clickwrap):
+        work = pull(clickwrap, tmp_path / "a.csv")
+        if kind == "task":
+            task = asyncio.create_task(work)
+            await asyncio.sleep(after)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        elif kind == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(after):
+                    await work
+        else:
+            with anyio.move_on_after(after) as scope:
+                await work
+            assert scope.cancelled_caught
+        assert not list(tmp_path.iterdir())
+        assert open_files(tmp_path) == []
+        # What else there may be belongs to the sandbox: a task for each export and each connection.
+        assert not [task for task in asyncio.all_tasks() if "bulkpull.pull" in repr(task)]
+
+
+def open_files(directory: Path) -> list[str]:
+    """The open file handles below `directory`."""
+    found = []
+    for handle in Path("/proc/self/fd").iterdir():
+        try:
+            target = handle.readlink()
+        except FileNotFoundError:
+            continue
+        if target.is_relative_to(directory):
+            found.append(str(target))
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        events.Planned,
+        events.Requested,
+        events.Launched,
+        events.Exported,
+        events.Received,
+        events.PartFetched,
+        events.PartMerged,
+        events.WindowMerged,
+    ],
+)
+@pytest.mark.parametrize("raised", [ZeroDivisionError, BrokenPipeError, asyncio.CancelledError])
+async def test_what_a_listener_raises_ends_the_pull(
+    tmp_path: Path, kind: type[Event], raised: type[BaseException]
+) -> None:
+    def listen(event: Event) -> None:
+        if isinstance(event, kind):
+            raise raised
+
+    async with opened() as (_, clickwrap):
+        # A cancellation that nobody asked for must not pass for success, nor for a cancellation of the caller.
+        expected = BulkpullError if raised is asyncio.CancelledError else raised
+        with anyio.fail_after(10), pytest.raises(expected):
+            await pull(clickwrap, tmp_path / "a.csv", on_event=listen)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_session_that_is_closed_under_the_pull_fails_it(tmp_path: Path) -> None:
+    async with Sandbox(CONFIG) as sandbox, aiohttp.ClientSession() as session:
+
+        async def close_soon() -> None:
+            await anyio.sleep(0.3)
+            await session.close()
+
+        clickwrap = Clickwrap(CONFIG.token, base_url=sandbox.url, session=session)
+        async with clickwrap, anyio.create_task_group() as group:
+            group.start_soon(close_soon)
+            with anyio.fail_after(10), pytest.raises(BulkpullError):
+                await pull(clickwrap, tmp_path / "a.csv", exports=1)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_two_pulls_share_a_client_and_count_apart(tmp_path: Path) -> None:
+    results: dict[str, Result] = {}
+
+    async with opened() as (sandbox, clickwrap):
+
+        async def one(name: str, end: str) -> None:
+            results[name] = await pull(clickwrap, tmp_path / name, end=end)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, "half.csv", "2024-03-01")
+            group.start_soon(one, "whole.csv", "2024-07-01")
+        assert results["half.csv"].requests + results["whole.csv"].requests == sum(sandbox.seen.requests.values())
+    assert 0 < results["half.csv"].rows < results["whole.csv"].rows == 12_000
+
+
+async def test_two_pulls_to_one_output_do_not_mix(tmp_path: Path) -> None:
+    async with opened() as (_, clickwrap), anyio.create_task_group() as group:
+        group.start_soon(pull, clickwrap, tmp_path / "a.csv")
+        await anyio.sleep(0.2)
+        with pytest.raises(OutputError, match="another pull"):
+            await pull(clickwrap, tmp_path / "a.csv")
+    assert len(rows_of(tmp_path / "a.csv")) == 12_000
+
+
+async def test_the_merge_goes_on_beside_the_event_loop(tmp_path: Path) -> None:
+    merging: set[int] = set()
+    original = bulkpull.rows.dedup.Deduplicator.add  # type: ignore[attr-defined]
+
+    def add(*arguments: Any) -> Any:
+        merging.add(threading.get_ident())
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bulkpull.rows.dedup.Deduplicator.add", add)
+        async with opened() as (_, clickwrap):
+            await pull(clickwrap, tmp_path / "a.csv")
+    assert merging
+    assert threading.get_ident() not in merging
+
+
+async def test_merging_starts_while_exports_are_still_running(tmp_path: Path) -> None:
+    order: list[type[Event]] = []
+    async with opened() as (_, clickwrap):
+        await pull(
+            clickwrap, tmp_path / "a.csv", exports=2, window="1mo", on_event=lambda event: order.append(type(event))
+        )
+    last_launch = len(order) - 1 - order[::-1].index(events.Launched)
+    assert order.index(events.PartMerged) < last_launch

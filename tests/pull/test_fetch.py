@@ -1,0 +1,297 @@
+"""Fetching over real sockets from hosts that break off, forget, change their files and lie."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bulkpull import Clickwrap, Export, MalformedPartError, OutputError, PartError, RetryPolicy, Window
+from bulkpull.events import Event, PartFetched, Received, Retried
+from bulkpull.pull.fetch import MAX_MALFORMED, MAX_RENEWALS, Links, Part, fetch
+
+WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
+ROWS = b"id,v\n" + b"".join(b"%024x,value %d\n" % (row, row) for row in range(20_000))
+Answer = Callable[[web.Request, "Host"], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Host:
+    """A file host and the API beside it; `answers` are used up one request after another, the last one for good."""
+
+    answers: list[Answer]
+    requests: list[str | None] = field(default_factory=list)  # the Range of each
+    renewals: int = 0
+    links: int = 1
+    url: str = ""
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request.headers.get("Range"))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return await answer(request, self)
+
+    async def export(self, _request: web.Request) -> web.Response:
+        self.renewals += 1
+        links = [self.link(number) for number in range(self.links)]
+        return web.json_response({"data": {"id": "e", "status": "success", "links": links}})
+
+    def link(self, number: int = 0) -> str:
+        return f"{self.url}/files/{number}?signature={self.renewals}"
+
+
+def whole(body: bytes = ROWS, etag: str | None = '"v1"', status: int = 200) -> Answer:
+    async def answer(_request: web.Request, _host: Host) -> web.Response:
+        return web.Response(body=body, status=status, headers={"ETag": etag} if etag else {})
+
+    return answer
+
+
+def broken(
+    upto: int,
+    *,
+    begin: int = 0,
+    body: bytes = ROWS,
+    etag: str | None = '"v1"',
+    total: int | None = None,
+    chunked: bool = False,
+) -> Answer:
+    """Sends body[begin:upto], promises the rest, and closes the connection."""
+
+    async def answer(request: web.Request, _host: Host) -> web.StreamResponse:
+        response = web.StreamResponse(status=206 if begin else 200, headers={"ETag": etag} if etag else {})
+        if begin:
+            response.headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{total or len(body)}"
+        if not chunked:
+            response.content_length = len(body) - begin
+        await response.prepare(request)
+        await response.write(body[begin:upto])
+        await anyio.sleep(0.05)  # so that it arrives before the connection goes
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return answer
+
+
+def rest(*, body: bytes = ROWS, etag: str | None = '"v1"', total: int | None = None) -> Answer:
+    """Grants whatever range is asked for."""
+
+    async def answer(request: web.Request, _host: Host) -> web.Response:
+        begin = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if begin >= len(body):
+            return web.Response(status=416)
+        headers = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{total or len(body)}"}
+        return web.Response(status=206, body=body[begin:], headers=headers | ({"ETag": etag} if etag else {}))
+
+    return answer
+
+
+async def fetched(directory: Path, host: Host) -> tuple[bytes, list[Event]]:
+    """The part that comes of the host's answers, and what was announced."""
+    heard: list[Event] = []
+    app = web.Application()
+    app.router.add_get("/files/{number}", host.file)
+    app.router.add_get("/v1.1/tasks/export/e", host.export)
+    async with TestServer(app) as server:
+        host.url = str(server.make_url("")).rstrip("/")
+        policy = RetryPolicy(attempts=4, base=0, cap=0)
+        async with Clickwrap("t", base_url=f"{host.url}/v1.1", retry=policy, stall_timeout=0.5) as clickwrap:
+            part = Part(WINDOW, 1, directory / "part.csv")
+            export = Export("e", "success", links=tuple(host.link(number) for number in range(host.links)))
+            await fetch(clickwrap, part, Links(clickwrap, export), on_event=heard.append)
+            assert part.fetched.is_set()
+    assert heard[-1] == PartFetched(WINDOW, 1, len(part.path.read_bytes()))
+    return part.path.read_bytes(), heard
+
+
+async def test_a_whole_file(tmp_path: Path) -> None:
+    host = Host([whole()])
+    body, heard = await fetched(tmp_path, host)
+    assert body == ROWS
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
+    assert host.requests == [None]
+
+
+async def test_a_broken_transfer_goes_on_where_it_broke(tmp_path: Path) -> None:
+    host = Host([broken(100_000), broken(300_000, begin=100_000), rest()])
+    body, heard = await fetched(tmp_path, host)
+    assert body == ROWS
+    assert host.requests == [None, "bytes=100000-", "bytes=300000-"]
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)  # no byte twice
+    assert len([event for event in heard if isinstance(event, Retried)]) == 2
+
+
+async def test_attempts_start_anew_as_long_as_the_transfer_comes_on(tmp_path: Path) -> None:
+    steps = range(70_000, len(ROWS), 70_000)
+    host = Host([broken(70_000), *(broken(step + 70_000, begin=step) for step in steps[:-1]), rest()])
+    assert len(host.answers) > 4
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_a_host_without_ranges_starts_the_file_again(tmp_path: Path) -> None:
+    host = Host([broken(100_000), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_without_a_strong_etag_no_range_is_asked_for(tmp_path: Path) -> None:
+    host = Host([broken(100_000, etag='W/"v1"'), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, None]
+
+
+OTHER = ROWS.replace(b"value", b"VALUE")
+
+
+@pytest.mark.parametrize("etag", ['"v2"', None])
+async def test_a_range_of_a_changed_file_is_not_spliced_in(tmp_path: Path, etag: str | None) -> None:
+    host = Host([broken(100_000), rest(body=OTHER, etag=etag), whole(OTHER, '"v2"')])
+    assert (await fetched(tmp_path, host))[0] == OTHER
+    assert host.requests == [None, "bytes=100000-", None]
+
+
+async def test_a_file_that_changed_its_length_is_not_spliced_in(tmp_path: Path) -> None:
+    host = Host([broken(100_000), rest(total=len(ROWS) + 1), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_another_range_than_was_asked_for_is_not_spliced_in(tmp_path: Path) -> None:
+    host = Host([broken(100_000), broken(len(ROWS), begin=99_999), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_a_416_starts_the_file_again(tmp_path: Path) -> None:
+    # Everything came, but the connection broke before the end was told.
+    host = Host([broken(len(ROWS), chunked=True), rest(), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, f"bytes={len(ROWS)}-", None]
+
+
+async def test_a_host_that_always_breaks_at_the_same_place_is_given_up(tmp_path: Path) -> None:
+    host = Host([broken(100_000, etag=None)])
+    with pytest.raises(PartError, match=r"window 1 .*, part 1 could not be downloaded: .*the body ended early"):
+        await fetched(tmp_path, host)
+    assert len(host.requests) <= 6
+
+
+async def test_a_stalled_stream_is_noticed_by_its_silence(tmp_path: Path) -> None:
+    async def stall(request: web.Request, _host: Host) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"ETag": '"v1"'})
+        response.content_length = len(ROWS)
+        await response.prepare(request)
+        await response.write(ROWS[:100_000])
+        await anyio.sleep(30)
+        return response
+
+    host = Host([stall, rest()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, "bytes=100000-"]
+
+
+async def test_a_slow_stream_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    async def slow(request: web.Request, _host: Host) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 1000
+        await response.prepare(request)
+        for at in range(0, 1000, 200):  # longer in all than the stall timeout
+            await response.write(ROWS[at : at + 200])
+            await anyio.sleep(0.2)
+        return response
+
+    assert (await fetched(tmp_path, Host([slow])))[0] == ROWS[:1000]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+async def test_an_expired_link_is_renewed(tmp_path: Path, status: int) -> None:
+    async def expired(request: web.Request, host: Host) -> web.Response:
+        if request.query["signature"] == "0":
+            return web.Response(status=status, text="<Error><Code>AccessDenied</Code></Error>")
+        return web.Response(body=ROWS)
+
+    host = Host([expired])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.renewals == 1
+
+
+async def test_a_link_that_expires_in_mid_transfer_costs_no_byte_twice(tmp_path: Path) -> None:
+    host = Host([broken(200_000), whole(b"", status=403), rest()])
+    _, heard = await fetched(tmp_path, host)
+    assert host.renewals == 1
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
+
+
+async def test_links_that_are_never_good_are_given_up(tmp_path: Path) -> None:
+    host = Host([whole(b"", status=403)])
+    with pytest.raises(PartError, match="403 to 5 fresh links"):
+        await fetched(tmp_path, host)
+    assert host.renewals == MAX_RENEWALS
+
+
+async def test_single_use_links_and_a_host_that_always_breaks_come_to_an_end(tmp_path: Path) -> None:
+    used: set[str] = set()
+    breaking = broken(100_000, etag=None)
+
+    async def once(request: web.Request, host: Host) -> web.StreamResponse:
+        if request.query["signature"] in used:
+            return web.Response(status=403)
+        used.add(request.query["signature"])
+        return await breaking(request, host)
+
+    host = Host([once])
+    with pytest.raises(PartError):
+        await fetched(tmp_path, host)
+    assert host.renewals <= 2 * MAX_RENEWALS
+
+
+async def test_an_export_whose_links_have_become_fewer_is_an_error(tmp_path: Path) -> None:
+    async def expired(_request: web.Request, host: Host) -> web.Response:
+        host.links = 0
+        return web.Response(status=403)
+
+    with pytest.raises(PartError, match="had 1 links and now has 0"):
+        await fetched(tmp_path, Host([expired]))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"", b"name,v\n1,2\n"],
+)
+async def test_what_is_no_csv_is_asked_for_again_and_then_an_error(tmp_path: Path, page: bytes) -> None:
+    host = Host([whole(page)])
+    with pytest.raises(MalformedPartError, match=r"window 1 .*, part 1: .*something else than a CSV"):
+        await fetched(tmp_path, host)
+    assert len(host.requests) == MAX_MALFORMED
+
+
+async def test_an_error_page_that_passes_does_no_harm(tmp_path: Path) -> None:
+    host = Host([whole(b"<html>Busy</html>" * 100_000), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").mkdir()  # nothing can be written there
+    with pytest.raises(OutputError, match=r"cannot spool to part\.csv"):
+        await fetched(tmp_path, Host([whole()]))
+
+
+async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() -> None:
+    class Renewing:
+        asked = 0
+
+        async def get_export(self, export_id: str) -> Export:
+            self.asked += 1
+            await anyio.sleep(0.01)
+            return Export(export_id, "success", links=("https://f/b?2", "https://f/a?2"))  # another order
+
+    api = Renewing()
+    links = Links(api, Export("e", "success", links=("https://f/a?1", "https://f/b?1")))  # type: ignore[arg-type]
+    async with anyio.create_task_group() as group:
+        group.start_soon(links.renew, "https://f/a?1")
+        group.start_soon(links.renew, "https://f/b?1")
+    assert api.asked == 1
+    assert [links[Part(WINDOW, number, Path())] for number in (1, 2)] == ["https://f/a?2", "https://f/b?2"]
