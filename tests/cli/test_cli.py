@@ -1,0 +1,225 @@
+"""The command line as a user runs it: in a process of its own, against a sandbox in another."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bulkpull import Clickwrap, __version__
+from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+
+RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    options = ["--rows", "3000", "--end", "2024-07-01", "--export-seconds", "0.1"]
+    with sandbox_process(*options) as running:
+        yield running
+
+
+def environment(sandbox: SandboxProcess | None, **more: str) -> dict[str, str]:
+    """A plain environment; with a sandbox, its URL and token in it."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("BULKPULL")}
+    if sandbox:
+        variables |= {"BULKPULL_TOKEN": sandbox.token, "BULKPULL_BASE_URL": sandbox.url}
+    return variables | more
+
+
+def bulkpull(sandbox: SandboxProcess | None, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bulkpull", *arguments]
+    return subprocess.run(  # noqa: S603
+        command, env=environment(sandbox, **more), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_pull_writes_the_file_and_says_so_on_standard_error(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    done = bulkpull(sandbox, "pull", *RANGE, "--out", str(out), "--fields", "event_type,custom_data.vip")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "3,000 rows in" in done.stderr
+    assert "duplicates left out" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert out.read_text().startswith("id,signer_id,created_time,event_type,custom_data.vip\n")
+
+
+def test_json_is_the_last_line_of_standard_output(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    done = bulkpull(sandbox, "pull", *RANGE, "--out", str(out), "--json", "-v", "--window", "1mo")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) == {
+        *("rows", "duplicates", "conflicts", "outside", "windows", "exports", "parts", "requests", "throttled"),
+        *("retries", "bytes", "seconds", "output"),
+    }
+    assert (result["rows"], result["windows"], result["output"]) == (3000, 6, str(out))
+    assert len(done.stdout.splitlines()) == 1
+    assert "window 6 [2024-06-01, 2024-07-01): merged" in done.stderr
+
+
+def test_quiet_is_quiet(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    done = bulkpull(sandbox, "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "-q", "--window", "1y")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_on_a_terminal_there_is_live_progress(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bulkpull", "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--json"]
+    more = {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with subprocess.Popen(  # noqa: S603
+        command, env=environment(sandbox, **more), stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end has closed
+                break
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["rows"] == 3000
+    os.close(ours)
+    for stage in (b"export", b"fetch", b"merge", b"launched", b"elapsed"):
+        assert stage in shown
+    assert b"3,000 rows in" in shown
+
+
+def test_plan_shows_the_windows_and_makes_no_request() -> None:
+    done = bulkpull(None, "plan", *RANGE, "--window", "3mo", "--out", "x.csv", "--exports", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [
+        "     1  2024-01-01T00:00:00.000Z  2024-04-01T00:00:00.000Z",
+        "     2  2024-04-01T00:00:00.000Z  2024-07-01T00:00:00.000Z",
+    ]
+    assert "2 exports, 4 requests or more" in done.stdout
+    done = bulkpull(None, "plan", *RANGE, "--window", "3mo", "--json")
+    assert json.loads(done.stdout) == {
+        "windows": [
+            {"start": "2024-01-01T00:00:00.000Z", "end": "2024-04-01T00:00:00.000Z"},
+            {"start": "2024-04-01T00:00:00.000Z", "end": "2024-07-01T00:00:00.000Z"},
+        ],
+        "exports": 2,
+        "requests": 4,
+    }
+
+
+def test_fields_and_activity(sandbox: SandboxProcess) -> None:
+    assert bulkpull(sandbox, "fields", "--site", "5193").stdout.splitlines()[:3] == ["id", "signer_id", "created_time"]
+    done = bulkpull(sandbox, "activity", "--filter", "event_type==sent", "--limit", "120", "--fields", "id,event_type")
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(entries) == 120
+    assert all(list(entry) == ["id", "event_type"] and entry["event_type"] == "sent" for entry in entries)
+
+
+def test_a_reader_that_has_enough_is_no_error(sandbox: SandboxProcess) -> None:
+    command = [sys.executable, "-m", "bulkpull", "activity"]
+    with subprocess.Popen(  # noqa: S603
+        command, env=environment(sandbox), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        json.loads(process.stdout.readline())
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["pull", "--start", "2024-02-31", "--out", "{dir}/a.csv"], 2, "no date"),
+        (["pull", *RANGE, "--out", "{dir}/a.csv", "--filter", "a==1 or b==2"], 2, "'or'"),
+        (["pull", *RANGE, "--out", "{dir}/a.csv", "--exports", "0"], 2, "--exports"),
+        (["pull", *RANGE, "--out", "{dir}/a.csv", "--export-timeout", "nan"], 2, "positive"),
+        (["pull", *RANGE], 2, "--out"),
+        (["pull", *RANGE, "--out", "{dir}/a.csv", "--base-url", "http://api.pactsafe.com"], 2, "must be https"),
+        (["plan", *RANGE, "--window", "1parsec"], 2, "no length"),
+        (["plan", *RANGE, "--filter", "agreed"], 2, "comparisons"),
+        (["pull", *RANGE, "--out", "{dir}/a.csv", "--filter", "nonsense==1"], 4, "unknown field"),
+        (["activity", "--filter", "nonsense==1"], 4, "unknown field"),
+        (["pull", *RANGE, "--out", "{dir}"], 5, "directory"),
+        (["pull", *RANGE, "--out", "{dir}/missing/a.csv"], 5, "No such file"),
+        (["pull", *RANGE, "--out", "{dir}/exists.csv"], 5, "--overwrite"),
+        (["sandbox", "--port", "{port}"], 5, "address already in use"),
+        (["sandbox", "--start", "2026-01-01"], 2, "start before"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_errors_are_a_sentence_and_a_code(
+    sandbox: SandboxProcess, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "exists.csv").write_bytes(b"precious")
+    port = sandbox.url.rpartition(":")[2].partition("/")[0]
+    done = bulkpull(sandbox, *(argument.format(dir=tmp_path, port=port) for argument in arguments))
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["exists.csv"]
+
+
+def test_a_wrong_token_is_code_3_and_is_not_shown(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    done = bulkpull(sandbox, "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "-v", BULKPULL_TOKEN="wrong-token-7")
+    assert done.returncode == 3
+    assert "does not accept the token" in done.stderr
+    assert "wrong-token-7" not in done.stderr
+
+
+def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{sandbox.token}\n")
+    url = {"BULKPULL_BASE_URL": sandbox.url}
+    assert bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN_FILE=str(token), **url).returncode == 0
+    assert bulkpull(None, "fields", "--site", "1", **url).returncode == 2
+    done = bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN_FILE=str(tmp_path / "none"), **url)
+    assert (done.returncode, "cannot be read" in done.stderr) == (2, True)
+    for bad in ("", "line\nend"):
+        done = bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN=bad, **url)
+        assert (done.returncode, "token" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_pull_is_code_130_and_leaves_nothing(
+    sandbox: SandboxProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "bulkpull", "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1"]
+    with subprocess.Popen(  # noqa: S603
+        [*command, "--window", "1d"], env=environment(sandbox), stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_help_and_completion() -> None:
+    assert bulkpull(None, "--version").stdout == f"bulkpull, version {__version__}\n"
+    shown = bulkpull(None, "--help").stdout
+    for word in ("BULKPULL_TOKEN", "Exit codes", "130", "pull", "plan", "fields", "activity", "sandbox", "completion"):
+        assert word in shown
+    for shell in ("bash", "zsh", "fish"):
+        assert "_BULKPULL_COMPLETE" in bulkpull(None, "completion", shell).stdout
+    done = bulkpull(None, _BULKPULL_COMPLETE="bash_complete", COMP_WORDS="bulkpull pull --exp", COMP_CWORD="2")
+    assert "--exports" in done.stdout
+
+
+async def test_the_sandbox_tells_what_it_saw() -> None:
+    with sandbox_process("--rows", "10") as running:
+        async with Clickwrap(running.token, base_url=running.url) as clickwrap:
+            assert await clickwrap.count() == 10
+    assert running.seen["requests"] == {"GET /v1.1/activity": 1}
