@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bulkpull.rows.records import ID, CsvError, Record, blocks, read_columns, records, value
+from bulkpull.rows.records import ID, CsvError, blocks, read_columns, records, value
 from bulkpull.rows.sink import CsvSink
 
 CREATED = "created_time"
@@ -96,23 +96,23 @@ class Deduplicator:
             return 0
         self._sink.flush()
         conflicts = sum(
-            not self._sink.stands_at(offset, raw) and not self._equal(self._sink.record_at(offset), raw)
+            not self._sink.stands_at(offset, raw) and not self._equal(self._sink.fields_at(offset), raw)
             for offset, raw in self._repeats
         )
         self._repeats.clear()
         self._repeats_size = 0
         return conflicts
 
-    def _equal(self, kept: Record, raw: bytes) -> bool:
-        repeat = next(records([raw]))
+    def _equal(self, kept: list[bytes], raw: bytes) -> bool:
+        _, repeat = next(records([raw]))
         width = len(self._sink.columns)  # a row kept earlier may lack columns that came later
         return _values(kept, width) == _values(repeat, width)
 
 
-def _values(record: Record, width: int) -> list[bytes]:
+def _values(fields: list[bytes], width: int) -> list[bytes]:
     """The values of a record, quoting aside; an empty value and a quoted empty one are not the same."""
-    fields = record.fields + [b""] * (width - len(record.fields))
-    return [field if field == b'""' else value(field) for field in fields]
+    padded = fields + [b""] * (width - len(fields))
+    return [field if field == b'""' else value(field) for field in padded]
 
 
 def _order(columns: tuple[str, ...], wanted: list[str]) -> list[int | None]:

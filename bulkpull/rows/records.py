@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 ID = "id"
 MAX_RECORD = 16 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
@@ -17,18 +17,17 @@ _BLOCK = 1024 * 1024
 _LINE_OVERHEAD = 64  # bytes of memory that a line inside quotes takes beside its own
 _BOM = b"\xef\xbb\xbf"
 
-_UNQUOTED = rb'(?:[^",\r\n][^,\r\n]*+)?+'
+_UNQUOTED = rb'[^",\r\n][^,\r\n]*+'
 _INSIDE_QUOTES = rb'[^"]*+(?:""[^"]*+)*+'
 _QUOTED = rb'"' + _INSIDE_QUOTES + rb'"'
-_FIELD = rb"(?:" + _QUOTED + rb"|" + _UNQUOTED + rb")"
+_FIELD = rb"(?:" + _UNQUOTED + rb"|" + _QUOTED + rb"|)"
 _END = rb"\r?\Z"
 _OPEN = rb'"' + _INSIDE_QUOTES + rb"\Z"
 
-_FIELDS = re.compile(rb"(?:\A|,)(" + _QUOTED + rb"|" + _UNQUOTED + rb")")
-# A line at the start of a record: it is whole, or it ends inside a quoted field.
-_WHOLE = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+" + _END)
+_FIELDS = re.compile(rb"(?:\A|,)(" + _FIELD + rb")")
+# A line at the start of a record that ends inside a quoted field.
 _OPENING = re.compile(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
-# A line that begins inside a quoted field: what closes it, and then the same two ends.
+# A line that begins inside a quoted field: what closes it, and how the record may go on.
 _CLOSE = re.compile(_INSIDE_QUOTES + rb'"')
 _WHOLE_REST = re.compile(rb"(?:," + _FIELD + rb")*+" + _END)
 _OPENING_REST = re.compile(rb"(?:," + _FIELD + rb")*," + _OPEN)
@@ -43,11 +42,8 @@ class CsvError(Exception):
         self.reason = reason
 
 
-class Record(NamedTuple):
-    """A record: `raw` bytes without the line end, and its `fields`, raw too."""
-
-    raw: bytes
-    fields: list[bytes]
+# A record: its raw bytes without the line end, and its fields, raw too. A bare tuple, since there are millions.
+Record = tuple[bytes, list[bytes]]
 
 
 def value(field: bytes) -> bytes:
@@ -67,39 +63,40 @@ def records(chunks: Iterable[bytes]) -> Iterator[Record]:
 
     Raises CsvError for a stray quote, a bare carriage return, or an end inside quotes.
     """
-    row = 0
-    pending: list[bytes] = []  # the lines of a record that is inside quotes
+    row = 1  # of the record that is being read
+    pending: list[bytes] = []  # its lines so far, if it is inside quotes
     pending_size = 0
     for line in _lines(chunks):
         if pending:
             pending.append(line)
             pending_size += len(line) + _LINE_OVERHEAD
-            if b'"' not in line or not _closes(line, row + 1):
+            if b'"' not in line or not _closes(line, row):
                 if pending_size > MAX_RECORD:
-                    raise CsvError(row + 1, f"the record is longer than {MAX_RECORD} bytes: a quote is not closed")
+                    raise CsvError(row, f"the record is longer than {MAX_RECORD} bytes: a quote is not closed")
                 continue
-            line = b"\n".join(pending)
+            raw = b"\n".join(pending).removesuffix(b"\r")
             pending = []
-        elif b'"' not in line:
+            yield raw, _FIELDS.findall(raw)
+        else:
             raw = line.removesuffix(b"\r")
             if not raw:
                 continue
-            row += 1
-            if b"\r" in raw:
-                raise CsvError(row, "a bare carriage return outside quotes")
-            yield Record(raw, raw.split(b","))
-            continue
-        elif not _WHOLE.match(line):
-            if not _OPENING.match(line):
-                raise CsvError(row + 1, "a stray quote or carriage return")
-            pending = [line]
-            pending_size = len(line)
-            continue
+            if b'"' not in raw:
+                if b"\r" in raw:
+                    raise CsvError(row, "a bare carriage return outside quotes")
+                yield raw, raw.split(b",")
+            else:
+                fields = _FIELDS.findall(raw)
+                if b",".join(fields) != raw:  # there are bytes that belong to no whole field
+                    if not _OPENING.match(line):
+                        raise CsvError(row, "a stray quote or carriage return")
+                    pending = [line]
+                    pending_size = len(line)
+                    continue
+                yield raw, fields
         row += 1
-        raw = line.removesuffix(b"\r")
-        yield Record(raw, _FIELDS.findall(raw))
     if pending:
-        raise CsvError(row + 1, "the file ends inside quotes: it was cut")
+        raise CsvError(row, "the file ends inside quotes: it was cut")
 
 
 def read_columns(rows: Iterator[Record]) -> tuple[str, ...]:

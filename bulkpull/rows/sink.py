@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from bulkpull.rows.records import Record, blocks, records
+from bulkpull.rows.records import blocks, records
 
 _READ_BACK = 16 * 1024
 _BUFFER = 1024 * 1024
@@ -47,16 +47,16 @@ class CsvSink:
         self.offset += self._file.write(record + b"\n")
 
     def flush(self) -> None:
-        """Makes what was written readable by `record_at`."""
+        """Makes what was written readable by `stands_at` and `fields_at`."""
         self._file.flush()
 
     def stands_at(self, offset: int, record: bytes) -> bool:
         """Whether the record at `offset` is `record`, byte for byte."""
         return os.pread(self._file.fileno(), len(record) + 1, offset) == record + b"\n"
 
-    def record_at(self, offset: int) -> Record:
-        """The flushed record that begins at `offset`."""
-        return next(records(self._read_from(offset)))
+    def fields_at(self, offset: int) -> list[bytes]:
+        """The raw fields of the flushed record that begins at `offset`."""
+        return next(records(self._read_from(offset)))[1]
 
     def finish(self, checkpoint: Callable[[], None]) -> None:
         """Brings all rows to the header's width, and all bytes to the disk.
