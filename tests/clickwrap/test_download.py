@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 from bulkpull import Clickwrap, PartError
 from bulkpull.clickwrap import LinkExpiredError, RangeRefusedError, TransientError
@@ -18,14 +18,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY = b"id\n1\n2\n3\n"
 
 
-def serving(handler: Handler) -> TestServer:
+def serving(handler: Handler) -> BaseTestServer:
     app = web.Application()
     app.router.add_get("/{tail:.*}", handler)
     return TestServer(app)
 
 
-def client(server: TestServer, **options: aiohttp.ClientSession) -> Clickwrap:
-    return Clickwrap("a-secret-token", base_url=str(server.make_url("/v1.1")), **options)
+def client(server: BaseTestServer, session: aiohttp.ClientSession | None = None) -> Clickwrap:
+    return Clickwrap("a-secret-token", base_url=str(server.make_url("/v1.1")), session=session)
 
 
 async def read(

@@ -52,7 +52,8 @@ async def opened(config: SandboxConfig = CONFIG, **options: Any) -> AsyncIterato
 
 
 async def pull(clickwrap: Clickwrap, out: Path, **options: Any) -> Result:
-    return await bulkpull.pull(clickwrap, **({"start": START, "end": END, "out": out, "window": "7d"} | options))
+    defaults: dict[str, Any] = {"start": START, "end": END, "out": out, "window": "7d"}
+    return await bulkpull.pull(clickwrap, **(defaults | options))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -84,10 +84,10 @@ def test_auto_takes_the_shortest_length_that_makes_at_most_24(start: str, end: s
 
 def test_dates_instants_and_offsets() -> None:
     expected = datetime(2024, 1, 31, 6, tzinfo=UTC)
-    for start in ("2024-01-31T06:00Z", "2024-01-31T06:00:00.000Z", " 2024-01-31T11:45+05:45 ", expected):
-        assert plan(start, "2024-02-01", "1d")[0].start == expected
-    for start in ("2024-01-31", "20240131", date(2024, 1, 31)):
-        assert plan(start, "2024-02-01", "1d")[0].start == expected.replace(hour=0)
+    for moment in ("2024-01-31T06:00Z", "2024-01-31T06:00:00.000Z", " 2024-01-31T11:45+05:45 ", expected):
+        assert plan(moment, "2024-02-01", "1d")[0].start == expected
+    for day in ("2024-01-31", "20240131", date(2024, 1, 31)):
+        assert plan(day, "2024-02-01", "1d")[0].start == expected.replace(hour=0)
 
 
 def test_the_end_is_now_unless_given() -> None:

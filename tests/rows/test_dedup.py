@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -213,7 +214,7 @@ def parts(draw: st.DrawFn) -> list[tuple[tuple[str, ...], list[dict[str, str]], 
             for _ in range(draw(st.integers(0, 6)))
         ]
         file = io.StringIO(newline="")
-        quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+        quoting: Literal[0, 1] = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
         writer = csv.DictWriter(file, columns, lineterminator=draw(st.sampled_from(["\n", "\r\n"])), quoting=quoting)
         writer.writeheader()
         writer.writerows(rows)
