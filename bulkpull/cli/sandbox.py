@@ -63,6 +63,13 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     show_default=True,
     help="How long a link is good.",
 )
+@click.option(
+    "--file-latency",
+    type=click.FloatRange(min=0),
+    default=DEFAULTS.file_latency,
+    show_default=True,
+    help="Seconds until a file's first byte.",
+)
 def sandbox(**config: object) -> None:
     """Run a local Clickwrap with made-up activity, until interrupted.
 

@@ -48,6 +48,7 @@ class SandboxConfig:
     rows_per_file: int = 10_000
     requests_per_minute: int = 2000
     link_seconds: float = 300.0
+    file_latency: float = 0.02  # until the first byte, as an object store has it
 
     def __post_init__(self) -> None:
         if self.start >= self.end:
@@ -314,6 +315,7 @@ class Sandbox:
                 headers["Content-Range"] = f"bytes {offset}-{end - 1}/{file.size}"
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = end - offset
+        await anyio.sleep(self.config.file_latency)
         with suppress(ConnectionError):  # clients may go
             await response.prepare(request)
             with file.path.open("rb") as content:
