@@ -31,7 +31,7 @@ def main() -> None:
     print(f"\n{machine()}\n")
     print(
         table(
-            ("windows", "rows", "wall s", "requests", "429", "peak requests at once"),
+            ("windows", "rows", "wall s", "requests", "429", "peak exports at once"),
             [
                 (
                     result["windows"],
@@ -39,7 +39,7 @@ def main() -> None:
                     f"{done.wall:.1f}",
                     sum(seen["requests"].values()),
                     seen["throttled"],
-                    seen["peak_requests"],
+                    seen["peak_exports"],
                 )
             ],
         )

@@ -27,6 +27,8 @@ async def launch(
     """
     expression = window_filter(window, filter)
     for attempt in range(1, MAX_LAUNCHES + 1):
+        if attempt > 1:
+            await anyio.sleep(api.retry.backoff(attempt - 1))
         export = await api.start_export(expression, fields)
         launched = anyio.current_time()
         on_event(Launched(window, export.id, attempt))

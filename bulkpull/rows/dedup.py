@@ -11,7 +11,7 @@ from bulkpull.rows.records import ID, CsvError, blocks, read_columns, records, v
 from bulkpull.rows.sink import CsvSink
 
 CREATED = "created_time"
-_SHARDS = 1024  # a power of two
+_SHARD_BITS = 10
 _MAX_REPEATS = 8 * 1024 * 1024  # bytes of repeated rows kept until they are compared
 
 
@@ -33,8 +33,9 @@ class Deduplicator:
     def __init__(self, sink: CsvSink) -> None:
         self._sink = sink
         # Id to where its row stands in the sink. One dict would hold the interpreter lock, and with it the caller's
-        # event loop, for as long as it takes to grow; many small ones grow in small steps.
-        self._shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(_SHARDS))
+        # event loop, for as long as it takes to grow; many small ones grow in small steps. An id's shard comes from
+        # high bits of its hash, since a dict goes by the low ones.
+        self._shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(1 << _SHARD_BITS))
         self._repeats: list[tuple[int, bytes]] = []
         self._repeats_size = 0
 
@@ -44,7 +45,7 @@ class Deduplicator:
         `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop.
         Raises CsvError for what is no CSV with an id column, and for ragged rows.
         """
-        sink, shards = self._sink, self._shards
+        sink, shards, shard_mask = self._sink, self._shards, len(self._shards) - 1
         with path.open("rb") as file:
             rows = records(blocks(file, checkpoint))
             columns = read_columns(rows)
@@ -72,7 +73,7 @@ class Deduplicator:
                 if order is not None:
                     raw = b",".join([b"" if at is None else fields[at] for at in order])
                 offset = sink.offset
-                first = shards[hash(key) & (_SHARDS - 1)].setdefault(key, offset)
+                first = shards[hash(key) >> 40 & shard_mask].setdefault(key, offset)
                 if first == offset:
                     sink.write(raw)
                     merged.rows += 1

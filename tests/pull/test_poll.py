@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from bulkpull import ApiError, Export, ExportError, NotFoundError, Window
+from bulkpull import ApiError, Export, ExportError, NotFoundError, RetryPolicy, Window
 from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled
 from bulkpull.pull.api import Api
 from bulkpull.pull.launch import launch
@@ -20,6 +20,8 @@ WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo
 
 class Exporting:
     """An API that answers from a script: for each launch the seconds it takes, and how it ends."""
+
+    retry = RetryPolicy()
 
     def __init__(self, *script: tuple[float, str]) -> None:
         self.script: Iterator[tuple[float, str]] = iter(script)
