@@ -18,6 +18,7 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pull.py
 	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/quota.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo
