@@ -22,7 +22,7 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import Event
-from bulkpull.pull import Result, plan, pull
+from bulkpull.pull import Result, Status, plan, pull, status
 from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "PartError",
     "Result",
     "RetryPolicy",
+    "Status",
     "ThrottledError",
     "UnavailableError",
     "UsageError",
@@ -49,4 +50,5 @@ __all__ = [
     "events",
     "plan",
     "pull",
+    "status",
 ]

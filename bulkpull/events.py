@@ -63,6 +63,29 @@ class Planned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """The pull goes on with what earlier runs have done: `run` is this run's number, from 2.
+
+    The first `merged` windows are in the output already, and came to so many `parts`, `rows`, `duplicates`,
+    `conflicts` and rows `outside`. Of the others, `exporting` have an export that had not succeeded yet and
+    `exported` one that had; `whole` of their files are on the disk, and `half` in part. `exports` were launched.
+    """
+
+    run: int
+    merged: int
+    parts: int
+    rows: int
+    duplicates: int
+    conflicts: int
+    outside: int
+    exports: int
+    exporting: int
+    exported: int
+    whole: int
+    half: int
+
+
+@dataclass(frozen=True, slots=True)
 class Launched(Event):
     """An export was started for a window; `attempt` counts from 1."""
 
@@ -83,7 +106,8 @@ class Polled(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed(Event):
-    """An export failed or timed out for `reason`; its window is launched again unless the limit is reached."""
+    """An export failed or timed out, or its files are gone or damaged, for `reason`; its window is launched again
+    unless the limit is reached. `attempt` counts the exports of this run, from 1."""
 
     window: Window
     export_id: str
@@ -131,7 +155,7 @@ class ColumnsDiffer(Event):
 
 @dataclass(frozen=True, slots=True)
 class PartMerged(Event):
-    """A part went into the output.
+    """A part went into the output, with all of its window.
 
     `rows` were new, `duplicates` had an id seen before, `conflicts` of those had other values, and
     `outside` rows (kept all the same) lie outside the window: the server ignored the filter.
@@ -150,3 +174,8 @@ class WindowMerged(Event):
     """All parts of a window are in the output."""
 
     window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Published(Event):
+    """The output stands at its path, whole."""

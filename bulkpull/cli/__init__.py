@@ -10,8 +10,8 @@ from click.shell_completion import get_completion_class
 
 import bulkpull
 from bulkpull.cli.activity import activity, fields
-from bulkpull.cli.pull import plan, pull
-from bulkpull.cli.running import Interrupted
+from bulkpull.cli.pull import plan, pull, status
+from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
 from bulkpull.cli.sandbox import sandbox
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
@@ -20,7 +20,6 @@ EXIT_USAGE = 2
 EXIT_AUTHENTICATION = 3
 EXIT_API = 4
 EXIT_LOCAL = 5
-EXIT_INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,7 +58,7 @@ def completion(shell: str) -> None:
     click.echo(complete(cli, {}, "bulkpull", "_BULKPULL_COMPLETE").source())
 
 
-for command in (pull, plan, fields, activity, sandbox):
+for command in (pull, plan, status, fields, activity, sandbox):
     cli.add_command(command)
 
 
@@ -75,7 +74,7 @@ def _run() -> int:
         error.show()
         return EXIT_USAGE
     except (Interrupted, click.Abort, KeyboardInterrupt) as interruption:
-        return _fail(str(interruption) or "interrupted", EXIT_INTERRUPTED)
+        return _fail(interruption, EXIT_INTERRUPTED)
     except UsageError as error:
         return _fail(error, EXIT_USAGE)
     except AuthenticationError as error:
@@ -95,6 +94,8 @@ def _run() -> int:
     return 0
 
 
-def _fail(message: object, code: int) -> int:
-    click.echo(f"bulkpull: {message}", err=True)
+def _fail(end: BaseException | str, code: int) -> int:
+    click.echo(f"bulkpull: {str(end) or 'interrupted'}", err=True)
+    for note in getattr(end, "__notes__", ()):
+        click.echo(f"bulkpull: {note}", err=True)
     return code

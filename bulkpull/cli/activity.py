@@ -25,6 +25,7 @@ def activity(
     limit: int | None,
     base_url: str,
     requests_per_minute: int,
+    retry_for: float,
 ) -> None:
     """List activities as NDJSON on standard output.
 
@@ -35,7 +36,7 @@ def activity(
         output = sys.stdout.buffer
         left = limit
         per_page = min(100, limit or 100)
-        async with client(base_url, requests_per_minute) as clickwrap:
+        async with client(base_url, requests_per_minute, retry_for) as clickwrap:
             async for entry in clickwrap.activity(
                 filter, fields=split_fields(fields), sort=sort, lean=lean, per_page=per_page
             ):
@@ -50,11 +51,11 @@ def activity(
 @click.command()
 @click.option("--site", required=True, metavar="ID", help="The site's id.")
 @client_options
-def fields(site: str, base_url: str, requests_per_minute: int) -> None:
+def fields(site: str, base_url: str, requests_per_minute: int, retry_for: float) -> None:
     """List the fields that a site's exports offer, one a line."""
 
     async def work() -> list[str]:
-        async with client(base_url, requests_per_minute) as clickwrap:
+        async with client(base_url, requests_per_minute, retry_for) as clickwrap:
             return await clickwrap.export_fields(site)
 
     for name in run(work):

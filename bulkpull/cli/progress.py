@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +38,8 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[OnEvent]:
 def summary(result: Result) -> str:
     """A finished pull in a few lines."""
     lines = [
-        f"{result.rows:,} rows in {result.output} ({decimal(result.output.stat().st_size)}), in {result.seconds:.1f} s",
+        f"{result.rows:,} rows in {result.output} ({decimal(result.output.stat().st_size)}), in {result.seconds:.1f} s"
+        + (f" after {result.runs - 1:,} earlier runs" if result.runs > 1 else ""),
         f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
         f"{decimal(result.bytes)} received, {result.requests:,} requests, {result.retries:,} retries, "
         f"{result.throttled:,} throttled",
@@ -58,10 +59,10 @@ class _State:
 
     began: float = field(default_factory=time.monotonic)
     windows: int = 0
-    launched: int = 0
-    exported: int = 0
-    parts: int = 0
-    fetched: int = 0
+    merged_before: int = 0  # windows, by earlier runs
+    launched: set[int] = field(default_factory=set)  # windows, by index
+    exported: dict[int, int] = field(default_factory=dict)  # and how many parts they have
+    fetched: Counter[int] = field(default_factory=Counter)  # parts, of each window
     merged: int = 0
     rows: int = 0
     bytes: int = 0
@@ -71,17 +72,25 @@ class _State:
         match event:
             case events.Planned():
                 self.windows = len(event.windows)
-            case events.Launched(attempt=1):
-                self.launched += 1
+            case events.Resumed():
+                self.merged = self.merged_before = event.merged
+                self.launched.update(range(event.merged))
+                self.exported.update(dict.fromkeys(range(event.merged), 0))
+                self.rows = event.rows
+            case events.Launched() | events.Polled():
+                self.launched.add(event.window.index)
             case events.Exported():
-                self.exported += 1
-                self.parts += event.parts
+                self.launched.add(event.window.index)
+                self.exported[event.window.index] = event.parts
+            case events.ExportFailed():
+                self.exported.pop(event.window.index, None)
+                self.fetched.pop(event.window.index, None)
             case events.Received():
                 self.bytes += event.size
                 self.arrivals.append((time.monotonic(), self.bytes))
                 self.forget_old_arrivals()
             case events.PartFetched():
-                self.fetched += 1
+                self.fetched[event.window.index] += 1
             case events.PartMerged():
                 self.rows += event.rows
             case events.WindowMerged():
@@ -90,7 +99,12 @@ class _State:
     @property
     def waiting(self) -> int:
         """Exports in flight."""
-        return self.launched - self.exported
+        return len(self.launched) - len(self.exported)
+
+    @property
+    def parts(self) -> int:
+        """Files of the exports that are done."""
+        return sum(self.exported.values())
 
     @property
     def rate(self) -> float:
@@ -115,7 +129,8 @@ class _State:
     @property
     def left(self) -> float | None:
         """Seconds that the rest will take if it goes on as it did, or None where nothing tells yet."""
-        return self.elapsed / self.merged * (self.windows - self.merged) if self.merged else None
+        merged = self.merged - self.merged_before
+        return self.elapsed / merged * (self.windows - self.merged) if merged else None
 
 
 @contextmanager
@@ -130,8 +145,8 @@ def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
         state(event)
         if line := _line(event, verbose=verbose):
             bars.console.print(escape(line))
-        bars.update(exports, completed=state.exported, total=state.windows or None)
-        bars.update(fetch, completed=state.fetched, total=state.parts or None)
+        bars.update(exports, completed=len(state.exported), total=state.windows or None)
+        bars.update(fetch, completed=state.fetched.total(), total=state.parts or None)
         bars.update(merge, completed=state.merged, total=state.windows or None)
 
     with bars:
@@ -149,11 +164,12 @@ class _Figures(ProgressColumn):
         state = self._state
         if task.description == "export":
             return Text(
-                f"{state.launched:,}/{state.windows:,} launched, {state.waiting:,} waiting, {state.exported:,} done"
+                f"{len(state.launched):,}/{state.windows:,} launched, {state.waiting:,} waiting, "
+                f"{len(state.exported):,} done"
             )
         if task.description == "fetch":
             return Text(
-                f"{state.fetched:,}/{state.parts:,} parts, {decimal(state.bytes)}, {decimal(int(state.rate))}/s"
+                f"{state.fetched.total():,}/{state.parts:,} parts, {decimal(state.bytes)}, {decimal(int(state.rate))}/s"
             )
         left = "?" if state.left is None else _clock(state.left)
         return Text(f"{state.rows:,} rows, {_clock(state.elapsed)} elapsed, {left} left")
@@ -172,8 +188,8 @@ def _lines(console: Console, *, verbose: bool) -> OnEvent:
             last = time.monotonic()
             left = "" if state.left is None else f", about {_clock(state.left)} left"
             console.print(
-                f"{_clock(state.elapsed)}: {state.launched:,} of {state.windows:,} windows launched, "
-                f"{state.waiting:,} waiting, {state.exported:,} exported; {decimal(state.bytes)} received; "
+                f"{_clock(state.elapsed)}: {len(state.launched):,} of {state.windows:,} windows launched, "
+                f"{state.waiting:,} waiting, {len(state.exported):,} exported; {decimal(state.bytes)} received; "
                 f"{state.rows:,} rows merged{left}",
                 markup=False,
                 highlight=False,
@@ -186,8 +202,13 @@ def _lines(console: Console, *, verbose: bool) -> OnEvent:
 def _line(event: Event, *, verbose: bool) -> str | None:
     """What is worth a line: trouble always, all else only when asked for."""
     match event:
+        case events.Resumed():
+            return (
+                f"resuming: {event.merged:,} windows are merged ({event.rows:,} rows), {event.exported:,} exported, "
+                f"{event.exporting:,} being exported; {event.whole:,} files are whole, {event.half:,} half"
+            )
         case events.ExportFailed():
-            return f"{event.window}: export {event.export_id} (launch {event.attempt}): {event.reason}"
+            return f"{event.window}: export {event.export_id} will not do: {event.reason}"
         case events.Throttled():
             return f"{event.route}: throttled; all requests hold for {event.wait:.0f} s"
         case events.Retried():

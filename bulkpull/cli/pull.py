@@ -1,8 +1,11 @@
-"""`bulkpull pull` and `bulkpull plan`."""
+"""`bulkpull pull`, `bulkpull plan` and `bulkpull status`."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +13,18 @@ from typing import Any, TypeVar
 
 import click
 import orjson
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
 
 import bulkpull
 from bulkpull.cli.progress import progress, summary
-from bulkpull.cli.running import client, client_options, run, split_fields
+from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
 from bulkpull.clickwrap.filters import check_filter
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, EXPORTS, check_fields
+from bulkpull.pull.output import Output
+from bulkpull.pull.plan import MAX_WINDOWS
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +47,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             metavar="A,B",
             help="Columns after id, signer_id and created_time, which always come. See `bulkpull fields`.",
         ),
+        click.option("--site", metavar="ID", help="Check the fields against this site's before any export is made."),
         click.option(
             "--window",
             default="auto",
@@ -45,6 +55,13 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             metavar="LENGTH",
             help="Length of the window that one export covers: 30min, 6h, 1d, 2w, 1mo, 1y. "
             "auto: the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24.",
+        ),
+        click.option(
+            "--max-windows",
+            type=click.IntRange(min=1),
+            default=MAX_WINDOWS,
+            show_default=True,
+            help="Refuse a plan with more: each is an export that mails somebody.",
         ),
         click.option(
             "--exports",
@@ -70,6 +87,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             help="Seconds after which an export is launched again.",
         ),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+        click.option("--fresh", is_flag=True, help="Start over instead of resuming what earlier runs have done."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of standard output."),
         click.option("-v", "--verbose", is_flag=True, help="A line for everything that happens."),
         click.option("-q", "--quiet", is_flag=True, help="Nothing but errors."),
@@ -91,13 +109,17 @@ def pull(
     out: Path,
     filter: str | None,
     fields: str | None,
+    site: str | None,
     window: str,
+    max_windows: int,
     exports: int,
     downloads: int,
     base_url: str,
     requests_per_minute: int,
+    retry_for: float,
     export_timeout: float,
     overwrite: bool,
+    fresh: bool,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -107,6 +129,8 @@ def pull(
     The range is cut into windows, one export each; exports run side by side, their files are streamed and merged as
     they come. Each export mails the token's user.
 
+    Interrupted in whatever way, the same command goes on where it stopped.
+
     \b
     Example:
       bulkpull pull --start 2023-01-01 --end 2024-01-01 --out activity.csv \\
@@ -114,7 +138,7 @@ def pull(
     """
 
     async def work() -> bulkpull.Result:
-        async with client(base_url, requests_per_minute) as clickwrap:
+        async with client(base_url, requests_per_minute, retry_for) as clickwrap:
             with progress(verbose=verbose, quiet=quiet) as listener:
                 return await bulkpull.pull(
                     clickwrap,
@@ -123,32 +147,57 @@ def pull(
                     out=out,
                     filter=filter,
                     fields=split_fields(fields),
+                    site=site,
                     window=window,
+                    max_windows=max_windows,
                     exports=exports,
                     downloads=downloads,
                     export_timeout=export_timeout,
                     overwrite=overwrite,
+                    resume=not fresh,
                     on_event=listener,
                 )
 
-    result = run(work)
+    try:
+        result = run(work)
+    except (bulkpull.BulkpullError, Interrupted) as end:
+        if note := _what_next(out, end):
+            end.add_note(note)
+        raise
     if not quiet:
         click.echo(summary(result), err=True)
     if as_json:
-        # A file name may hold bytes that are no text, which JSON cannot.
-        output = os.fsencode(result.output).decode("utf-8", "replace")
-        click.echo(orjson.dumps(asdict(result) | {"output": output}))
+        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)}))
+
+
+def _what_next(out: Path, end: Exception) -> str | None:
+    """What a user may do after a pull that did not come to its end."""
+    if isinstance(end, bulkpull.UsageError):
+        return None
+    unfinished = Output(out)
+    if unfinished.journal.exists():
+        return f"what is done is kept in {unfinished.directory}; go on with: {shlex.join(['bulkpull', *sys.argv[1:]])}"
+    if isinstance(end, Interrupted):
+        return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
+    return None
 
 
 @click.command()
 @_pull_options(out_required=False)
 def plan(
-    start: str, end: str | None, filter: str | None, fields: str | None, window: str, as_json: bool, **_unused: object
+    start: str,
+    end: str | None,
+    filter: str | None,
+    fields: str | None,
+    window: str,
+    max_windows: int,
+    as_json: bool,
+    **_unused: object,
 ) -> None:
     """Show the windows of a pull with the same options, without making any export or request."""
     check_filter(filter)
     check_fields(split_fields(fields))
-    windows = bulkpull.plan(start, end, window)
+    windows = bulkpull.plan(start, end, window, max_windows)
     least = 2 * len(windows)
     if as_json:
         spans = [{"start": instant(window.start), "end": instant(window.end)} for window in windows]
@@ -159,3 +208,48 @@ def plan(
     click.echo(
         f"{len(windows)} exports, {least} requests or more: one launches an export, one or more ask whether it is done."
     )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(file: Path, as_json: bool) -> None:
+    """Show how far the unfinished pull to FILE has come."""
+    found = bulkpull.status(file)
+    if as_json:
+        windows = [
+            {"start": instant(one.window.start), "end": instant(one.window.end)}
+            | {name: value for name, value in asdict(one).items() if name != "window"}
+            for one in found.windows
+        ]
+        click.echo(orjson.dumps(asdict(found) | {"output": _text(found.output), "windows": windows}))
+        return
+    states = Counter(one.state for one in found.windows)
+    table = Table("window", "start", "end", "state", "launches", "files", "rows", "export", box=None, pad_edge=False)
+    for name in ("window", "launches", "files", "rows"):
+        next(column for column in table.columns if column.header == name).justify = "right"
+    for one in found.windows:
+        table.add_row(
+            str(one.window.index + 1),
+            instant(one.window.start),
+            instant(one.window.end),
+            one.state,
+            str(one.launches),
+            f"{one.whole}/{one.parts}" if one.parts else "",
+            f"{one.rows:,}" if one.state == "merged" else "",
+            escape(f"{one.export_id or ''} {one.failure or ''}".strip()),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+    options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
+    click.echo(f"{found.output}: {options}")
+    click.echo(
+        f"{'running' if found.running else 'not running'}, run {found.runs:,}; {len(found.windows):,} windows: "
+        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.launches:,} exports launched; "
+        f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"
+    )
+
+
+def _text(path: Path) -> str:
+    """A file name may hold bytes that are no text, which JSON cannot."""
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,15 @@ from typing import Any, TypeVar
 import anyio
 import click
 
-from bulkpull import Clickwrap, UsageError
+from bulkpull import Clickwrap, RetryPolicy, UsageError
 from bulkpull.clickwrap import BASE_URL
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+EXIT_INTERRUPTED = 130
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error but what the user wanted
@@ -23,7 +28,15 @@ class Interrupted(Exception):  # noqa: N818 - not an error but what the user wan
 
 
 def client_options(command: F) -> F:
-    """`--base-url` and `--requests-per-minute`."""
+    """`--base-url`, `--requests-per-minute` and `--retry-for`."""
+    command = click.option(
+        "--retry-for",
+        type=click.FloatRange(min=0),
+        default=RetryPolicy().seconds,
+        show_default=True,
+        metavar="S",
+        help="Seconds for which an outage of the API or the file host is ridden out.",
+    )(command)
     command = click.option(
         "--requests-per-minute",
         type=click.IntRange(1, 2000),
@@ -41,9 +54,10 @@ def client_options(command: F) -> F:
     )(command)
 
 
-def client(base_url: str, requests_per_minute: int) -> Clickwrap:
+def client(base_url: str, requests_per_minute: int, retry_for: float) -> Clickwrap:
     """The client that the environment's token and the options describe."""
-    return Clickwrap(_token(), base_url=base_url, requests_per_minute=requests_per_minute)
+    retry = RetryPolicy(seconds=retry_for)
+    return Clickwrap(_token(), base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
 
 
 def split_fields(fields: str | None) -> list[str]:
@@ -52,7 +66,8 @@ def split_fields(fields: str | None) -> list[str]:
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Runs `work` in an event loop; SIGINT and SIGTERM cancel it. Raises Interrupted then."""
+    """Runs `work` in an event loop; SIGINT and SIGTERM cancel it, and a second one ends the process at once. Raises
+    Interrupted after the first."""
     return anyio.run(_until_interrupted, work)
 
 
@@ -60,22 +75,28 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
     results: list[T] = []
     errors: list[Exception] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(_cancel_on_signal, group.cancel_scope)
-        try:
-            results.append(await work())
-        except Exception as error:  # comes out below, without the group's wrapping
-            errors.append(error)
+        with anyio.CancelScope() as scope:
+            group.start_soon(_stop_on_signal, scope)
+            try:
+                results.append(await work())
+            except Exception as error:  # comes out below, without the group's wrapping
+                errors.append(error)
         group.cancel_scope.cancel()
     if errors:
         raise errors[0]
     if not results:
-        raise Interrupted("interrupted; a pull that was not done has left no output")
+        raise Interrupted("interrupted")
     return results[0]
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
+            if scope.cancel_called:
+                if sys.stderr.isatty():  # the live progress may have hidden it
+                    sys.stderr.write(_SHOW_CURSOR)
+                    sys.stderr.flush()
+                os._exit(EXIT_INTERRUPTED)
             scope.cancel()
 
 

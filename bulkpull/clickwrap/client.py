@@ -90,6 +90,11 @@ class Clickwrap:
     def __repr__(self) -> str:
         return f"Clickwrap({str(self._base_url)!r})"
 
+    @property
+    def base_url(self) -> str:
+        """The API that this client speaks to."""
+        return str(self._base_url)
+
     async def __aenter__(self) -> Self:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())

@@ -131,6 +131,8 @@ def _download(response: aiohttp.ClientResponse) -> Download:
     if status == 200:
         return Download(0, response.content_length if plain else None, validator, response.content)
     if status == 416:
+        if told := re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("Content-Range", "")):
+            return Download(int(told[1]), int(told[1]), validator, response.content)
         raise RangeRefusedError(f"{host} answered 416", status=status)
     if status == 429 or status >= 500:
         wait = retry_after(response.headers.get("Retry-After")) or 0.0

@@ -3,5 +3,6 @@
 from bulkpull.pull.orchestrator import pull
 from bulkpull.pull.plan import plan
 from bulkpull.pull.result import Result
+from bulkpull.pull.status import Status, status
 
-__all__ = ["Result", "plan", "pull"]
+__all__ = ["Result", "Status", "plan", "pull", "status"]

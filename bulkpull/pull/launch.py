@@ -1,46 +1,66 @@
-"""Launch: from a window to an export that has succeeded, launched again where one does not."""
+"""Launch: from a window to an export that runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import anyio
+from anyio import to_thread
 
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
-from bulkpull.errors import ExportError
-from bulkpull.events import Exported, ExportFailed, Launched, OnEvent
+from bulkpull.errors import ApiError, ThrottledError, UnavailableError
 from bulkpull.pull.api import Api
-from bulkpull.pull.poll import ExportFailure, poll
+from bulkpull.pull.journal import Journal
 from bulkpull.window import Window
 
-MAX_LAUNCHES = 3
+GRACE = 3.0  # seconds that a cancelled launch waits for its answer
+
+T = TypeVar("T")
 
 
-async def launch(
-    api: Api, window: Window, *, filter: str | None, fields: Sequence[str], export_timeout: float, on_event: OnEvent
-) -> Export:
-    """Launches the window's export and polls it until it has succeeded.
+async def launch(api: Api, window: Window, journal: Journal, *, filter: str | None, fields: Sequence[str]) -> Export:
+    """Launches the window's export; the journal knows of it before and after.
 
-    An export that fails, vanishes or outlives `export_timeout` seconds is launched again, three times in all; then
-    ExportError.
+    An export whose id is lost is lost itself, since the API lists none. So a launch that is cancelled still waits for
+    its answer, for a moment.
     """
-    expression = window_filter(window, filter)
-    for attempt in range(1, MAX_LAUNCHES + 1):
-        if attempt > 1:
-            await anyio.sleep(api.retry.backoff(attempt - 1))
-        export = await api.start_export(expression, fields)
-        launched = anyio.current_time()
-        on_event(Launched(window, export.id, attempt))
+    number = await to_thread.run_sync(journal.launching, window)
+
+    async def start() -> Export:
         try:
-            finished = await poll(api, window, export, export_timeout=export_timeout, on_event=on_event)
-        except ExportFailure as failure:
-            reason = str(failure)
-            on_event(ExportFailed(window, export.id, attempt, reason))
-        else:
-            on_event(Exported(window, export.id, len(finished.links), anyio.current_time() - launched))
-            return finished
-    raise ExportError(
-        f"{window}: none of its {MAX_LAUNCHES} exports succeeded; the last, {export.id}: {reason}. "
-        "Try shorter windows, or a longer export timeout"
-    )
+            export = await api.start_export(window_filter(window, filter), fields)
+        except (UnavailableError, ThrottledError):
+            raise  # it may have been made all the same
+        except ApiError:
+            await to_thread.run_sync(journal.refused, number)
+            raise
+        await to_thread.run_sync(journal.launched, number, export.id)
+        return export
+
+    return await _settled(start)
+
+
+async def _settled(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` returns; a cancellation leaves it GRACE seconds."""
+    results: list[T] = []
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope(shield=True) as scope:
+
+            async def limit_once_cancelled() -> None:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    scope.deadline = anyio.current_time() + GRACE
+
+            group.start_soon(limit_once_cancelled)
+            try:
+                results.append(await work())
+            except Exception as error:  # comes out below, without the group's wrapping
+                errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    return results[0]

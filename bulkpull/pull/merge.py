@@ -1,91 +1,146 @@
-"""Merge: from parts to rows not seen before, in plan order, while later parts are still on their way."""
+"""Merge: from parts to rows not seen before, in plan order, while later windows are still on their way."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 from anyio import from_thread, to_thread
 
-from bulkpull.errors import MalformedPartError
+from bulkpull.errors import MalformedPartError, OutputError
 from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, WindowMerged
-from bulkpull.pull.fetch import Part
-from bulkpull.pull.output import disk_errors
+from bulkpull.pull.journal import Figures, Journal
+from bulkpull.pull.journey import ExportFailure, Journey
+from bulkpull.pull.output import disk_errors, sync_directory
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
-from bulkpull.window import Window, instant
-
-
-@dataclass(slots=True, eq=False)
-class Journey:
-    """A window on its way: `parts` is complete once `exported` is set."""
-
-    window: Window
-    parts: list[Part] = field(default_factory=list)
-    exported: anyio.Event = field(default_factory=anyio.Event)
+from bulkpull.window import instant
 
 
 async def merge(
-    journeys: AsyncIterable[Journey], path: Path, *, columns: Sequence[str], fixed: bool, on_event: OnEvent
-) -> None:
-    """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row.
+    journeys: AsyncIterable[Journey],
+    path: Path,
+    journal: Journal,
+    *,
+    columns: Sequence[str],
+    fixed: bool,
+    on_event: OnEvent,
+) -> Path:
+    """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
+    the journal says that it stood. Returns where the finished file is.
 
-    The journeys come in plan order. Parts are removed from the disk once they are merged. Raises MalformedPartError,
-    naming part and row.
+    The journeys come in plan order. A window goes in whole and is durable then, or not at all: one whose parts turn
+    out to be damaged is turned back. Parts are removed from the disk once their window is merged.
     """
-    async with _deduplicator(path, columns, fixed=fixed) as (deduplicator, sink):
+    async with _opened(path, journal, columns, fixed=fixed) as work:
         async for journey in journeys:
-            await journey.exported.wait()
+            while True:
+                await journey.fetched.wait()
+                try:
+                    merged = await to_thread.run_sync(work.merge, journey)
+                except ExportFailure as damage:
+                    journey.reject(damage)
+                else:
+                    break
+            journey.accept()
+            _announce(journey, merged, on_event)
+        return await to_thread.run_sync(work.finish)
+
+
+def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> None:
+    for part, came in zip(journey.parts, merged, strict=True):
+        if came.missing or came.unasked:
+            on_event(ColumnsDiffer(part.window, part.number, came.missing, came.unasked))
+        on_event(PartMerged(part.window, part.number, came.rows, came.duplicates, came.conflicts, came.outside))
+    on_event(WindowMerged(journey.window))
+
+
+@dataclass(slots=True)
+class _Merge:
+    """What blocks: the methods run in threads."""
+
+    sink: CsvSink
+    deduplicator: Deduplicator
+    journal: Journal
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool) -> _Merge:
+        frontier = journal.frontier
+        offset = frontier.offset
+        with disk_errors("open the unfinished output", at=path):
+            if offset and (not path.exists() or path.stat().st_size < offset):
+                raise OutputError(f"{path} is shorter than its journal says: it was changed; start over")
+            sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
+            try:
+                sync_directory(path.parent)
+                deduplicator = Deduplicator(sink)
+                deduplicator.restore(from_thread.check_cancelled)
+            except CsvError as error:
+                sink.close()
+                raise OutputError(f"{path} was changed since it was written ({error}); start over") from error
+            except BaseException:
+                sink.close()
+                raise
+        return cls(sink, deduplicator, journal, path)
+
+    def merge(self, journey: Journey) -> list[Merged]:
+        """Takes a window's parts in. Raises ExportFailure, with nothing changed, where one is damaged."""
+        sink = self.sink
+        offset, columns = sink.offset, list(sink.columns)
+        start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
+        needed = sum(part.size or 0 for part in journey.parts)
+        merged: list[Merged] = []
+        with disk_errors(f"merge {journey.window}", needed=needed, at=self.path):
             for part in journey.parts:
-                await part.fetched.wait()
-                merged = await to_thread.run_sync(_merge_part, deduplicator, part)
-                if merged.missing or merged.unasked:
-                    on_event(ColumnsDiffer(part.window, part.number, merged.missing, merged.unasked))
-                on_event(
-                    PartMerged(
-                        part.window, part.number, merged.rows, merged.duplicates, merged.conflicts, merged.outside
-                    )
-                )
-            on_event(WindowMerged(journey.window))
-        with disk_errors("finish the output"):
-            await to_thread.run_sync(sink.finish, from_thread.check_cancelled)
+                try:
+                    merged.append(self.deduplicator.add(part.path, start, end, from_thread.check_cancelled))
+                except CsvError as error:
+                    self.deduplicator.roll_back(offset, columns)
+                    reason = f"part {part.number} is damaged: {error}"
+                    raise ExportFailure(journey.export_id, reason, MalformedPartError) from error
+            if sink.offset > offset:
+                sink.sync()
+            figures = Figures(
+                parts=len(merged),
+                rows=sum(came.rows for came in merged),
+                duplicates=sum(came.duplicates for came in merged),
+                conflicts=sum(came.conflicts for came in merged),
+                outside=sum(came.outside for came in merged),
+            )
+            self.journal.merged(journey.window, figures, sink.offset, sink.columns)
+            for part in journey.parts:
+                part.path.unlink(missing_ok=True)
+        return merged
 
+    def finish(self) -> Path:
+        """The finished file."""
+        with disk_errors("finish the output", at=self.path):
+            return self.sink.finish(from_thread.check_cancelled)
 
-def _merge_part(deduplicator: Deduplicator, part: Part) -> Merged:
-    start, end = (instant(bound).encode() for bound in (part.window.start, part.window.end))
-    with disk_errors(f"merge {part}"):
+    def close(self) -> None:
+        """Closes what has been merged, and lets go of the ids."""
         try:
-            merged = deduplicator.add(part.path, start, end, from_thread.check_cancelled)
-        except CsvError as error:
-            raise MalformedPartError(
-                f"{part}: {error}. Pull again; if it recurs, the export itself is damaged"
-            ) from error
-        part.path.unlink()
-    return merged
+            self.sink.close()
+        finally:
+            self.deduplicator.forget()
 
 
 @asynccontextmanager
-async def _deduplicator(
-    path: Path, columns: Sequence[str], *, fixed: bool
-) -> AsyncIterator[tuple[Deduplicator, CsvSink]]:
-    """A deduplicator and its sink; both are let go of in a thread, whatever happens."""
-    with disk_errors("open the output"):
-        sink = CsvSink(path, columns, fixed=fixed)
-    deduplicator = Deduplicator(sink)
+async def _opened(path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool) -> AsyncIterator[_Merge]:
+    """The merge where it stood, closed in a thread whatever happens."""
+    work = await to_thread.run_sync(lambda: _Merge.open(path, journal, columns, fixed=fixed))
     try:
-        yield deduplicator, sink
+        yield work
     except BaseException:
-        # The rows are lost anyway: an error in closing must not hide the one that brought us here.
+        # What is not in the journal is lost anyway: an error in closing must not hide the one that brought us here.
         with anyio.CancelScope(shield=True), suppress(OSError):
-            await to_thread.run_sync(sink.close)
+            await to_thread.run_sync(work.close)
         raise
     else:
-        with anyio.CancelScope(shield=True), disk_errors("finish the output"):
-            await to_thread.run_sync(sink.close)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(deduplicator.forget)
+        with anyio.CancelScope(shield=True), disk_errors("finish the output", at=path):
+            await to_thread.run_sync(work.close)

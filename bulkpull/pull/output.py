@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bulkpull.errors import OutputError
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turns what the disk says into an OutputError that names `what` was tried."""
+def disk_errors(what: str, *, needed: int | None = None, at: Path | None = None) -> Iterator[None]:
+    """Turns what the disk says into an OutputError that names `what` was tried, and how many bytes it `needed` where
+    `at` has no room for them."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot {what}: {error.strerror or error}") from error
+        room = ""
+        if error.errno in _NO_ROOM and at is not None:
+            free = shutil.disk_usage(at.parent).free
+            room = f"; {free:,} bytes are free there" + (f", and {needed:,} more are needed" if needed else "")
+        raise OutputError(f"cannot {what}: {error.strerror or error}{room}") from error
+    except sqlite3.Error as error:
+        raise OutputError(f"cannot {what}: {error}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the entries of a directory survive a power cut. Raises OSError."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 class Output:
@@ -27,7 +47,7 @@ class Output:
     A symbolic link is followed. The methods touch the disk and block; all raise OutputError.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         with disk_errors(f"write to {os.fspath(path)!r}"):
             try:
                 self.path = Path(path).resolve()
@@ -36,61 +56,91 @@ class Output:
         if not self.path.name:
             raise OutputError(f"the output {self.path} is a directory")
         self._overwrite = overwrite
-        self._directory = self.path.with_name(f"{self.path.name}.bulkpull")
+        self.directory = self.path.with_name(f"{self.path.name}.bulkpull")
         self._lock: int | None = None
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.directory / "journal.sqlite"
 
     @property
     def partial(self) -> Path:
         """Where the rows go until the output is whole."""
-        return self._directory / "output"
+        return self.directory / "output"
 
     def part(self, window: int, number: int) -> Path:
         """Where a part is spooled: `number` counts from 1 in the window with the index `window`."""
-        return self._directory / f"window-{window + 1:06d}-part-{number:04d}.csv"
+        return self.directory / f"window-{window + 1:06d}-part-{number:04d}.csv"
 
-    def prepare(self) -> None:
-        """Checks that the output may and can appear, and makes the directory; what a killed pull left goes."""
+    def claim(self) -> None:
+        """Makes the directory, and claims it for this pull as long as its process lives."""
+        with disk_errors(f"write beside {self.path}"):
+            while self._lock is None:
+                self.directory.mkdir(mode=0o700, exist_ok=True)
+                self._lock = self._locked()
+            if self.directory.stat().st_dev != self.path.parent.stat().st_dev:
+                raise OutputError(
+                    f"{self.directory} is on another file system than {self.path}, so that the output could not appear "
+                    "in one step: unmount it"
+                )
+            sync_directory(self.path.parent)
+
+    def clear(self) -> None:
+        """Forgets all that was done."""
+        with disk_errors(f"empty {self.directory}"):
+            for left in self.directory.iterdir():
+                left.unlink()
+
+    def check(self) -> None:
+        """Whether the output may appear."""
         with disk_errors(f"write to {self.path}"):
             if self.path.exists() and not self.path.is_file():
                 raise OutputError(f"the output {self.path} is a directory or a device")
             if self.path.exists() and not self._overwrite:
                 raise self._exists()
-        with disk_errors(f"write beside {self.path}"):
-            while self._lock is None:
-                self._directory.mkdir(mode=0o700, exist_ok=True)
-                self._lock = self._locked()
-            for left in self._directory.iterdir():
-                left.unlink()
 
-    def publish(self) -> None:
-        """Lets the whole and synced rows appear at `path`, in one step, and survive a power cut."""
+    def holds(self, inode: int | None) -> bool:
+        """Whether the output is the file `inode`."""
+        with disk_errors(f"read {self.path}"):
+            try:
+                return self.path.stat().st_ino == inode
+            except FileNotFoundError:
+                return False
+
+    def publish(self, finished: Path) -> None:
+        """Lets the whole and synced file appear at `path`, in one step, and survive a power cut."""
         with disk_errors(f"write to {self.path}"):
             if self._overwrite:
-                self.partial.replace(self.path)
+                finished.replace(self.path)
             else:
-                self._publish_new()
-            parent = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+                self._publish_new(finished)
+            sync_directory(self.path.parent)
 
-    def discard(self) -> None:
-        """Removes the directory and all in it; the output, where it was published, stays."""
-        if self._lock is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = None
+    def release(self, *, remove: bool) -> None:
+        """Lets another pull claim the directory; with `remove` it goes, and all in it. The output, where it was
+        published, stays."""
+        if self._lock is None:
+            return
+        if remove:
+            # The journal goes last: as long as it is there, the next run knows what this one came to.
+            with suppress(OSError):
+                for left in self.directory.iterdir():
+                    if not left.name.startswith(self.journal.name):
+                        left.unlink()
+            shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = None
 
     def _locked(self) -> int | None:
         """The locked directory, or None where another pull, just ending, has removed it meanwhile."""
         try:
-            lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), self._directory.stat()):
+            if os.path.samestat(os.fstat(lock), self.directory.stat()):
                 return lock
         except BlockingIOError:
             os.close(lock)
@@ -100,16 +150,16 @@ class Output:
         os.close(lock)
         return None
 
-    def _publish_new(self) -> None:
+    def _publish_new(self, finished: Path) -> None:
         """A hard link, unlike a rename, never replaces what came to stand at `path` while we worked."""
         try:
-            self.path.hardlink_to(self.partial)
+            self.path.hardlink_to(finished)
         except FileExistsError:
             raise self._exists() from None
         except OSError:  # a file system without hard links
             if self.path.exists():
                 raise self._exists() from None
-            self.partial.rename(self.path)
+            finished.rename(self.path)
 
     def _exists(self) -> OutputError:
         return OutputError(f"the output {self.path} exists; choose another, or overwrite it with --overwrite")

@@ -12,7 +12,7 @@ from bulkpull.errors import UsageError
 from bulkpull.window import Window, instant
 
 AUTO = "auto"
-MAX_WINDOWS = 100_000
+MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many mails
 _AUTO_LENGTHS = ("1d", "7d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "20y", "500y")
 _AUTO_MOST = 24  # windows: few exports, since each mails somebody, yet enough to work side by side
 _LENGTH = re.compile(r"([1-9]\d{0,5})(min|h|d|w|mo|y)")
@@ -50,12 +50,17 @@ class Length:
         return start.replace(year=year, month=month + 1, day=min(start.day, last_day))
 
 
-def plan(start: date | datetime | str, end: date | datetime | str | None, window: str = AUTO) -> tuple[Window, ...]:
+def plan(
+    start: date | datetime | str,
+    end: date | datetime | str | None,
+    window: str = AUTO,
+    max_windows: int = MAX_WINDOWS,
+) -> tuple[Window, ...]:
     """Cuts `[start, end)` into windows of the length `window`, the last one possibly shorter.
 
     `start` and `end` are dates (midnight UTC) or instants with an offset; without `end`, until now. `auto` takes
     the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24 windows. An empty range has no window.
-    Raises UsageError for what is no date, an end before the start, and more than 100,000 windows.
+    Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows.
     """
     first = moment(start, "start")
     last = moment(end, "end") if end is not None else _whole_milliseconds(datetime.now(UTC))
@@ -68,10 +73,10 @@ def plan(start: date | datetime | str, end: date | datetime | str | None, window
         length = Length.parse(window)
     windows: list[Window] = []
     for cut in _cuts(first, last, length):
-        if len(windows) == MAX_WINDOWS:
+        if len(windows) == max_windows:
             raise UsageError(
-                f"windows of {window} make more than {MAX_WINDOWS} exports, each of which mails somebody; "
-                "take a longer window"
+                f"windows of {window} make more than {max_windows:,} exports, each of which mails somebody: take a "
+                "longer window, or allow so many on purpose (--max-windows)"
             )
         windows.append(Window(len(windows), *cut))
     return tuple(windows)

@@ -10,6 +10,7 @@ from bulkpull.clickwrap import Export
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
 from bulkpull.pull.api import Api
+from bulkpull.pull.journey import ExportFailure
 from bulkpull.window import Window
 
 FIRST = 0.5  # seconds
@@ -18,30 +19,37 @@ MOST = 30.0  # seconds
 JITTER = 0.2  # share by which an interval varies, so that exports launched together drift apart
 
 
-class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: the launch turns it into ExportError
-    """An export that will not succeed; the message is the API's, or says what was waited for."""
-
-
 def interval(waited: float) -> float:
     """Seconds to the next poll of an export launched `waited` seconds ago: short at first, then in proportion."""
     return min(MOST, max(FIRST, SHARE * waited)) * random.uniform(1 - JITTER, 1 + JITTER)
 
 
-async def poll(api: Api, window: Window, export: Export, *, export_timeout: float, on_event: OnEvent) -> Export:
-    """Asks for `export` until it has succeeded.
+async def poll(
+    api: Api, window: Window, export: Export, *, export_timeout: float, on_event: OnEvent, waited: float = 0.0
+) -> Export:
+    """Asks for `export`, launched `waited` seconds ago, until it has succeeded; at once where it was launched by an
+    earlier run.
 
-    Raises ExportFailure where it failed, vanished, or is not done after `export_timeout` seconds.
+    Raises ExportFailure where it failed, vanished, or is not done `export_timeout` seconds after its launch.
     """
-    launched = anyio.current_time()
-    with anyio.move_on_after(export_timeout):
-        while not export.succeeded:
-            if export.failed:
-                raise ExportFailure(export.message or "it failed, and the API gave no message")
+    launched = anyio.current_time() - waited
+
+    async def ask() -> Export:
+        try:
+            answer = await api.get_export(export.id)
+        except NotFoundError as error:
+            raise ExportFailure(export.id, f"it vanished: {error}") from error
+        on_event(Polled(window, export.id, answer.status, anyio.current_time() - launched))
+        return answer
+
+    if waited:
+        export = await ask()
+    with anyio.move_on_after(launched + export_timeout - anyio.current_time()):
+        while not export.succeeded and not export.failed:
             await anyio.sleep(interval(anyio.current_time() - launched))
-            try:
-                export = await api.get_export(export.id)
-            except NotFoundError as error:
-                raise ExportFailure(f"it vanished: {error}") from error
-            on_event(Polled(window, export.id, export.status, anyio.current_time() - launched))
+            export = await ask()
+    if export.succeeded:
         return export
-    raise ExportFailure(f"it was still {export.status} after {export_timeout:g} s")
+    if export.failed:
+        raise ExportFailure(export.id, export.message or "it failed, and the API gave no message")
+    raise ExportFailure(export.id, f"it was still {export.status} after {export_timeout:g} s")

@@ -15,9 +15,10 @@ class Result:
     """The figures of a finished pull.
 
     `rows` stand in `output`; `duplicates` had an id that stood there before, `conflicts` of them with other
-    values; `outside` rows lie outside their window, though kept. `exports` counts launches, `requests` those to the
-    API, `throttled` its 429 answers, `retries` those of requests and transfers, `bytes` what came over the wire as
-    parts.
+    values; `outside` rows lie outside their window, though kept. `exports` counts launches, those whose answer was
+    lost included. All these are of the whole pull, however many `runs` it took. Of this run alone are `requests` (to
+    the API), `throttled` (its 429 answers), `retries` (of requests and transfers), `bytes` (what came over the wire as
+    parts) and `seconds`.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class Result:
     throttled: int
     retries: int
     bytes: int
+    runs: int
     seconds: float
     output: Path
 
@@ -39,7 +41,7 @@ class Result:
 class Tally:
     """A listener that counts."""
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=lambda: Counter(runs=1))
 
     def __call__(self, event: Event) -> None:
         counts = self.counts
@@ -54,6 +56,10 @@ class Tally:
                 counts["retries"] += 1
             case events.Planned():
                 counts["windows"] = len(event.windows)
+            case events.Resumed():
+                counts["runs"] = event.run
+                for name in ("parts", "rows", "duplicates", "conflicts", "outside", "exports"):
+                    counts[name] = getattr(event, name)
             case events.Launched():
                 counts["exports"] += 1
             case events.PartFetched():

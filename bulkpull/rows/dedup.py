@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,22 @@ class Deduplicator:
         self._shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(1 << _SHARD_BITS))
         self._repeats: list[tuple[int, bytes]] = []
         self._repeats_size = 0
+
+    def restore(self, checkpoint: Callable[[], None]) -> None:
+        """Learns the ids of the rows that stand in the sink from an earlier run."""
+        shards, shard_mask, id_at = self._shards, len(self._shards) - 1, self._sink.columns.index(ID)
+        for offset, fields in self._sink.rows(checkpoint):
+            key = value(fields[id_at])
+            shards[hash(key) >> 40 & shard_mask][key] = offset
+
+    def roll_back(self, offset: int, columns: Sequence[str]) -> None:
+        """Forgets the rows from `offset` on, and cuts them off the sink, whose columns were `columns` then."""
+        self._repeats.clear()
+        self._repeats_size = 0
+        for shard in self._shards:
+            for key in [key for key, at in shard.items() if at >= offset]:
+                del shard[key]
+        self._sink.cut(offset, columns)
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
         """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.

@@ -59,7 +59,7 @@ def test_json_is_the_last_line_of_standard_output(sandbox: SandboxProcess, tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result) == {
         *("rows", "duplicates", "conflicts", "outside", "windows", "exports", "parts", "requests", "throttled"),
-        *("retries", "bytes", "seconds", "output"),
+        *("retries", "bytes", "runs", "seconds", "output"),
     }
     assert (result["rows"], result["windows"], result["output"]) == (3000, 6, str(out))
     assert len(done.stdout.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,10 +15,14 @@ from aiohttp.test_utils import TestServer
 
 from bulkpull import Clickwrap, Export, MalformedPartError, OutputError, PartError, RetryPolicy, Window
 from bulkpull.events import Event, PartFetched, Received, Retried
-from bulkpull.pull.fetch import MAX_MALFORMED, MAX_RENEWALS, Links, Part, fetch
+from bulkpull.pull.fetch import MAX_MALFORMED, MAX_RENEWALS, Links, fetch, part_records
+from bulkpull.pull.journal import Journal, PartRecord
+from bulkpull.pull.journey import ExportFailure, Part
+from bulkpull.rows.records import MAX_RECORD
 
 WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 ROWS = b"id,v\n" + b"".join(b"%024x,value %d\n" % (row, row) for row in range(20_000))
+END = f"bytes={len(ROWS)}-"  # what confirms that there is no more
 Answer = Callable[[web.Request, "Host"], Awaitable[web.StreamResponse]]
 
 
@@ -85,16 +90,19 @@ def rest(*, body: bytes = ROWS, etag: str | None = '"v1"', total: int | None = N
     async def answer(request: web.Request, _host: Host) -> web.Response:
         begin = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         if begin >= len(body):
-            return web.Response(status=416)
+            return web.Response(status=416, headers={"Content-Range": f"bytes */{len(body)}"})
         headers = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{total or len(body)}"}
         return web.Response(status=206, body=body[begin:], headers=headers | ({"ETag": etag} if etag else {}))
 
     return answer
 
 
-async def fetched(directory: Path, host: Host) -> tuple[bytes, list[Event]]:
-    """The part that comes of the host's answers, and what was announced."""
+async def fetched(
+    directory: Path, host: Host, *, journal: Journal | None = None, record: PartRecord | None = None
+) -> tuple[bytes, list[Event]]:
+    """The part that comes of the host's answers, and what was announced; `record` is what an earlier run left."""
     heard: list[Event] = []
+    journal = journal or Journal(directory / "journal.sqlite")
     app = web.Application()
     app.router.add_get("/files/{number}", host.file)
     app.router.add_get("/v1.1/tasks/export/e", host.export)
@@ -102,12 +110,21 @@ async def fetched(directory: Path, host: Host) -> tuple[bytes, list[Event]]:
         host.url = str(server.make_url("")).rstrip("/")
         policy = RetryPolicy(attempts=4, base=0, cap=0)
         async with Clickwrap("t", base_url=f"{host.url}/v1.1", retry=policy, stall_timeout=0.5) as clickwrap:
-            part = Part(WINDOW, 1, directory / "part.csv")
             export = Export("e", "success", links=tuple(host.link(number) for number in range(host.links)))
-            await fetch(clickwrap, part, Links(clickwrap, export), on_event=heard.append)
-            assert part.fetched.is_set()
-    assert heard[-1] == PartFetched(WINDOW, 1, len(part.path.read_bytes()))
-    return part.path.read_bytes(), heard
+            records = part_records(export)
+            if record is None:
+                journal.exported(WINDOW, "e", records)
+            else:
+                export = Export("e", "success")
+            part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
+            try:
+                await fetch(clickwrap, part, Links(clickwrap, export, records), journal, on_event=heard.append)
+            finally:
+                journal.close()
+    body = part.path.read_bytes()
+    assert part.size == len(body)
+    assert heard[-1] == PartFetched(WINDOW, 1, len(body))
+    return body, heard
 
 
 async def test_a_whole_file(tmp_path: Path) -> None:
@@ -115,14 +132,14 @@ async def test_a_whole_file(tmp_path: Path) -> None:
     body, heard = await fetched(tmp_path, host)
     assert body == ROWS
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
-    assert host.requests == [None]
+    assert host.requests == [None, END]
 
 
 async def test_a_broken_transfer_goes_on_where_it_broke(tmp_path: Path) -> None:
     host = Host([broken(100_000), broken(300_000, begin=100_000), rest()])
     body, heard = await fetched(tmp_path, host)
     assert body == ROWS
-    assert host.requests == [None, "bytes=100000-", "bytes=300000-"]
+    assert host.requests == [None, "bytes=100000-", "bytes=300000-", END]
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)  # no byte twice
     assert len([event for event in heard if isinstance(event, Retried)]) == 2
 
@@ -142,7 +159,7 @@ async def test_a_host_without_ranges_starts_the_file_again(tmp_path: Path) -> No
 async def test_without_a_strong_etag_no_range_is_asked_for(tmp_path: Path) -> None:
     host = Host([broken(100_000, etag='W/"v1"'), whole()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, None]
+    assert host.requests == [None, None, END]
 
 
 OTHER = ROWS.replace(b"value", b"VALUE")
@@ -152,7 +169,7 @@ OTHER = ROWS.replace(b"value", b"VALUE")
 async def test_a_range_of_a_changed_file_is_not_spliced_in(tmp_path: Path, etag: str | None) -> None:
     host = Host([broken(100_000), rest(body=OTHER, etag=etag), whole(OTHER, '"v2"')])
     assert (await fetched(tmp_path, host))[0] == OTHER
-    assert host.requests == [None, "bytes=100000-", None]
+    assert host.requests == [None, "bytes=100000-", None, END]
 
 
 async def test_a_file_that_changed_its_length_is_not_spliced_in(tmp_path: Path) -> None:
@@ -165,11 +182,57 @@ async def test_another_range_than_was_asked_for_is_not_spliced_in(tmp_path: Path
     assert (await fetched(tmp_path, host))[0] == ROWS
 
 
-async def test_a_416_starts_the_file_again(tmp_path: Path) -> None:
-    # Everything came, but the connection broke before the end was told.
-    host = Host([broken(len(ROWS), chunked=True), rest(), whole()])
+async def test_a_416_tells_that_everything_came_before_the_connection_broke(tmp_path: Path) -> None:
+    host = Host([broken(len(ROWS), chunked=True), rest()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, f"bytes={len(ROWS)}-", None]
+    assert host.requests == [None, END]
+
+
+async def test_a_416_that_does_not_say_why_starts_the_file_again(tmp_path: Path) -> None:
+    host = Host([broken(len(ROWS), chunked=True), whole(b"", status=416), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, END, None, END]
+
+
+@pytest.mark.parametrize("cut", [len(ROWS) // 2, ROWS.index(b"\n", 200_000) + 1])
+async def test_a_body_that_was_cut_together_with_its_length_is_completed(tmp_path: Path, cut: int) -> None:
+    host = Host([whole(ROWS[:cut]), rest(), rest()])
+    body, heard = await fetched(tmp_path, host)
+    assert body == ROWS
+    assert host.requests == [None, f"bytes={cut}-", f"bytes={cut}-", END]
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
+
+
+async def test_a_file_that_is_shorter_than_what_came_is_fetched_again(tmp_path: Path) -> None:
+    host = Host([whole(ROWS + ROWS[5:]), whole(), whole()])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+
+
+async def test_a_file_that_was_replaced_before_its_end_was_confirmed_is_fetched_again(tmp_path: Path) -> None:
+    host = Host([whole(), whole(OTHER, '"v2"')])
+    assert (await fetched(tmp_path, host))[0] == OTHER
+
+
+async def test_a_host_that_never_confirms_is_believed_in_the_end(tmp_path: Path) -> None:
+    host = Host([whole(), whole(b"<html>Busy</html>", None)])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert len(host.requests) == 4
+
+
+async def test_a_line_without_end_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    sent = 0
+
+    async def endless(request: web.Request, _host: Host) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 1_000_000)
+            sent += 1_000_000
+
+    with pytest.raises(ExportFailure, match="a line is longer"):
+        await fetched(tmp_path, Host([endless]))
+    assert sent < MAX_MALFORMED * 2 * MAX_RECORD
 
 
 async def test_a_host_that_always_breaks_at_the_same_place_is_given_up(tmp_path: Path) -> None:
@@ -190,7 +253,7 @@ async def test_a_stalled_stream_is_noticed_by_its_silence(tmp_path: Path) -> Non
 
     host = Host([stall, rest()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, "bytes=100000-"]
+    assert host.requests == [None, "bytes=100000-", END]
 
 
 async def test_a_slow_stream_that_goes_on_is_left_alone(tmp_path: Path) -> None:
@@ -227,7 +290,7 @@ async def test_a_link_that_expires_in_mid_transfer_costs_no_byte_twice(tmp_path:
 
 async def test_links_that_are_never_good_are_given_up(tmp_path: Path) -> None:
     host = Host([whole(b"", status=403)])
-    with pytest.raises(PartError, match="403 to 5 fresh links"):
+    with pytest.raises(ExportFailure, match=r"part 1 is gone: .* 403 to 5 fresh links"):
         await fetched(tmp_path, host)
     assert host.renewals == MAX_RENEWALS
 
@@ -243,17 +306,17 @@ async def test_single_use_links_and_a_host_that_always_breaks_come_to_an_end(tmp
         return await breaking(request, host)
 
     host = Host([once])
-    with pytest.raises(PartError):
+    with pytest.raises((PartError, ExportFailure)):
         await fetched(tmp_path, host)
     assert host.renewals <= 2 * MAX_RENEWALS
 
 
-async def test_an_export_whose_links_have_become_fewer_is_an_error(tmp_path: Path) -> None:
+async def test_an_export_whose_links_have_become_fewer_will_not_do(tmp_path: Path) -> None:
     async def expired(_request: web.Request, host: Host) -> web.Response:
         host.links = 0
         return web.Response(status=403)
 
-    with pytest.raises(PartError, match="had 1 links and now has 0"):
+    with pytest.raises(ExportFailure, match="had 1 links and now has 0"):
         await fetched(tmp_path, Host([expired]))
 
 
@@ -263,9 +326,10 @@ async def test_an_export_whose_links_have_become_fewer_is_an_error(tmp_path: Pat
 )
 async def test_what_is_no_csv_is_asked_for_again_and_then_an_error(tmp_path: Path, page: bytes) -> None:
     host = Host([whole(page)])
-    with pytest.raises(MalformedPartError, match=r"window 1 .*, part 1: .*something else than a CSV"):
+    with pytest.raises(ExportFailure, match=r"part 1: .*something else than a CSV") as failure:
         await fetched(tmp_path, host)
-    assert len(host.requests) == MAX_MALFORMED
+    assert failure.value.kind is MalformedPartError
+    assert host.renewals == MAX_MALFORMED - 1
 
 
 async def test_an_error_page_that_passes_does_no_harm(tmp_path: Path) -> None:
@@ -289,9 +353,90 @@ async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() 
             return Export(export_id, "success", links=("https://f/b?2", "https://f/a?2"))  # another order
 
     api = Renewing()
-    links = Links(api, Export("e", "success", links=("https://f/a?1", "https://f/b?1")))  # type: ignore[arg-type]
-    async with anyio.create_task_group() as group:
-        group.start_soon(links.renew, "https://f/a?1")
-        group.start_soon(links.renew, "https://f/b?1")
-    assert api.asked == 1
-    assert [links[Part(WINDOW, number, Path())] for number in (1, 2)] == ["https://f/a?2", "https://f/b?2"]
+    export = Export("e", "success", links=("https://f/a?1", "https://f/b?1"))
+    records = part_records(export)
+    for links, asked in ((Links(api, export, records), 1), (Links(api, Export("e", "success"), records), 2)):  # type: ignore[arg-type]
+        found: dict[int, str] = {}
+
+        async def get(number: int, expired: str, links: Links = links, found: dict[int, str] = found) -> None:
+            part = Part(WINDOW, number, Path(), records[number - 1])
+            found[number] = await links.get(part, expired=expired)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(get, 1, "https://f/a?1")
+            group.start_soon(get, 2, "https://f/b?1")
+        assert api.asked == asked
+        assert found == {1: "https://f/a?2", 2: "https://f/b?2"}
+
+
+async def test_what_an_earlier_run_fetched_whole_is_not_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_bytes(ROWS)
+    record = PartRecord(1, "name", size=len(ROWS), checksum=hashlib.blake2b(ROWS, digest_size=16).hexdigest())
+    host = Host([whole()])
+    body, heard = await fetched(tmp_path, host, record=record)
+    assert body == ROWS
+    assert heard == [PartFetched(WINDOW, 1, len(ROWS))]
+    assert not host.requests
+    assert not host.renewals
+
+
+@pytest.mark.parametrize("left", [ROWS[:-1], ROWS.replace(b"1", b"2", 1), None])
+async def test_a_part_that_is_not_what_the_journal_says_is_fetched_again(tmp_path: Path, left: bytes | None) -> None:
+    if left is not None:
+        (tmp_path / "part.csv").write_bytes(left)
+    record = PartRecord(1, "name", size=len(ROWS), checksum=hashlib.blake2b(ROWS, digest_size=16).hexdigest())
+    host = Host([whole()])
+    assert (await fetched(tmp_path, host, record=record))[0] == ROWS
+    assert host.renewals == 1
+
+
+@pytest.mark.parametrize("left", [1, 300_000, len(ROWS)])
+async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: Path, left: int) -> None:
+    (tmp_path / "part.csv").write_bytes(ROWS[:left])
+    host = Host([rest()])
+    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    body, heard = await fetched(tmp_path, host, record=record)
+    assert body == ROWS
+    assert host.requests == [f"bytes={left}-", END][: 1 if left == len(ROWS) else 2]
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS) - left
+
+
+async def test_half_a_part_whose_file_has_changed_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_bytes(ROWS[:300_000])
+    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    assert (await fetched(tmp_path, Host([whole(OTHER, '"v2"')]), record=record))[0] == OTHER
+
+
+async def test_more_than_the_file_holds_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_bytes(ROWS + b"more")
+    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    assert (await fetched(tmp_path, Host([whole()]), record=record))[0] == ROWS
+
+
+async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path: Path) -> None:
+    large = b"id\n" + b"x" * 100 + b"\n" + b"0123456789\n" * 300_000
+    path = tmp_path / "journal.sqlite"
+    seen: list[PartRecord] = []
+
+    async def pausing(request: web.Request, _host: Host) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"ETag": '"v1"'})
+        response.content_length = len(large)
+        await response.prepare(request)
+        await response.write(large[:2_500_000])
+        await anyio.sleep(0.2)
+        other = Journal(path)  # what another process would find
+        seen.extend(other.exports()[0].parts)
+        other.close()
+        await response.write(large[2_500_000:])
+        return response
+
+    journal = Journal(path)
+    launch = journal.launching(WINDOW)
+    journal.launched(launch, "e")
+    assert (await fetched(tmp_path, Host([pausing, whole(large)]), journal=journal))[0] == large
+    [record] = seen
+    assert (record.validator, record.length, record.size) == ('"v1"', len(large), None)
+    after = Journal(path)
+    [record] = after.exports()[0].parts
+    assert (record.size, record.checksum) == (len(large), hashlib.blake2b(large, digest_size=16).hexdigest())
+    after.close()

@@ -11,11 +11,20 @@ from bulkpull import OutputError
 from bulkpull.pull.output import Output
 
 
+def claim(output: Output) -> None:
+    output.claim()
+    try:
+        output.check()
+    except OutputError:
+        output.release(remove=True)
+        raise
+
+
 def publish(output: Output, rows: bytes = b"id\n") -> None:
-    output.prepare()
+    claim(output)
     output.partial.write_bytes(rows)
-    output.publish()
-    output.discard()
+    output.publish(output.partial)
+    output.release(remove=True)
 
 
 def test_rows_appear_at_the_path_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -26,10 +35,10 @@ def test_rows_appear_at_the_path_and_nothing_else_stays(tmp_path: Path) -> None:
 
 def test_the_directory_is_private_and_beside_the_output(tmp_path: Path) -> None:
     output = Output(tmp_path / "a.csv", overwrite=False)
-    output.prepare()
+    claim(output)
     assert output.partial.parent == tmp_path / "a.csv.bulkpull"
     assert output.partial.parent.stat().st_mode & 0o777 == 0o700
-    output.discard()
+    output.release(remove=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -37,7 +46,7 @@ def test_an_existing_output_is_not_overwritten_unless_asked_for(tmp_path: Path) 
     path = tmp_path / "a.csv"
     path.write_bytes(b"precious")
     with pytest.raises(OutputError, match="exists"):
-        Output(path, overwrite=False).prepare()
+        claim(Output(path, overwrite=False))
     assert path.read_bytes() == b"precious"
     publish(Output(path, overwrite=True), b"new")
     assert path.read_bytes() == b"new"
@@ -54,12 +63,12 @@ def test_an_output_that_came_meanwhile_is_not_overwritten(
 
         monkeypatch.setattr(os, "link", no_links)
     output = Output(tmp_path / "a.csv", overwrite=False)
-    output.prepare()
+    claim(output)
     output.partial.write_bytes(b"ours")
     output.path.write_bytes(b"theirs")
     with pytest.raises(OutputError, match="exists"):
-        output.publish()
-    output.discard()
+        output.publish(output.partial)
+    output.release(remove=True)
     assert output.path.read_bytes() == b"theirs"
 
 
@@ -74,15 +83,15 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: p
 
 def test_two_pulls_do_not_share_an_output(tmp_path: Path) -> None:
     first, second = (Output(tmp_path / "a.csv", overwrite=False) for _ in range(2))
-    first.prepare()
+    claim(first)
     first.partial.write_bytes(b"half")
     with pytest.raises(OutputError, match="another pull"):
-        second.prepare()
-    second.discard()
+        claim(second)
+    second.release(remove=True)
     assert first.partial.read_bytes() == b"half"
-    first.discard()
-    second.prepare()
-    second.discard()
+    first.release(remove=True)
+    claim(second)
+    second.release(remove=True)
 
 
 def test_what_a_killed_pull_left_is_removed(tmp_path: Path) -> None:
@@ -107,7 +116,7 @@ def test_a_directory_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
     (precious / "file").write_bytes(b"x")
     (tmp_path / "a.csv.bulkpull").symlink_to(precious)
     with pytest.raises(OutputError, match="beside"):
-        Output(tmp_path / "a.csv", overwrite=False).prepare()
+        claim(Output(tmp_path / "a.csv", overwrite=False))
     assert (precious / "file").exists()
 
 
@@ -115,12 +124,12 @@ def test_a_directory_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
 def test_paths_that_cannot_be_written_are_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"write|directory"):
-        Output(f"{tmp_path}/{name}", overwrite=True).prepare()
+        claim(Output(f"{tmp_path}/{name}", overwrite=True))
 
 
 def test_a_device_is_no_output(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="device"):
-        Output(tmp_path / "pipe", overwrite=True).prepare()
+        claim(Output(tmp_path / "pipe", overwrite=True))
     with pytest.raises(OutputError, match="directory"):
         Output("/", overwrite=True)

@@ -30,7 +30,7 @@ def test_windows_cover_the_range_without_gap_or_overlap(start: datetime, span: t
     assume(timedelta(days=2) < start.replace(tzinfo=UTC) - datetime.min.replace(tzinfo=UTC))
     assume(start.replace(tzinfo=UTC) < datetime(9990, 1, 1, tzinfo=UTC))
     span = min(span, timedelta(days=30)) if window == "30min" else span
-    windows = plan(start, start + span, window)
+    windows = plan(start, start + span, window, 20_000)
     for one, following in pairwise(windows):
         assert one.end == following.start
     assert all(one.start < one.end for one in windows)
@@ -113,7 +113,7 @@ def test_the_last_window_may_end_with_time_itself() -> None:
         ("2024-01-01", None, "1 fortnight", "no length"),
         ("2024-01-01", None, "-1d", "no length"),
         ("2024-01-01", None, "", "no length"),
-        ("1900-01-01", "2024-01-01", "1min", "more than 100000 exports"),
+        ("1900-01-01", "2024-01-01", "1min", "more than 1,000 exports, each of which mails somebody"),
     ],
 )
 def test_what_makes_no_sense_is_refused(start: str | datetime, end: str | None, window: str, message: str) -> None:
@@ -121,6 +121,15 @@ def test_what_makes_no_sense_is_refused(start: str | datetime, end: str | None, 
         plan(start, end, window)
 
 
-def test_as_many_windows_as_are_allowed() -> None:
-    end = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=MAX_WINDOWS)
-    assert len(plan("2024-01-01", end, "1min")) == MAX_WINDOWS
+def test_many_windows_must_be_allowed_on_purpose() -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    assert len(plan(start, start + timedelta(minutes=MAX_WINDOWS), "1min")) == MAX_WINDOWS
+    end = start + timedelta(minutes=100_000)
+    for allowed in (1, MAX_WINDOWS, 99_999):
+        with pytest.raises(UsageError, match=f"more than {allowed:,} exports.*--max-windows"):
+            plan(start, end, "1min", allowed)
+    assert len(plan(start, end, "1min", 100_000)) == 100_000
+
+
+def test_a_window_longer_than_the_range_is_the_range() -> None:
+    assert bounds("2024-01-01", "2024-01-03", "1y") == ["2024-01-01T00:00:00.000Z", "2024-01-03T00:00:00.000Z"]

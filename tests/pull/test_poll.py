@@ -1,4 +1,4 @@
-"""Launching and polling against an API in memory, on a clock that jumps."""
+"""Polling against an API in memory, on a clock that jumps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from bulkpull import ApiError, Export, ExportError, NotFoundError, RetryPolicy, Window
-from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled
+from bulkpull import Export, ExportError, NotFoundError, RetryPolicy, Window
+from bulkpull.events import Event, Polled
 from bulkpull.pull.api import Api
-from bulkpull.pull.launch import launch
-from bulkpull.pull.poll import MOST
+from bulkpull.pull.journey import ExportFailure
+from bulkpull.pull.poll import MOST, poll
 from tests.clock import on_a_jumping_clock
 
 WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC))
@@ -48,22 +48,20 @@ class Exporting:
         return Export(export_id, self.end, message, ("https://files/1",) if self.end == "success" else ())
 
 
-def launched(api: Exporting, *, export_timeout: float = 3600) -> tuple[Export | Exception, list[Event]]:
-    """What launching a window comes to, and what is announced."""
+def polled(
+    api: Exporting, *, export_timeout: float = 3600, waited: float = 0.0
+) -> tuple[Export | ExportFailure, list[Event]]:
+    """What polling a launched export comes to, and what is announced."""
     heard: list[Event] = []
 
-    async def main() -> Export | Exception:
+    async def main() -> Export | ExportFailure:
+        export = await api.start_export("")
         try:
-            return await launch(
-                stand_in(api),
-                WINDOW,
-                filter="event_type==agreed",
-                fields=("id", "v"),
-                export_timeout=export_timeout,
-                on_event=heard.append,
+            return await poll(
+                stand_in(api), WINDOW, export, waited=waited, export_timeout=export_timeout, on_event=heard.append
             )
-        except ApiError as error:
-            return error
+        except ExportFailure as failure:
+            return failure
 
     return on_a_jumping_clock(main), heard
 
@@ -72,26 +70,20 @@ def stand_in(api: Exporting) -> Api:
     return api  # type: ignore[return-value] # the stages under test use these two methods only
 
 
-def test_an_export_is_launched_with_the_windows_filter_and_polled_until_it_succeeds() -> None:
+def test_an_export_is_polled_until_it_succeeds() -> None:
     api = Exporting((60, "success"))
-    export, heard = launched(api)
+    export, heard = polled(api)
     assert isinstance(export, Export)
     assert export.links == ("https://files/1",)
-    assert api.launches == [
-        (
-            "created_time>=2024-03-01T00:00:00.000Z and created_time<2024-04-01T00:00:00.000Z and event_type==agreed",
-            ("id", "v"),
-        )
-    ]
-    assert heard[0] == Launched(WINDOW, "export-1", 1)
-    assert isinstance(heard[-1], Exported)
-    assert {event.status for event in heard if isinstance(event, Polled)} == {"started", "not-heard-of", "success"}
+    statuses = [event.status for event in heard if isinstance(event, Polled)]
+    assert set(statuses) == {"started", "not-heard-of", "success"}
+    assert len(statuses) == len(heard) == len(api.polls)
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 10, 60, 600, 3000])
 def test_polls_come_early_and_then_in_proportion(seconds: float) -> None:
     api = Exporting((seconds, "success"))
-    launched(api)
+    polled(api)
     assert 0.3 < api.polls[0] < 0.7
     delay = api.polls[-1] - seconds
     assert delay <= min(max(0.6, 0.31 * seconds), 1.2 * MOST)
@@ -101,29 +93,31 @@ def test_polls_come_early_and_then_in_proportion(seconds: float) -> None:
     assert len(api.polls) < 25 + seconds / 20
 
 
-def test_an_export_that_fails_is_launched_again() -> None:
-    api = Exporting((5, "failed"), (5, "gone"), (5, "success"))
-    export, heard = launched(api)
-    assert isinstance(export, Export)
-    assert export.id == "export-3"
-    failures = [event for event in heard if isinstance(event, ExportFailed)]
-    assert [(event.export_id, event.attempt) for event in failures] == [("export-1", 1), ("export-2", 2)]
-    assert failures[0].reason == "out of memory"
-    assert "vanished" in failures[1].reason
+def test_an_export_of_an_earlier_run_is_asked_for_at_once() -> None:
+    api = Exporting((0, "success"))
+    assert isinstance(polled(api, waited=5000)[0], Export)
+    assert api.polls == [0]
 
 
-def test_an_export_that_outlives_its_timeout_is_launched_again() -> None:
-    api = Exporting((10_000, "success"), (5, "success"))
-    export, heard = launched(api, export_timeout=100)
-    assert isinstance(export, Export)
-    [failure] = [event for event in heard if isinstance(event, ExportFailed)]
-    assert failure.reason == "it was still not-heard-of after 100 s" or "started after 100 s" in failure.reason
+def test_an_export_of_an_earlier_run_has_what_is_left_of_its_timeout() -> None:
+    api = Exporting((10_000, "success"))
+    failure, _ = polled(api, waited=3000)
+    assert "after 3600 s" in str(failure)
+    assert 500 < api.polls[-1] <= 600
+    api = Exporting((10_000, "success"))
+    assert isinstance(polled(api, waited=5000)[0], ExportFailure)
+    assert api.polls == [0]
 
 
-def test_after_three_failures_the_error_names_window_export_and_message() -> None:
-    api = Exporting((5, "failed"), (5, "failed"), (5, "failed"), (5, "success"))
-    error, _ = launched(api)
-    assert isinstance(error, ExportError)
-    for part in ("window 3 [2024-03-01, 2024-04-01)", "export-3", "out of memory"):
-        assert part in str(error)
-    assert len(api.launches) == 3
+@pytest.mark.parametrize(("end", "message"), [("failed", "out of memory"), ("gone", "it vanished: no such export")])
+def test_an_export_that_will_not_do_is_told_with_its_reason(end: str, message: str) -> None:
+    failure, _ = polled(Exporting((5, end)))
+    assert isinstance(failure, ExportFailure)
+    assert (failure.export_id, str(failure), failure.kind) == ("export-1", message, ExportError)
+
+
+def test_an_export_that_outlives_its_timeout_will_not_do() -> None:
+    failure, heard = polled(Exporting((10_000, "success")), export_timeout=100)
+    assert isinstance(failure, ExportFailure)
+    assert str(failure) == "it was still started after 100 s"
+    assert all(isinstance(event, Polled) and event.waited <= 100 for event in heard)

@@ -28,7 +28,7 @@ def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool =
     sink = CsvSink(path, columns, fixed=fixed)
     try:
         yield Deduplicator(sink)
-        sink.finish(lambda: None)
+        sink.finish(lambda: None).replace(path)
     finally:
         sink.close()
 
@@ -248,3 +248,47 @@ def test_the_merge_is_what_the_csv_module_would_make(
     ]
     assert sum(part.rows for part in merged) == len(kept)
     assert sum(part.duplicates for part in merged) == duplicates
+
+
+@given(made=parts(), fixed=st.booleans(), data=st.data())
+def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory,
+    made: list[tuple[tuple[str, ...], list[dict[str, str]], bytes]],
+    fixed: bool,
+    data: st.DataObject,
+) -> None:
+    bodies = [body for _, _, body in made]
+    killed = [data.draw(st.integers(0, 2), label="runs that are killed in this part") for _ in bodies]
+    damaged = [data.draw(st.booleans(), label="a damaged part before it") for _ in bodies]
+    expected, counted = merge(tmp_path_factory.mktemp("straight"), *bodies, columns=("id", "w"), fixed=fixed)
+    directory = tmp_path_factory.mktemp("broken")
+    path, part = directory / "output", directory / "part"
+    offset, columns = 0, ["id", "w"]
+    merged: list[Merged] = []
+    for number, body in enumerate(bodies):
+        part.write_bytes(body)
+        for _ in range(killed[number]):
+            sink = CsvSink(path, columns, fixed=fixed, offset=offset)
+            deduplicator = Deduplicator(sink)
+            deduplicator.restore(lambda: None)
+            deduplicator.add(part, START, END, lambda: None)
+            sink.close()  # more than was committed
+        sink = CsvSink(path, columns, fixed=fixed, offset=offset)
+        deduplicator = Deduplicator(sink)
+        deduplicator.restore(lambda: None)
+        if damaged[number]:
+            part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')
+            with pytest.raises(CsvError):
+                deduplicator.add(part, START, END, lambda: None)
+            part.write_bytes(body)
+            deduplicator.roll_back(offset, columns)
+        merged.append(deduplicator.add(part, START, END, lambda: None))
+        sink.sync()
+        offset, columns = sink.offset, list(sink.columns)
+        sink.close()
+    sink = CsvSink(path, columns, fixed=fixed, offset=offset)
+    output = sink.finish(lambda: None).read_bytes()
+    assert sink.finish(lambda: None).read_bytes() == output  # killed before it was published, and finished again
+    sink.close()
+    assert output == expected
+    assert merged == counted

@@ -1,0 +1,51 @@
+"""Resume: what earlier runs of a pull have done, held against what is asked for now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from bulkpull.errors import UsageError
+from bulkpull.events import Resumed
+from bulkpull.pull.journal import Journal
+from bulkpull.window import Window
+
+
+def resume(
+    journal: Journal, options: Mapping[str, str], windows: tuple[Window, ...]
+) -> tuple[int | None, Resumed | None, tuple[Window, ...]]:
+    """Begins the pull, or takes it up: the inode of an output that was being published, what there is to go on with
+    where there is something, and the plan, which the first run has made.
+
+    Raises UsageError, naming the differences, where earlier runs were asked for something else; OutputError.
+    """
+    recorded = journal.options
+    if not recorded:
+        journal.begin(options, windows)
+    differences = [
+        f"{name.replace('_', ' ')} {recorded[name] or '(none)'!s}, and now {options[name] or '(none)'}"
+        for name in recorded
+        if recorded[name] != options.get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"the pull that is to be resumed was begun with {'; '.join(differences)}: take the former options, or "
+            "start over (--fresh)"
+        )
+    run = journal.start_run()
+    if not journal.launches:
+        return journal.inode, None, journal.windows
+    exports = journal.exports().values()
+    parts = [part for export in exports for part in export.parts]
+    frontier = journal.frontier
+    resumed = Resumed(
+        run=run,
+        merged=frontier.windows,
+        **asdict(frontier.figures),
+        exports=journal.launches,
+        exporting=sum(not export.exported for export in exports),
+        exported=sum(export.exported for export in exports),
+        whole=sum(part.size is not None for part in parts),
+        half=sum(part.size is None and part.validator is not None for part in parts),
+    )
+    return journal.inode, resumed, journal.windows

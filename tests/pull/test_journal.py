@@ -1,0 +1,185 @@
+"""The journal keeps what it was told, for whichever process opens it next."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from bulkpull import OutputError, Window
+from bulkpull.pull import journal as journal_module
+from bulkpull.pull.journal import ExportRecord, Figures, Frontier, Journal, PartRecord
+
+WINDOWS = tuple(
+    Window(index, datetime(2024, 1, 1 + index, tzinfo=UTC), datetime(2024, 1, 2 + index, tzinfo=UTC))
+    for index in range(3)
+)
+OPTIONS = {"start": "2024-01-01T00:00:00.000Z", "end": "now", "filter": "", "fields": "a,b"}
+Reopen = Callable[[], Journal]
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Iterator[Reopen]:
+    """Opens the journal once more, without closing it first: the process before was killed."""
+    opened: list[Journal] = []
+
+    def again() -> Journal:
+        opened.append(Journal(tmp_path / "journal.sqlite"))
+        return opened[-1]
+
+    again().begin(OPTIONS, WINDOWS)
+    yield again
+    for journal in opened:
+        journal.close()
+
+
+def launched(journal: Journal, window: Window, export_id: str) -> None:
+    journal.launched(journal.launching(window), export_id)
+
+
+def test_options_and_plan(reopen: Reopen) -> None:
+    journal = reopen()
+    assert journal.options == OPTIONS
+    assert journal.windows == WINDOWS
+    assert journal.launches == 0
+    assert journal.exports() == {}
+    assert journal.frontier == Frontier(0, 0, (), Figures())
+    assert journal.inode is None
+
+
+def test_runs_are_counted(reopen: Reopen) -> None:
+    assert reopen().runs == 0
+    assert [reopen().start_run() for _ in range(3)] == [1, 2, 3]
+    assert reopen().runs == 3
+
+
+def test_an_export_is_known_from_the_answer_on_and_its_launch_before(reopen: Reopen) -> None:
+    journal = reopen()
+    launch = journal.launching(WINDOWS[0])
+    assert reopen().launches == 1
+    assert reopen().exports() == {}
+    journal.launched(launch, "one")
+    [record] = reopen().exports().values()
+    assert (record.id, record.exported, record.parts) == ("one", False, ())
+    assert timedelta(0) <= datetime.now(UTC) - record.launched < timedelta(minutes=1)
+
+
+def test_a_launch_that_was_refused_was_none(reopen: Reopen) -> None:
+    journal = reopen()
+    journal.refused(journal.launching(WINDOWS[0]))
+    assert reopen().launches == 0
+
+
+def test_an_export_that_will_not_do_is_forgotten_with_its_parts(reopen: Reopen) -> None:
+    journal = reopen()
+    launched(journal, WINDOWS[0], "one")
+    journal.exported(WINDOWS[0], "one", [PartRecord(1, "a"), PartRecord(2, "b")])
+    journal.failed(WINDOWS[0], "one", "gone")
+    assert reopen().exports() == {}
+    launched(journal, WINDOWS[0], "two")
+    journal.exported(WINDOWS[0], "two", [PartRecord(1, "c")])
+    [record] = reopen().exports().values()
+    assert (record.id, record.exported, record.parts) == ("two", True, (PartRecord(1, "c"),))
+    assert reopen().launches == 2
+
+
+def test_a_lost_launch_does_not_hide_an_export(reopen: Reopen) -> None:
+    journal = reopen()
+    launched(journal, WINDOWS[0], "one")
+    journal.launching(WINDOWS[0])
+    assert reopen().exports()[0].id == "one"
+
+
+def test_parts_half_and_whole(reopen: Reopen) -> None:
+    journal = reopen()
+    journal.start_run()
+    launched(journal, WINDOWS[1], "one")
+    journal.exported(WINDOWS[1], "one", [PartRecord(1, "a"), PartRecord(2, "b"), PartRecord(3, "c")])
+    journal.transferring(WINDOWS[1], 1, '"v1"', 1000)
+    journal.transferring(WINDOWS[1], 2, '"v2"', None)
+    journal.fetched(WINDOWS[1], 2, 17, "check")
+    half, whole, missing = reopen().exports()[1].parts
+    assert half == PartRecord(1, "a", validator='"v1"', length=1000)
+    assert whole == PartRecord(2, "b", validator='"v2"', size=17, checksum="check")
+    assert missing == PartRecord(3, "c")
+
+
+def test_half_files_are_not_trusted_after_the_machine_went_down(
+    reopen: Reopen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = reopen()
+    journal.start_run()
+    launched(journal, WINDOWS[0], "one")
+    journal.exported(WINDOWS[0], "one", [PartRecord(1, "a"), PartRecord(2, "b")])
+    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
+    journal.fetched(WINDOWS[0], 2, 17, "check")
+    reopen().start_run()
+    assert reopen().exports()[0].parts[0].validator == '"v1"'
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another\n")
+    monkeypatch.setattr(journal_module, "_BOOT_ID", boot_id)
+    reopen().start_run()
+    assert reopen().exports()[0].parts == (PartRecord(1, "a"), PartRecord(2, "b", size=17, checksum="check"))
+    # Where the machine does not tell when it was started, it may always have been down.
+    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
+    monkeypatch.setattr(journal_module, "_BOOT_ID", tmp_path / "none")
+    reopen().start_run()
+    assert reopen().exports()[0].parts[0].validator is None
+
+
+def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:
+    journal = reopen()
+    for window, export_id in zip(WINDOWS, ("one", "two", "three"), strict=True):
+        launched(journal, window, export_id)
+        journal.exported(window, export_id, [PartRecord(1, "a")])
+    journal.merged(WINDOWS[0], Figures(1, 10, 2, 1, 0), 400, ["id", "v"])
+    journal.merged(WINDOWS[1], Figures(2, 5, 0, 0, 3), 700, ["id", "v", "w"])
+    again = reopen()
+    assert again.frontier == Frontier(2, 700, ("id", "v", "w"), Figures(3, 15, 2, 1, 3))
+    assert [record.id for record in again.exports().values()] == ["three"]
+    assert isinstance(again.exports()[2], ExportRecord)
+
+
+def test_what_is_about_to_be_published(reopen: Reopen) -> None:
+    reopen().publishing(12345)
+    reopen().publishing(2**63)
+    assert reopen().inode == 2**63
+
+
+def test_a_half_written_record_is_none(reopen: Reopen) -> None:
+    journal = reopen()
+    launched(journal, WINDOWS[0], "one")
+    with pytest.raises(OutputError, match=r"write the journal .*UNIQUE"):
+        journal.exported(WINDOWS[0], "one", [PartRecord(1, "a"), PartRecord(1, "b")])
+    assert not reopen().exports()[0].exported
+    assert reopen().exports()[0].parts == ()
+
+
+@pytest.mark.parametrize("garbage", [b"no database at all", b"SQLite format 3\0" + b"x" * 5000])
+def test_what_is_no_journal_is_told(tmp_path: Path, garbage: bytes) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(garbage)
+    with pytest.raises(OutputError, match=r"open the journal .*journal\.sqlite"):
+        Journal(path)
+    assert path.read_bytes() == garbage
+
+
+def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(OutputError, match="another version"):
+        Journal(path)
+
+
+def test_every_commit_is_synced(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    try:
+        assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    finally:
+        journal.close()
