@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -83,6 +84,7 @@ class Sandbox:
         self._seen = Seen()
         self._requests = 0
         self._downloads = 0
+        self.deliveries: Counter[tuple[str, int]] = Counter()  # of whole files: export, number from 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
         self._activities = Activities(self.config.rows, self.config.start, self.config.end, self.config.seed)
@@ -324,6 +326,8 @@ class Sandbox:
                     await response.write(chunk)
                     self._seen.bytes_sent += len(chunk)
             await response.write_eof()
+            if end == file.size:
+                self.deliveries[task.id, number] += 1
         return response
 
 

@@ -187,24 +187,47 @@ def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> 
         assert (done.returncode, "token" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_pull_is_code_130_and_leaves_nothing(
-    sandbox: SandboxProcess, tmp_path: Path, number: signal.Signals
-) -> None:
-    command = [sys.executable, "-m", "bulkpull", "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1"]
+def interrupted(sandbox: SandboxProcess, tmp_path: Path, *numbers: signal.Signals) -> tuple[int, str, list[str]]:
+    """A pull that was sent these signals once it was under way: its exit code, its standard error, its command."""
+    command = ["pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1", "--window", "1mo"]
     with subprocess.Popen(  # noqa: S603
-        [*command, "--window", "1d"], env=environment(sandbox), stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bulkpull", *command], env=environment(sandbox), stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 30
-        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(number)
+        while not list(tmp_path.glob("*/journal.sqlite")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.002)
         _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    return process.returncode, stderr, command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_pull_is_code_130_and_goes_on(
+    sandbox: SandboxProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    code, stderr, command = interrupted(sandbox, tmp_path, number)
+    assert code == 130
     assert "interrupted" in stderr
+    assert f"go on with: bulkpull {' '.join(command)}\n" in stderr
     assert "Traceback" not in stderr
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv.bulkpull"]
+    done = bulkpull(sandbox, *command)
+    assert done.returncode == 0, done.stderr
+    assert "resuming: " in done.stderr
+    assert "3,000 rows in" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    code, stderr, command = interrupted(sandbox, tmp_path, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in stderr
+    done = bulkpull(sandbox, *command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 3000
 
 
 def test_version_help_and_completion() -> None:

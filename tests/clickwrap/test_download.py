@@ -115,7 +115,7 @@ async def test_statuses_that_may_pass(status: int) -> None:
 
 @pytest.mark.parametrize(
     ("status", "content_range"),
-    [(416, "bytes */9"), (206, ""), (206, "bytes 3-"), (206, "rows 3-8/9")],
+    [(416, ""), (416, "bytes */many"), (206, ""), (206, "bytes 3-"), (206, "rows 3-8/9")],
 )
 async def test_a_range_that_is_not_granted_as_asked(status: int, content_range: str) -> None:
     async def handler(_request: web.Request) -> web.Response:
@@ -124,6 +124,14 @@ async def test_a_range_that_is_not_granted_as_asked(status: int, content_range: 
     async with serving(handler) as server, client(server) as clickwrap:
         with pytest.raises(RangeRefusedError):
             await read(clickwrap, str(server.make_url("/f")), 3, '"v1"')
+
+
+async def test_a_range_behind_the_last_byte_tells_the_length() -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(status=416, headers={"Content-Range": "bytes */9"})
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        assert await read(clickwrap, str(server.make_url("/f")), 9, '"v1"') == (9, 9, b"")
 
 
 async def test_a_range_of_a_file_of_unknown_length() -> None:
