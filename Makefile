@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test soak lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.soak
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

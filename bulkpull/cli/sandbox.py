@@ -13,15 +13,19 @@ import orjson
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.pull.plan import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.sandbox.faults import EVERYTHING, KINDS
 
 DEFAULTS = SandboxConfig()
+_KINDS = "\b\nKinds of faults:\n" + "\n".join(
+    f"  {kind:<20}{meaning}" for kinds in KINDS.values() for kind, meaning in kinds.items()
+)
 
 
 def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> datetime:
     return moment(value, "date")
 
 
-@click.command()
+@click.command(epilog=_KINDS)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities.")
 @click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="The first activity's date.")
@@ -69,6 +73,19 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     default=DEFAULTS.file_latency,
     show_default=True,
     help="Seconds until a file's first byte.",
+)
+@click.option(
+    "--faults",
+    default=DEFAULTS.faults,
+    metavar="PROFILE[:SEED]",
+    help=f"What goes wrong: {EVERYTHING}, or kinds joined by +. Same seed, same faults.",
+)
+@click.option(
+    "--fault-seconds",
+    type=click.FloatRange(min=0),
+    default=DEFAULTS.fault_seconds,
+    show_default=True,
+    help="How long a request hangs or a body stalls; an outage takes twice as long.",
 )
 def sandbox(**config: object) -> None:
     """Run a local Clickwrap with made-up activity, until interrupted.

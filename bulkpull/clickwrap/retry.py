@@ -36,8 +36,8 @@ class RetryPolicy:
     Architecture Blog's "Exponential Backoff And Jitter". No attempt starts `seconds` after the first failure.
     """
 
-    attempts: int = 8
-    seconds: float = 300.0
+    attempts: int = 1000
+    seconds: float = 900.0
     base: float = 1.0
     cap: float = 30.0
 

@@ -61,7 +61,7 @@ class Journey:
 
     async def hand_over(self) -> None:
         """All parts are whole: waits until the merge has them. Raises the ExportFailure that it found in them."""
-        self._judged = anyio.Event()
+        self._judged, self._damage = anyio.Event(), None
         self.fetched.set()
         await self._judged.wait()
         if self._damage:

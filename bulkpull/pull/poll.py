@@ -30,7 +30,8 @@ async def poll(
     """Asks for `export`, launched `waited` seconds ago, until it has succeeded; at once where it was launched by an
     earlier run.
 
-    Raises ExportFailure where it failed, vanished, or is not done `export_timeout` seconds after its launch.
+    Raises ExportFailure where it failed, vanished, or is not done when it is asked for `export_timeout` seconds after
+    its launch or later: a time in which nothing can be asked does not count against it.
     """
     launched = anyio.current_time() - waited
 
@@ -44,12 +45,12 @@ async def poll(
 
     if waited:
         export = await ask()
-    with anyio.move_on_after(launched + export_timeout - anyio.current_time()):
-        while not export.succeeded and not export.failed:
-            await anyio.sleep(interval(anyio.current_time() - launched))
-            export = await ask()
-    if export.succeeded:
-        return export
+    while not export.succeeded and not export.failed:
+        waited = anyio.current_time() - launched
+        if waited >= export_timeout:
+            raise ExportFailure(export.id, f"it was still {export.status} after {export_timeout:g} s")
+        await anyio.sleep(min(interval(waited), export_timeout - waited))
+        export = await ask()
     if export.failed:
         raise ExportFailure(export.id, export.message or "it failed, and the API gave no message")
-    raise ExportFailure(export.id, f"it was still {export.status} after {export_timeout:g} s")
+    return export

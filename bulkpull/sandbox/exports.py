@@ -15,7 +15,11 @@ import anyio
 from anyio import to_thread
 
 from bulkpull.sandbox.data import FIELDS, Activities
+from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.filters import Selection, select
+
+_OF_FILES = frozenset({"purged", "damaged"})
+_PART_OF_AN_ID = 12  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Task:
     status: str = "pending"
     message: str | None = None
     files: list[File] = field(default_factory=list)
+    fault: str | None = None  # the kind of what befell it
 
     @property
     def running(self) -> bool:
@@ -61,6 +66,7 @@ class Exports:
         seconds: float,
         rows_per_file: int,
         seed: int,
+        faults: Faults,
     ) -> None:
         self.tasks: dict[str, Task] = {}
         self.peak_running = 0
@@ -70,6 +76,7 @@ class Exports:
         self._seconds = seconds
         self._rows_per_file = rows_per_file
         self._random = random.Random(seed)
+        self._faults = faults
         self._made: dict[tuple[str, tuple[str, ...]], list[File]] = {}
 
     def start(self, filter: str, fields: tuple[str, ...]) -> Task:
@@ -84,6 +91,11 @@ class Exports:
         self.tasks[task.id] = task
         self.peak_running = max(self.peak_running, sum(task.running for task in self.tasks.values()))
         return task
+
+    def find(self, id: str) -> Task | None:
+        """The task, unless there is none, or none any more."""
+        task = self.tasks.get(id)
+        return None if task is None or task.fault == "export-vanishes" else task
 
     async def work(self, task: Task) -> None:
         """Takes the task through its statuses."""
@@ -102,6 +114,16 @@ class Exports:
                 return
             await anyio.sleep_until(began + duration)
         task.files = self._made[key]
+        fault = self._faults.strike("export", task.filter, without=() if rows else _OF_FILES)
+        task.fault = fault.kind if fault else None
+        match fault:
+            case Fault("export-fails" | "export-always-fails"):
+                task.status, task.message = "failed", "Export failed"
+                return
+            case Fault("export-never-ends"):
+                return
+            case Fault("damaged"):
+                task.files = await to_thread.run_sync(self._damaged, task, fault.draw)
         task.status = "success"
 
     def distinct_ids(self) -> int:
@@ -121,11 +143,23 @@ class Exports:
         files: list[File] = []
         # Of the exports that match nothing, some have no file and some have one with a header alone.
         while (chunk := list(islice(lines, self._rows_per_file))) or (not files and int(task.id, 16) % 2):
-            data = (header + "".join(chunk)).encode()
-            path = self._directory / f"{task.id}-{len(files):04d}.csv"
-            path.write_bytes(data)
-            files.append(File(path, len(data), f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"'))
+            files.append(self._file(f"{task.id}-{len(files):04d}.csv", header + "".join(chunk)))
         return files
+
+    def _damaged(self, task: Task, draw: random.Random) -> list[File]:
+        """The task's files, one of them cut within a record for good."""
+        lines = list(self._lines(task))
+        number = draw.randrange(len(task.files))
+        chunk = lines[number * self._rows_per_file :][: self._rows_per_file]
+        cut = draw.randrange(len(chunk))
+        content = "".join((",".join(task.fields), "\n", *chunk[:cut], chunk[cut][:_PART_OF_AN_ID]))
+        damaged = self._file(f"{task.id}-damaged.csv", content)
+        return [*task.files[:number], damaged, *task.files[number + 1 :]]
+
+    def _file(self, name: str, content: str) -> File:
+        data, path = content.encode(), self._directory / name
+        path.write_bytes(data)
+        return File(path, len(data), f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"')
 
     def _lines(self, task: Task) -> Iterator[str]:
         known = [FIELDS.index(name) for name in task.fields if name in FIELDS]

@@ -1,16 +1,10 @@
-"""The local Clickwrap: an API origin and a file origin, on loopback."""
+"""The local Clickwrap: its API origin, and the file origin beside it, on loopback."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -19,58 +13,19 @@ from typing import Any, Self
 import anyio
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from anyio import to_thread
 
-from bulkpull.errors import UsageError
+from bulkpull.sandbox.config import SandboxConfig, Seen
 from bulkpull.sandbox.data import DEFAULT_FIELDS, FIELDS, Activities, nested
 from bulkpull.sandbox.exports import Exports, Task
+from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
+from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 API = "/v1.1"
 MAX_PER_PAGE = 100
-_CHUNK = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxConfig:
-    """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one."""
-
-    rows: int = 10_000
-    start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
-    end: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    seed: int = 0
-    token: str = "sandbox-token"  # noqa: S105 - for anybody to use
-    port: int = 0
-    workers: int = 8
-    export_seconds: float = 1.0
-    rows_per_file: int = 10_000
-    requests_per_minute: int = 2000
-    link_seconds: float = 300.0
-    file_latency: float = 0.02  # until the first byte, as an object store has it
-
-    def __post_init__(self) -> None:
-        if self.start >= self.end:
-            raise UsageError("a sandbox's activity must start before it ends")
-
-
-@dataclass(slots=True)
-class Seen:
-    """What a sandbox saw. `leaks` counts requests to the file origin that carried an Authorization header."""
-
-    requests: dict[str, int] = field(default_factory=dict)
-    throttled: int = 0
-    unauthorized: int = 0
-    downloads: int = 0
-    ranges: int = 0
-    leaks: int = 0
-    exports: int = 0
-    peak_exports: int = 0
-    peak_requests: int = 0
-    peak_downloads: int = 0
-    bytes_sent: int = 0
 
 
 class Sandbox:
@@ -79,41 +34,42 @@ class Sandbox:
     def __init__(self, config: SandboxConfig | None = None) -> None:
         self.config = config or SandboxConfig()
         self.url = ""
-        self._files_url = ""
-        self._secret = f"sandbox {self.config.seed}".encode()
         self._seen = Seen()
+        self.faults = Faults(self.config.faults, self.config.fault_seconds)
         self._requests = 0
-        self._downloads = 0
-        self.deliveries: Counter[tuple[str, int]] = Counter()  # of whole files: export, number from 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
         self._activities = Activities(self.config.rows, self.config.start, self.config.end, self.config.seed)
-        self._exports: Exports
+        self.exports: Exports
+        self.files: FileOrigin
         self._stack = AsyncExitStack()
 
     @property
     def seen(self) -> Seen:
         """The figures so far."""
-        self._seen.exports = len(self._exports.tasks)
-        self._seen.peak_exports = self._exports.peak_running
+        self._seen.exports = len(self.exports.tasks)
+        self._seen.peak_exports = self.exports.peak_running
+        self._seen.faults = dict(self.faults.injected)
         return self._seen
 
     async def distinct_ids(self) -> int:
         """How many different ids all finished exports delivered, counted from their rows."""
-        return await to_thread.run_sync(self._exports.distinct_ids)
+        return await to_thread.run_sync(self.exports.distinct_ids)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
-            self._exports = Exports(
+            self.exports = Exports(
                 self._activities,
                 Path(directory),
                 workers=self.config.workers,
                 seconds=self.config.export_seconds,
                 rows_per_file=self.config.rows_per_file,
                 seed=self.config.seed,
+                faults=self.faults,
             )
-            self._files_url = await self._serve(stack, self._files_app(), 0)
+            self.files = FileOrigin(self.config, self.exports, self.faults, self._seen)
+            self.files.url = await self._serve(stack, self.files.app(), 0)
             self.url = await self._serve(stack, self._api_app(), self.config.port) + API
             # Last, so that a port in use is an error of its own and not one of a group's.
             self._group = await stack.enter_async_context(anyio.create_task_group())
@@ -138,7 +94,7 @@ class Sandbox:
     # The API origin
 
     def _api_app(self) -> web.Application:
-        app = web.Application(middlewares=[self._count_requests, self._guard])
+        app = web.Application(middlewares=[self._count_requests, self._disturb, self._guard])
         app.router.add_post(f"{API}/tasks/export/activity", self._start_export)
         app.router.add_get(f"{API}/tasks/export/{{id}}", self._get_export)
         app.router.add_get(f"{API}/activity", self._activity)
@@ -159,6 +115,32 @@ class Sandbox:
             return await handler(request)
         finally:
             self._requests -= 1
+
+    @web.middleware
+    async def _disturb(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What may go wrong before a request is acted upon, or after."""
+        if request.path == "/sandbox":
+            return await handler(request)
+        if self.faults.outage(anyio.current_time()):
+            return reset(request)
+        # An export's id is drawn anew in each sandbox; its filter is not.
+        task = self.exports.tasks.get(request.match_info.get("id", ""))
+        fault = self.faults.strike("api", request.method, task.filter if task else request.path_qs)
+        match fault:
+            case None:
+                return await handler(request)
+            case Fault("server-error"):
+                return server_error(fault)
+            case Fault("throttle"):
+                return _error(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": "1"})
+            case Fault("html"):
+                return html_page()
+            case Fault("hang"):
+                await anyio.sleep(self.faults.seconds)
+            case Fault("lost"):
+                answer = await handler(request)
+                self._seen.lost_posts += request.method == "POST" and answer.status == 200
+        return reset(request)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -185,12 +167,12 @@ class Sandbox:
 
     async def _start_export(self, request: web.Request) -> web.Response:
         fields = tuple(filter(None, request.query.get("fields", "").split(","))) or DEFAULT_FIELDS
-        task = self._exports.start(request.query.get("filter", ""), fields)
-        self._group.start_soon(self._exports.work, task)
+        task = self.exports.start(request.query.get("filter", ""), fields)
+        self._group.start_soon(self.exports.work, task)
         return _json(self._task(task))
 
     async def _get_export(self, request: web.Request) -> web.Response:
-        task = self._exports.tasks.get(request.match_info["id"])
+        task = self.exports.find(request.match_info["id"])
         if task is None:
             raise web.HTTPNotFound(reason="No such task")
         return _json(self._task(task))
@@ -260,75 +242,8 @@ class Sandbox:
         if task.message:
             data["message"] = task.message
         if task.status == "success":
-            data["links"] = [self._link(task, number) for number in range(len(task.files))]
+            data["links"] = [self.files.link(task, number) for number in range(len(task.files))]
         return {"data": data}
-
-    # The file origin
-
-    def _link(self, task: Task, number: int) -> str:
-        path = f"/exports/{task.id}/{number}.csv"
-        expires = str(int(time.time() + self.config.link_seconds))
-        return f"{self._files_url}{path}?expires={expires}&signature={self._sign(path, expires)}"
-
-    def _sign(self, path: str, expires: str) -> str:
-        return hmac.new(self._secret, f"{path} {expires}".encode(), hashlib.sha256).hexdigest()
-
-    def _files_app(self) -> web.Application:
-        app = web.Application(middlewares=[self._count_downloads])
-        app.router.add_get("/exports/{id}/{number:[0-9]+}.csv", self._download)
-        return app
-
-    @web.middleware
-    async def _count_downloads(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._seen.downloads += 1
-        self._downloads += 1
-        self._seen.peak_downloads = max(self._seen.peak_downloads, self._downloads)
-        try:
-            return await handler(request)
-        finally:
-            self._downloads -= 1
-
-    async def _download(self, request: web.Request) -> web.StreamResponse:
-        if "Authorization" in request.headers:
-            self._seen.leaks += 1
-            return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
-        expires, signature = request.query.get("expires", ""), request.query.get("signature", "")
-        if not hmac.compare_digest(signature.encode(), self._sign(request.path, expires).encode()):
-            return _xml(403, "SignatureDoesNotMatch", "The request signature does not match")
-        if int(expires) < time.time():
-            return _xml(403, "AccessDenied", "Request has expired")
-        task, number = self._exports.tasks.get(request.match_info["id"]), int(request.match_info["number"])
-        if task is None or number >= len(task.files):
-            return _xml(404, "NoSuchKey", "The specified key does not exist.")
-        file = task.files[number]
-        headers = {"ETag": file.etag, "Accept-Ranges": "bytes", "Content-Type": "text/csv; charset=utf-8"}
-        offset, end, status = 0, file.size, 200
-        wanted = request.headers.get("Range", "")
-        if wanted.startswith("bytes=") and request.headers.get("If-Range", file.etag) == file.etag:
-            begin, _, last = wanted.removeprefix("bytes=").partition("-")
-            if begin.isdigit() and (not last or last.isdigit()):  # one range with a beginning; others are ignored
-                self._seen.ranges += 1
-                offset, status = int(begin), 206
-                end = min(file.size, int(last) + 1 if last else file.size)
-                if offset >= end:
-                    answer = _xml(416, "InvalidRange", "The requested range is not satisfiable")
-                    answer.headers["Content-Range"] = f"bytes */{file.size}"
-                    return answer
-                headers["Content-Range"] = f"bytes {offset}-{end - 1}/{file.size}"
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = end - offset
-        await anyio.sleep(self.config.file_latency)
-        with suppress(ConnectionError):  # clients may go
-            await response.prepare(request)
-            with file.path.open("rb") as content:
-                content.seek(offset)
-                while chunk := content.read(min(_CHUNK, end - content.tell())):
-                    await response.write(chunk)
-                    self._seen.bytes_sent += len(chunk)
-            await response.write_eof()
-            if end == file.size:
-                self.deliveries[task.id, number] += 1
-        return response
 
 
 def _json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -340,8 +255,3 @@ def _json(answer: Any, status: int = 200, headers: dict[str, str] | None = None)
 def _error(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
     answer = {"error": {"message": message, "status": status, "name": name, "code": status}}
     return _json(answer, status, headers)
-
-
-def _xml(status: int, code: str, message: str) -> web.Response:
-    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
-    return web.Response(text=text, status=status, content_type="application/xml")

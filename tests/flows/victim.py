@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from bulkpull import Clickwrap, RetryPolicy, pull
+from bulkpull import BulkpullError, Clickwrap, RetryPolicy, pull
+
+FAILED = 4
 
 # Processes that are forked from one which has imported all this start in no time.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.flows.victim"])
 
 
-def run(url: str, token: str, out: Path, options: dict[str, Any]) -> None:
-    """Pulls, with short patience."""
+def run(url: str, token: str, out: Path, options: dict[str, Any], retry: RetryPolicy, timeouts: dict[str, Any]) -> None:
+    """Pulls; exits with FAILED after one of bulkpull's errors."""
 
     async def main() -> None:
-        retry = RetryPolicy(base=0.02, cap=0.2)
-        async with Clickwrap(token, base_url=url, retry=retry, request_timeout=1.0, stall_timeout=1.0) as clickwrap:
+        async with Clickwrap(token, base_url=url, retry=retry, **timeouts) as clickwrap:
             await pull(clickwrap, out=out, **options)
 
-    anyio.run(main)
+    try:
+        anyio.run(main)
+    except BulkpullError:
+        sys.exit(FAILED)

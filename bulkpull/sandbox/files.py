@@ -1,0 +1,207 @@
+"""The file origin: signed links, ranges, and what may go wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+
+import anyio
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from anyio import to_thread
+
+from bulkpull.sandbox.config import SandboxConfig, Seen
+from bulkpull.sandbox.exports import Exports, File, Task
+from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
+
+_CHUNK = 256 * 1024
+_TRICKLE = 16  # pieces
+_OF_RANGES = frozenset({"range-ignored", "wrong-range"})
+_OF_BODIES = frozenset({"stall", "cut", "cut-short-length", "trickle", "expire", "changed", "gzip"})
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """The bytes from `offset` to `end` of a file that go out under `headers`; the body breaks off at `stop`."""
+
+    file: File
+    offset: int
+    end: int
+    status: int
+    headers: dict[str, str]
+    stop: int
+    claimed: int | None = None  # as the body's length, instead of the right one
+    stalls: bool = False  # at `stop`
+    trickles: bool = False
+    swaps_case: bool = False
+
+
+class FileOrigin:
+    """Serves the files of exports; `url` must be set before links are made.
+
+    `deliveries` counts, by export and file (from 0), how often its last byte went out.
+    """
+
+    def __init__(self, config: SandboxConfig, exports: Exports, faults: Faults, seen: Seen) -> None:
+        self.url = ""
+        self.deliveries: Counter[tuple[str, int]] = Counter()
+        self._config = config
+        self._exports = exports
+        self._faults = faults
+        self._seen = seen
+        self._secret = f"sandbox {config.seed}".encode()
+        self._nonces = count()
+        self._revoked: set[str] = set()
+        self._downloads = 0
+
+    def app(self) -> web.Application:
+        """The origin's routes."""
+        app = web.Application(middlewares=[self._count_downloads])
+        app.router.add_get("/exports/{id}/{number:[0-9]+}.csv", self._download)
+        return app
+
+    def link(self, task: Task, number: int) -> str:
+        """A fresh link to a task's file, from 0."""
+        path = f"/exports/{task.id}/{number}.csv"
+        expires = str(int(time.time() + self._config.link_seconds))
+        nonce = str(next(self._nonces))
+        return f"{self.url}{path}?expires={expires}&nonce={nonce}&signature={self._sign(path, expires, nonce)}"
+
+    def _sign(self, path: str, expires: str, nonce: str) -> str:
+        return hmac.new(self._secret, f"{path} {expires} {nonce}".encode(), hashlib.sha256).hexdigest()
+
+    @web.middleware
+    async def _count_downloads(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._faults.outage(anyio.current_time()):
+            return reset(request)
+        self._seen.downloads += 1
+        self._downloads += 1
+        self._seen.peak_downloads = max(self._seen.peak_downloads, self._downloads)
+        try:
+            return await handler(request)
+        finally:
+            self._downloads -= 1
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        if "Authorization" in request.headers:
+            self._seen.leaks += 1
+            return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
+        expires, nonce, signature = (request.query.get(name, "") for name in ("expires", "nonce", "signature"))
+        if not hmac.compare_digest(signature.encode(), self._sign(request.path, expires, nonce).encode()):
+            return _xml(403, "SignatureDoesNotMatch", "The request signature does not match")
+        if int(expires) < time.time() or signature in self._revoked:
+            return _xml(403, "AccessDenied", "Request has expired")
+        task, number = self._exports.find(request.match_info["id"]), int(request.match_info["number"])
+        if task is None or task.fault == "purged" or number >= len(task.files):
+            return _xml(404, "NoSuchKey", "The specified key does not exist.")
+        file, wanted = task.files[number], request.headers.get("Range", "")
+        inapplicable = frozenset() if wanted else _OF_RANGES
+        delivery = _delivery(file, wanted, request.headers.get("If-Range", file.etag))
+        if delivery.offset >= delivery.end:
+            inapplicable |= _OF_BODIES
+        fault = self._faults.strike("file", task.filter, number, without=inapplicable)
+        if fault and (instead := await self._disturb(fault, delivery, request, signature)):
+            return instead
+        if delivery.status != 200:
+            self._seen.ranges += 1
+        if delivery.status == 416:
+            answer = _xml(416, "InvalidRange", "The requested range is not satisfiable")
+            answer.headers.update(delivery.headers)
+            return answer
+        response = await self._send(request, delivery)
+        if delivery.stop == file.size:
+            self.deliveries[task.id, number] += 1
+        return response
+
+    async def _disturb(
+        self, fault: Fault, delivery: _Delivery, request: web.Request, signature: str
+    ) -> web.StreamResponse | None:
+        """Changes the delivery as the fault has it, or answers something else instead."""
+        draw, size = fault.draw, delivery.file.size
+        somewhere = draw.randint(delivery.offset, max(delivery.offset, delivery.end - 1))
+        match fault.kind:
+            case "file-error":
+                return server_error(fault)
+            case "file-reset":
+                return reset(request)
+            case "file-hang":
+                await anyio.sleep(self._faults.seconds)
+                return reset(request)
+            case "error-page":
+                return html_page()
+            case "gzip":
+                body = gzip.compress(await to_thread.run_sync(delivery.file.path.read_bytes), compresslevel=1)
+                return web.Response(body=body, headers={"Content-Encoding": "gzip", "Content-Type": "text/csv"})
+            case "stall":
+                delivery.stop, delivery.stalls = somewhere, True
+            case "cut":
+                delivery.stop = somewhere
+            case "cut-short-length":
+                delivery.stop, delivery.claimed = somewhere, somewhere - delivery.offset
+            case "trickle":
+                delivery.trickles = True
+            case "expire":
+                delivery.stop = somewhere
+                self._revoked.add(signature)
+            case "changed":
+                whole = _delivery(delivery.file, "", "")  # no range of another file is granted
+                delivery.status, delivery.offset, delivery.headers = 200, 0, whole.headers | {"ETag": '"changed"'}
+                delivery.stop, delivery.swaps_case = somewhere, True
+            case "range-ignored":
+                whole = _delivery(delivery.file, "", "")
+                delivery.status, delivery.offset, delivery.headers = 200, 0, whole.headers
+                delivery.end = delivery.stop = size
+            case "wrong-range":
+                delivery.status, delivery.end, delivery.stop = 206, size, size
+                if draw.random() < 0.5:
+                    delivery.offset //= 2
+                else:
+                    delivery.offset, size = min(delivery.offset, size - 1), size + 7
+                delivery.headers["Content-Range"] = f"bytes {delivery.offset}-{delivery.end - 1}/{size}"
+        return None
+
+    async def _send(self, request: web.Request, delivery: _Delivery) -> web.StreamResponse:
+        response = web.StreamResponse(status=delivery.status, headers=delivery.headers)
+        response.content_length = delivery.end - delivery.offset if delivery.claimed is None else delivery.claimed
+        await anyio.sleep(self._config.file_latency)
+        piece = max(1, (delivery.stop - delivery.offset) // _TRICKLE + 1) if delivery.trickles else _CHUNK
+        with suppress(ConnectionError):  # clients may go
+            await response.prepare(request)
+            with delivery.file.path.open("rb") as content:
+                content.seek(delivery.offset)
+                while chunk := content.read(min(piece, delivery.stop - content.tell())):
+                    await response.write(chunk.swapcase() if delivery.swaps_case else chunk)
+                    self._seen.bytes_sent += len(chunk)
+                    if delivery.trickles:
+                        await anyio.sleep(self._faults.seconds / _TRICKLE / 4)
+            if delivery.stalls:
+                await anyio.sleep(self._faults.seconds)
+                reset(request)
+            elif delivery.stop < delivery.end and delivery.claimed is None and request.transport:
+                request.transport.close()  # what was written still arrives
+            await response.write_eof()
+        return response
+
+
+def _delivery(file: File, wanted: str, if_range: str) -> _Delivery:
+    """What a `Range` header gets: one range with a beginning; others are ignored."""
+    headers = {"ETag": file.etag, "Accept-Ranges": "bytes", "Content-Type": "text/csv; charset=utf-8"}
+    begin, _, last = wanted.removeprefix("bytes=").partition("-")
+    if not wanted.startswith("bytes=") or if_range != file.etag or not begin.isdigit() or not (last + "0").isdigit():
+        return _Delivery(file, 0, file.size, 200, headers, stop=file.size)
+    offset, end = int(begin), min(file.size, int(last) + 1) if last else file.size
+    if offset >= end:
+        return _Delivery(file, offset, end, 416, {"Content-Range": f"bytes */{file.size}"}, stop=end)
+    headers["Content-Range"] = f"bytes {offset}-{end - 1}/{file.size}"
+    return _Delivery(file, offset, end, 206, headers, stop=end)
+
+
+def _xml(status: int, code: str, message: str) -> web.Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    return web.Response(text=text, status=status, content_type="application/xml")

@@ -1,0 +1,164 @@
+"""What a pull must survive, as seeded schedules: of faults, of kills, of both. The tests run a few, the soak many."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from bulkpull import BulkpullError, Clickwrap, RetryPolicy, plan, pull
+from bulkpull.clickwrap.filters import window_filter
+from bulkpull.pull.journal import Journal
+from bulkpull.pull.orchestrator import MAX_LAUNCHES
+from bulkpull.sandbox import Sandbox, SandboxConfig
+from tests.flows import victim
+
+CONFIG = SandboxConfig(
+    rows=6000,
+    start=datetime(2024, 1, 1, tzinfo=UTC),
+    end=datetime(2024, 7, 1, tzinfo=UTC),
+    export_seconds=0.1,
+    rows_per_file=250,
+    fault_seconds=0.6,
+)
+OPTIONS: dict[str, Any] = {
+    "start": "2024-01-01",
+    "end": "2024-07-01",
+    "window": "2w",
+    "exports": 5,
+    "fields": ["connection_data.page_title", "custom_data.vip"],
+    "export_timeout": 3.0,
+}
+WINDOWS = plan(OPTIONS["start"], OPTIONS["end"], OPTIONS["window"])
+RETRY = RetryPolicy(base=0.02, cap=0.2, seconds=60.0)
+TIMEOUTS: dict[str, Any] = {"request_timeout": 0.5, "stall_timeout": 0.5}
+MAX_RUNS = 40
+
+
+@dataclass(slots=True)
+class Survival:
+    """What a schedule came to: `failed` runs ended with an error, `impossible` with one that no run can avoid."""
+
+    seed: int
+    kills: int = 0
+    failed: int = 0
+    impossible: bool = False
+    exports: int = 0
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+async def undisturbed(out: Path) -> bytes:
+    """The bytes that an undisturbed pull leaves."""
+    async with Sandbox(CONFIG) as sandbox, Clickwrap(CONFIG.token, base_url=sandbox.url) as clickwrap:
+        result = await pull(clickwrap, out=out, **OPTIONS)
+    assert (result.rows, result.windows, result.exports) == (CONFIG.rows, len(WINDOWS), len(WINDOWS))
+    return out.read_bytes()
+
+
+async def survive_faults(seed: int, out: Path, expected: bytes) -> Survival:
+    """A pull under the faults of profile `everything`, again after each error, until it is through."""
+    survival = Survival(seed)
+    began = anyio.current_time()
+    async with Sandbox(replace(CONFIG, faults=f"everything:{seed}")) as sandbox:
+        while not survival.impossible:
+            assert survival.failed < MAX_RUNS
+            try:
+                async with Clickwrap(CONFIG.token, base_url=sandbox.url, retry=RETRY, **TIMEOUTS) as clickwrap:
+                    with anyio.fail_after(120):
+                        await pull(clickwrap, out=out, **OPTIONS)
+                break
+            except BulkpullError as error:
+                assert not out.exists()
+                survival.failed += 1
+                survival.impossible = accounted(sandbox, str(error))
+        settle(survival, sandbox)
+    survival.seconds = anyio.current_time() - began
+    if not survival.impossible:
+        assert out.read_bytes() == expected
+        assert [path.name for path in out.parent.iterdir()] == [out.name]
+    return survival
+
+
+def accounted(sandbox: Sandbox, message: str) -> bool:
+    """Whether the window that an error names can never be pulled; that it named one whose exports were all disturbed
+    is asserted."""
+    [window] = [window for window in WINDOWS if str(window) in message]
+    tasks = [task for task in sandbox.exports.tasks.values() if task.filter == window_filter(window, None)]
+    disturbed = [task.fault for task in tasks if task.fault]
+    assert len(disturbed) >= MAX_LAUNCHES, message
+    return "export-always-fails" in disturbed
+
+
+def settle(survival: Survival, sandbox: Sandbox) -> None:
+    """Notes what the sandbox saw; asserts that no export was made without need, and that the token stayed at home."""
+    seen = sandbox.seen
+    survival.exports = seen.exports
+    survival.faults.update(seen.faults)
+    disturbed = sum(task.fault is not None for task in sandbox.exports.tasks.values())
+    assert seen.exports <= len(WINDOWS) + survival.kills + seen.lost_posts + disturbed
+    assert seen.leaks == 0
+
+
+async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "") -> Survival:
+    """A pull that is killed at random moments, again and again, until it is through; with `faults` it also fails."""
+    survival = Survival(seed)
+    moments = random.Random(seed)
+    began = anyio.current_time()
+    # Whole parts by export and number, and how often the host had delivered each when they were known to be whole.
+    whole: dict[tuple[str, int], int] = {}
+    async with Sandbox(replace(CONFIG, faults=faults)) as sandbox:
+        doomed = {
+            window_filter(window, None) for window in WINDOWS if sandbox.faults.dooms(window_filter(window, None))
+        }
+        while True:
+            assert survival.kills + survival.failed < MAX_RUNS
+            process = victim.PROCESSES.Process(
+                target=victim.run, args=(sandbox.url, CONFIG.token, out, OPTIONS, RETRY, TIMEOUTS)
+            )
+            process.start()
+            patience = moments.uniform(0.02, 3.0 if faults else 0.7)
+            await to_thread.run_sync(process.join, patience)
+            process.kill()
+            await to_thread.run_sync(process.join)
+            if process.exitcode == 0 or out.exists():
+                break
+            assert process.exitcode in ({-9, victim.FAILED} if faults else {-9})
+            survival.kills += process.exitcode == -9
+            survival.failed += process.exitcode != -9
+            if doomed and survival.failed:
+                survival.impossible = True
+                break
+            for part in whole_parts(out):
+                whole.setdefault(part, sandbox.files.deliveries[part])
+        settle(survival, sandbox)
+        assert {part: sandbox.files.deliveries[part] for part in whole} == whole
+    survival.seconds = anyio.current_time() - began
+    if not survival.impossible:
+        assert out.read_bytes() == expected
+    if process.exitcode == 0:
+        assert [path.name for path in out.parent.iterdir()] == [out.name]
+    return survival
+
+
+def whole_parts(out: Path) -> list[tuple[str, int]]:
+    """The export and the number, from 0, of the files that the journal calls whole."""
+    path = out.with_name(f"{out.name}.bulkpull") / "journal.sqlite"
+    if not path.exists():
+        return []
+    journal = Journal(path)
+    try:
+        return [
+            (export.id, part.number - 1)
+            for export in journal.exports().values()
+            for part in export.parts
+            if part.size is not None
+        ]
+    finally:
+        journal.close()

@@ -1,0 +1,49 @@
+"""A few of the schedules that `make soak` runs by the hundred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bulkpull.sandbox.faults import KINDS
+from tests.flows.survival import Survival, survive_faults, survive_kills, undisturbed
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return anyio.run(undisturbed, tmp_path_factory.mktemp("undisturbed") / "a.csv")
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_a_pull_that_is_killed_until_it_is_through(tmp_path: Path, expected: bytes, seed: int) -> None:
+    survival = await survive_kills(seed, tmp_path / "a.csv", expected)
+    assert not survival.impossible
+
+
+async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes) -> None:
+    """Including seeds with an outage, with windows that no run can pull, and with runs that fail."""
+    survivals: list[Survival] = []
+    four_at_a_time = anyio.CapacityLimiter(4)
+
+    async def survive(seed: int) -> None:
+        async with four_at_a_time:
+            (tmp_path / str(seed)).mkdir()
+            try:
+                survivals.append(await survive_faults(seed, tmp_path / str(seed) / "a.csv", expected))
+            except Exception as error:
+                error.add_note(f"seed {seed}")
+                raise
+
+    async with anyio.create_task_group() as group:
+        for seed in (2, *range(6, 18), 32):
+            group.start_soon(survive, seed)
+    met = {kind for survival in survivals for kind in survival.faults}
+    assert met == {kind for kinds in KINDS.values() for kind in kinds}
+    assert 0 < sum(survival.impossible for survival in survivals) < len(survivals)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_pull_that_is_killed_and_disturbed(tmp_path: Path, expected: bytes, seed: int) -> None:
+    await survive_kills(seed, tmp_path / "a.csv", expected, faults=f"everything:{seed}")

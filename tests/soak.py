@@ -1,0 +1,118 @@
+"""The long run: hundreds of seeded schedules of faults and kills, and a table of what came of them.
+
+python -m tests.soak [--faults N] [--kills N] [--both N] [--seed S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from tests.flows.survival import WINDOWS, Survival, survive_faults, survive_kills, undisturbed
+
+AT_A_TIME = 4
+
+Schedule = Callable[[int, Path, bytes], Awaitable[Survival]]
+
+
+async def both(seed: int, out: Path, expected: bytes) -> Survival:
+    """Kills and faults."""
+    return await survive_kills(seed, out, expected, faults=f"everything:{seed}")
+
+
+async def soak(groups: dict[str, tuple[Schedule, range]]) -> int:
+    """Runs all groups of schedules; returns how many went wrong."""
+    survivals: dict[str, list[Survival]] = {name: [] for name in groups}
+    wrong: Counter[str] = Counter()
+    limiter = anyio.CapacityLimiter(AT_A_TIME)
+    with tempfile.TemporaryDirectory(prefix="bulkpull-soak-") as made, Progress(transient=True) as progress:
+        directory = Path(made)
+        expected = await undisturbed(directory / "undisturbed.csv")
+        bar = progress.add_task("schedules", total=sum(len(seeds) for _, seeds in groups.values()))
+
+        async def run(name: str, schedule: Schedule, seed: int) -> None:
+            async with limiter:
+                out = directory / name / str(seed) / "a.csv"
+                out.parent.mkdir(parents=True)
+                try:
+                    survivals[name].append(await schedule(seed, out, expected))
+                except Exception:
+                    wrong[name] += 1
+                    progress.console.print(f"[red]{name}, seed {seed}: WRONG")
+                    traceback.print_exc()
+                progress.advance(bar)
+
+        async with anyio.create_task_group() as group:
+            for name, (schedule, seeds) in groups.items():
+                for seed in seeds:
+                    group.start_soon(run, name, schedule, seed)
+    report(survivals, wrong)
+    return wrong.total()
+
+
+def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
+    """Prints the tables."""
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    names = [name for name in survivals if survivals[name] or wrong[name]]
+    outcomes = Table("", *names, box=None, title=f"Schedules, of pulls of {len(WINDOWS)} windows")
+    faults: dict[str, Counter[str]] = {name: Counter() for name in names}
+    columns = []
+    for name in names:
+        done = survivals[name]
+        for survival in done:
+            faults[name].update(survival.faults)
+        slowest = max(done, key=lambda survival: survival.seconds, default=Survival(0))
+        columns.append(
+            {
+                "schedules": len(done) + wrong[name],
+                "the same bytes as undisturbed": sum(not survival.impossible for survival in done),
+                "an error that names a window which always fails": sum(survival.impossible for survival in done),
+                "wrong": wrong[name],
+                "kills": sum(survival.kills for survival in done),
+                "runs that ended with an error": sum(survival.failed for survival in done),
+                "exports launched": sum(survival.exports for survival in done),
+                "slowest, s (seed)": f"{slowest.seconds:.1f} ({slowest.seed})",
+            }
+        )
+    for line in columns[0]:
+        outcomes.add_row(line, *(str(column[line]) for column in columns))
+    console.print(outcomes)
+    injected = Table("fault", *names, box=None, title="\nFaults injected")
+    for kind in sorted({kind for counter in faults.values() for kind in counter}):
+        injected.add_row(kind, *(str(faults[name][kind]) for name in names))
+    injected.add_row("all", *(str(faults[name].total()) for name in names))
+    console.print(injected)
+
+
+def main() -> int:
+    """Reads the arguments and soaks; 1 where anything went wrong."""
+    parser = argparse.ArgumentParser(description="Pulls under hundreds of schedules of faults and kills.")
+    parser.add_argument("--faults", type=int, default=240, help="schedules of faults (profile everything)")
+    parser.add_argument("--kills", type=int, default=100, help="schedules of kill -9")
+    parser.add_argument("--both", type=int, default=60, help="schedules of both")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    asked = parser.parse_args()
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs requests that the sandbox cut off
+    first = asked.seed
+    groups: dict[str, tuple[Schedule, range]] = {
+        "faults": (survive_faults, range(first, first + asked.faults)),
+        "kills": (survive_kills, range(first, first + asked.kills)),
+        "both": (both, range(first, first + asked.both)),
+    }
+    return 1 if anyio.run(partial(soak, groups)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
