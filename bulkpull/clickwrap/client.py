@@ -26,7 +26,7 @@ from bulkpull.clickwrap.models import (
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Governor
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
-from bulkpull.clickwrap.transport import describe, is_loopback, sent_once
+from bulkpull.clickwrap.transport import PATIENCE, describe, is_loopback, sent_once
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -40,7 +40,9 @@ from bulkpull.events import OnEvent, Requested, Throttled, ignore
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
 MAX_SOCKETS = 64  # requests on the wire at a time: what the quota admits is sent at once, and so held back by a 429
-MAX_ANSWER = 64 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
+MAX_ANSWER = 16 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
+MAX_MESSAGE = 300  # characters of what the API says that go into errors
+START_SECONDS = 30.0  # for which an API is tried that has never answered: more likely, its URL is wrong
 
 T = TypeVar("T")
 
@@ -53,7 +55,8 @@ class Clickwrap:
     middlewares do not reach the files' hosts, nor its middlewares the API.
     `requests_per_minute`: the budget for all requests of this client, retries included; the API allows 2000 to a
     token and mails the site's admins above, and other programs may share the token.
-    `retry`: how often and how long failed requests and transfers are tried again.
+    `retry`: how often and how long failed requests and transfers are tried again; an API that has not answered yet
+    is given up after 30 seconds.
     `request_timeout`: seconds for one request and its answer; `stall_timeout`: seconds without a byte after which
     a download counts as broken.
 
@@ -79,12 +82,10 @@ class Clickwrap:
         self._link_session: aiohttp.ClientSession | None = None
         self._sockets: anyio.CapacityLimiter | None = None
         self._governor = Governor(requests_per_minute)
+        self._reached = anyio.Event()  # an answer of the API's came, shared with the twins
         self._on_event: OnEvent = ignore
-        # In all, ten times as long: where the session is the caller's, a request may wait for a connection.
-        self._request_timeout = aiohttp.ClientTimeout(
-            total=10 * request_timeout, sock_connect=request_timeout, sock_read=request_timeout
-        )
-        self._stall_timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
+        self._request_timeout = request_timeout
+        self._stall_timeout = stall_timeout
         self.retry = retry or RetryPolicy()
 
     def __repr__(self) -> str:
@@ -109,7 +110,8 @@ class Clickwrap:
             connector=aiohttp.TCPConnector(limit=0) if self._own_session else connector,
             connector_owner=self._own_session,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._stall_timeout,
+            timeout=_timeout(self._stall_timeout, total=None),
+            auto_decompress=False,
         )
         return self
 
@@ -189,11 +191,18 @@ class Clickwrap:
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")
         allow_http = self._base_url.scheme == "http"
-        return open_link(self._link_session, link, allow_http=allow_http, offset=offset, validator=validator)
+        return open_link(
+            self._link_session,
+            link,
+            allow_http=allow_http,
+            stall_timeout=self._stall_timeout,
+            offset=offset,
+            validator=validator,
+        )
 
     def _export(self, answer: Any) -> Export:
         export = parse_export(answer)
-        return export if export.message is None else replace(export, message=self._clean(export.message))
+        return export if export.message is None else replace(export, message=self._clean(export.message)[:MAX_MESSAGE])
 
     async def _call(self, method: str, path: str, parse: Callable[[Any], T], query: dict[str, str] | None = None) -> T:
         route = f"{method} {path}"
@@ -208,8 +217,11 @@ class Clickwrap:
             except UnexpectedAnswer as error:
                 raise TransientError(f"the answer is unusable: {error}", status=200) from error
 
+        retry = self.retry
+        if not self._reached.is_set():
+            retry = replace(retry, seconds=min(retry.seconds, START_SECONDS))
         try:
-            return await self.retry.retrying(route, self._on_event)(attempt)
+            return await retry.retrying(route, self._on_event)(attempt)
         except TransientError as error:
             if error.status == 429:
                 raise ThrottledError(
@@ -217,7 +229,8 @@ class Clickwrap:
                     "programs share the token",
                     status=429,
                 ) from error
-            raise UnavailableError(f"{route}: no usable answer: {error}", status=error.status) from error
+            hint = "" if self._reached.is_set() else f"; is {self._base_url} the API?"
+            raise UnavailableError(f"{route}: no usable answer: {error}{hint}", status=error.status) from error
 
     async def _send(self, method: str, url: URL, route: str) -> Any:
         """One request: the JSON of its answer. Raises what stands for any other answer, or for none."""
@@ -234,10 +247,11 @@ class Clickwrap:
                     headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                     allow_redirects=False,
                     raise_for_status=False,
-                    timeout=self._request_timeout,
+                    timeout=_timeout(self._request_timeout, total=PATIENCE * self._request_timeout),
                     middlewares=(sent_once(),),
                 ) as response:
-                    body = await _read(response, route)
+                    with anyio.fail_after(self._request_timeout):
+                        body = await _read(response, route)
         except aiohttp.ClientConnectorCertificateError:
             raise UnavailableError(f"{route}: {url.host} has no valid certificate") from None
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -255,9 +269,11 @@ class Clickwrap:
         """What a 2xx answer holds; the error that stands for any other."""
         if 200 <= status < 300:
             try:
-                return orjson.loads(body)
+                answer = orjson.loads(body)
             except orjson.JSONDecodeError:
                 raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
+            self._reached.set()
+            return answer
         reason = f"{status} {self._message(body)}"
         if status in (408, 429) or status >= 500:
             raise TransientError(reason, status=status, wait=wait)
@@ -277,9 +293,11 @@ class Clickwrap:
     def _message(self, body: bytes) -> str:
         """The message of an error answer: the API's JSON, or whatever a proxy wrote."""
         try:
-            return self._clean(str(orjson.loads(body)["error"]["message"]))[:300]
+            message = str(orjson.loads(body)["error"]["message"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return self._excerpt(body)
+        self._reached.set()
+        return self._clean(message)[:MAX_MESSAGE]
 
     def _excerpt(self, body: bytes) -> str:
         text = self._clean(body[:4096].decode("utf-8", "replace"))
@@ -300,12 +318,16 @@ def _query(filter: str | None, fields: Sequence[str]) -> dict[str, str]:
     return query
 
 
+def _timeout(seconds: float, total: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, sock_connect=seconds, sock_read=seconds)
+
+
 async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_ANSWER:
-            raise ApiError(f"{route}: the answer is larger than {MAX_ANSWER} bytes", status=response.status)
+            raise ApiError(f"{route}: the answer is larger than {MAX_ANSWER:,} bytes", status=response.status)
     return bytes(body)
 
 

@@ -1,7 +1,7 @@
 """Opening a signed link: another host, which must never see the token.
 
 The session used here carries no default headers, cookies or credentials, even where the caller's own session
-does. Redirects are followed by hand, so that each hop obeys the rules.
+does, and leaves bodies encoded as they come. Redirects are followed by hand, so that each hop obeys the rules.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+import anyio
 from yarl import URL
 
+from bulkpull.clickwrap.encoding import Decoder
 from bulkpull.clickwrap.retry import TransientError, retry_after
-from bulkpull.clickwrap.transport import describe, is_loopback
+from bulkpull.clickwrap.transport import PATIENCE, describe, is_loopback
 from bulkpull.errors import PartError
 
 MAX_REDIRECTS = 5
 CHUNK = 256 * 1024
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+IDENTITY = "identity"
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
+_UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
 
 class LinkExpiredError(Exception):
@@ -48,14 +52,28 @@ class Download:
     length: int | None
     validator: str | None
     _content: aiohttp.StreamReader = field(repr=False)
+    _stall_timeout: float
+    _encoding: str = IDENTITY
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body. Raises TransientError where it breaks or stalls."""
+        """The body, decoded. Raises TransientError where it breaks or stalls, PartError where it is refused."""
+        decoder = None if self._encoding == IDENTITY else Decoder(self._encoding)
         try:
-            async for chunk in self._content.iter_chunked(CHUNK):
-                yield chunk
+            while True:
+                # aiohttp counts whatever comes, even what is no body: the size of a chunk without end.
+                with anyio.fail_after(self._stall_timeout):
+                    chunk = await self._content.read(CHUNK)
+                if not chunk:
+                    break
+                if decoder is None:
+                    yield chunk
+                else:
+                    for piece in decoder.pieces(chunk):
+                        yield piece
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransientError(f"the transfer broke: {describe(error)}") from None
+        if decoder:
+            decoder.finish()
 
 
 @asynccontextmanager
@@ -64,28 +82,31 @@ async def open_link(
     link: str,
     *,
     allow_http: bool,
+    stall_timeout: float,
     offset: int = 0,
     validator: str | None = None,
 ) -> AsyncIterator[Download]:
     """Opens `link` from byte `offset` on, if `validator` still names the same file; else from its start.
 
     `allow_http` admits http on loopback. Raises PartError for a link that must not be followed, LinkExpiredError
-    (400, 401, 403, 404, 410), RangeRefusedError, and TransientError for what else may pass.
+    (400, 401, 403, 404, 410), RangeRefusedError, and TransientError for what else may pass, such as `stall_timeout`
+    seconds without a byte of the body.
     """
-    headers = {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": IDENTITY}
     if offset and validator:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     url = check_link(link, allow_http=allow_http)
     for _hop in range(MAX_REDIRECTS + 1):
         try:
-            response = await session.get(url, headers=headers, allow_redirects=False)
+            with anyio.fail_after(PATIENCE * stall_timeout):
+                response = await session.get(url, headers=headers, allow_redirects=False)
         except aiohttp.ClientConnectorCertificateError:
             raise PartError(f"the file host {url.host} has no valid certificate") from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransientError(f"no answer from {url.host}: {describe(error)}") from None
         async with response:
             if response.status not in (301, 302, 303, 307, 308):
-                yield _download(response)
+                yield _download(response, stall_timeout)
                 return
             url = check_link(_target(url, response), allow_http=allow_http)
     raise PartError(f"the file host redirected more than {MAX_REDIRECTS} times")
@@ -115,24 +136,27 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> str:
         raise PartError(f"the file host {url.host} redirected to what is no URL") from None
 
 
-def _download(response: aiohttp.ClientResponse) -> Download:
+def _download(response: aiohttp.ClientResponse, stall_timeout: float) -> Download:
     status, host = response.status, response.url.host
     if status in _EXPIRED:
         raise LinkExpiredError(status)
     # An encoded body has another length and other offsets than the file: no ranges, no length.
-    plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+    encoding = response.headers.get("Content-Encoding", "").strip().lower() or IDENTITY
+    plain = encoding == IDENTITY
     validator = _validator(response) if plain else None
     if status == 206:
         granted = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not granted or not plain:
             raise RangeRefusedError(f"{host} granted a range without saying which", status=status)
         length = None if granted[2] == "*" else int(granted[2])
-        return Download(int(granted[1]), length, validator, response.content)
+        return Download(int(granted[1]), length, validator, response.content, stall_timeout)
     if status == 200:
-        return Download(0, response.content_length if plain else None, validator, response.content)
+        return Download(
+            0, response.content_length if plain else None, validator, response.content, stall_timeout, encoding
+        )
     if status == 416:
-        if told := re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("Content-Range", "")):
-            return Download(int(told[1]), int(told[1]), validator, response.content)
+        if told := _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", "")):
+            return Download(int(told[1]), int(told[1]), validator, response.content, stall_timeout)
         raise RangeRefusedError(f"{host} answered 416", status=status)
     if status == 429 or status >= 500:
         wait = retry_after(response.headers.get("Retry-After")) or 0.0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from bulkpull.errors import ApiError
+
+MAX_LINKS = 10_000  # of one export
 _LINK = ("url", "href", "link")
+_NAME = re.compile(r"[!-~]{1,200}")  # what an id or a status may look like
 
 
 class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
@@ -38,14 +43,17 @@ def parse_export(answer: Any) -> Export:
     """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top."""
     top = _object(answer)
     task = top if "status" in top or not isinstance(top.get("data"), dict) else top["data"]
-    if not isinstance(task.get("id"), str | int) or not isinstance(task.get("status"), str):
+    id, status = str(task.get("id", "")), task.get("status")
+    if not isinstance(task.get("id"), str | int) or not isinstance(status, str):
         raise UnexpectedAnswer("an export without id or status")
-    status = task["status"].strip().lower()
+    status = status.strip().lower()
+    if not _NAME.fullmatch(id) or not _NAME.fullmatch(status):
+        raise UnexpectedAnswer("an export with an id or a status that is none")
     message = task.get("message")
     links: tuple[str, ...] = ()
     if status == "success":
         links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
-    return Export(str(task["id"]), status, None if message is None else str(message), links)
+    return Export(id, status, None if message is None else str(message), links)
 
 
 def _links(holder: Any) -> tuple[str, ...]:
@@ -59,6 +67,8 @@ def _links(holder: Any) -> tuple[str, ...]:
         links = [links]
     if not isinstance(links, list):
         raise UnexpectedAnswer("links that are no list")
+    if len(links) > MAX_LINKS:
+        raise ApiError(f"an export has {len(links):,} links, more than {MAX_LINKS:,}: pull shorter windows")
     return tuple(_text(link, _LINK, "a link") for link in links)
 
 

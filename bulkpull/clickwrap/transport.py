@@ -7,6 +7,9 @@ from ipaddress import ip_address
 import aiohttp
 from aiohttp import ClientHandlerType, ClientMiddlewareType
 
+# A request may wait for a connection where the session is the caller's: its headers have this many timeouts in all.
+PATIENCE = 10
+
 
 def sent_once() -> ClientMiddlewareType:
     """A middleware for one request, which forbids what aiohttp does on its own: sending a GET again when a kept-alive

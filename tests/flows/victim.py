@@ -27,5 +27,6 @@ def run(url: str, token: str, out: Path, options: dict[str, Any], retry: RetryPo
 
     try:
         anyio.run(main)
-    except BulkpullError:
+    except BulkpullError as error:
+        print(error, file=sys.stderr)
         sys.exit(FAILED)
