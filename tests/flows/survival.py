@@ -129,9 +129,10 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
             await to_thread.run_sync(process.join)
             if process.exitcode == 0 or out.exists():
                 break
-            assert process.exitcode in ({-9, victim.FAILED} if faults else {-9})
-            survival.kills += process.exitcode == -9
-            survival.failed += process.exitcode != -9
+            failed = process.exitcode == victim.FAILED
+            assert process.exitcode in victim.KILLED or (failed and faults)
+            survival.kills += not failed
+            survival.failed += failed
             if doomed and survival.failed:
                 survival.impossible = True
                 break

@@ -12,6 +12,7 @@ import anyio
 from bulkpull import BulkpullError, Clickwrap, RetryPolicy, pull
 
 FAILED = 4
+KILLED = frozenset({-9, 255})  # 255 where the server did not see how a young process ended
 
 # Processes that are forked from one which has imported all this start in no time.
 PROCESSES = multiprocessing.get_context("forkserver")
