@@ -98,7 +98,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with disk_errors(f"open the journal {path}"):
+        with disk_errors(f"open the journal {path}", at=path):
             self._db = sqlite3.connect(path, check_same_thread=False)
             try:
                 self._prepare()
@@ -291,7 +291,7 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, disk_errors(f"write the journal {self._path}"), self._db as db:
+        with self._lock, disk_errors(f"write the journal {self._path}", at=self._path), self._db as db:
             yield db
 
     def _rows(self, query: str) -> list[Any]:

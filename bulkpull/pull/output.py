@@ -22,14 +22,21 @@ def disk_errors(what: str, *, needed: int | None = None, at: Path | None = None)
     `at` has no room for them."""
     try:
         yield
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         room = ""
-        if error.errno in _NO_ROOM and at is not None:
-            free = shutil.disk_usage(at.parent).free
-            room = f"; {free:,} bytes are free there" + (f", and {needed:,} more are needed" if needed else "")
-        raise OutputError(f"cannot {what}: {error.strerror or error}{room}") from error
-    except sqlite3.Error as error:
-        raise OutputError(f"cannot {what}: {error}") from error
+        if at is not None and _lacks_room(error):
+            with suppress(OSError):
+                room = f"; {shutil.disk_usage(at.parent).free:,} bytes are free there"
+                room += f", and {needed:,} more are needed" if needed else ""
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot {what}: {reason}{room}") from error
+
+
+def _lacks_room(error: OSError | sqlite3.Error) -> bool:
+    """Whether the disk, or a limit on files, may be in the way. SQLite does not tell the limit from other troubles."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
 
 
 def sync_directory(path: Path) -> None:

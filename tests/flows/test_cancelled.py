@@ -1,0 +1,128 @@
+"""Cancelled at a random await of every stage: nothing is left running or open, and the pull goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bulkpull
+from bulkpull import Clickwrap, Result, events
+from bulkpull.events import Event
+from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+
+WINDOWS = 13
+OPTIONS: dict[str, Any] = {
+    "start": "2024-01-01",
+    "end": "2024-07-01",
+    "window": "2w",
+    "exports": 6,
+    "fields": ["connection_data.page_title"],
+}
+STAGES = (
+    events.Planned,
+    events.Requested,
+    events.Launched,
+    events.Polled,
+    events.Exported,
+    events.Received,
+    events.PartFetched,
+    events.PartMerged,
+    events.WindowMerged,
+    events.Published,
+)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    """In a process of its own, so that the tasks, threads and sockets here are the pull's."""
+    options = ["--rows", "6000", "--end", "2024-07-01", "--export-seconds", "0.05", "--rows-per-file", "250"]
+    with sandbox_process(*options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("undisturbed") / "a.csv"
+    asyncio.run(pull(sandbox, out))
+    return out.read_bytes()
+
+
+async def pull(sandbox: SandboxProcess, out: Path, **options: Any) -> Result:
+    async with Clickwrap(sandbox.token, base_url=sandbox.url) as clickwrap:
+        return await bulkpull.pull(clickwrap, out=out, **OPTIONS, **options)
+
+
+def handles() -> list[str]:
+    """What is open: files, sockets, event loops."""
+    found = []
+    for handle in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(str(handle.readlink()))
+        except FileNotFoundError:  # the listing itself
+            continue
+    return sorted(found)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("seed", range(4))
+def test_cancelled_at_a_random_await(
+    sandbox: SandboxProcess,
+    tmp_path: Path,
+    undisturbed: bytes,
+    caplog: pytest.LogCaptureFixture,
+    stage: type[Event],
+    seed: int,
+) -> None:
+    draw = random.Random(f"{stage.__name__} {seed}")
+    out = tmp_path / "a.csv"
+    left: list[asyncio.Task[Any]] = []
+
+    async def cancelled() -> None:
+        loop = asyncio.get_running_loop()
+        me = asyncio.current_task()
+        # The event that it happens at, and how many turns of the event loop later.
+        times = draw.randint(1, {events.Planned: 1, events.Published: 1}.get(stage, WINDOWS))
+        turns = draw.choice((0, 1, 2, 3, 5, 8, 13, 21))
+
+        def later(turns: int) -> None:
+            if turns:
+                loop.call_soon(later, turns - 1)
+            else:
+                work.cancel()
+
+        def listen(event: Event) -> None:
+            nonlocal times
+            times -= isinstance(event, stage)
+            if isinstance(event, stage) and times == 0:
+                later(turns)
+
+        async with Clickwrap(sandbox.token, base_url=sandbox.url) as clickwrap:
+            work = loop.create_task(bulkpull.pull(clickwrap, out=out, on_event=listen, **OPTIONS))
+            try:
+                await work
+            except asyncio.CancelledError:
+                assert work.cancelled()
+            left.extend(asyncio.all_tasks() - {me})
+
+    gc.collect()
+    before = threading.active_count(), handles()
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(cancelled(), debug=True)
+    gc.collect()
+    assert left == []
+    assert (threading.active_count(), handles()) == before
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    if out.exists():  # it came too late
+        assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    else:
+        result = asyncio.run(pull(sandbox, out))
+        assert result.exports == WINDOWS
+    assert out.read_bytes() == undisturbed

@@ -1,0 +1,193 @@
+"""A disk that does not take what it is given: an error that says so, and everything goes on once it is mended."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bulkpull
+from bulkpull import Clickwrap, OutputError, Result, events
+from bulkpull.events import Event
+from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+
+NOBODY = 65534
+ROWS = 60_000
+OPTIONS: dict[str, Any] = {"start": "2024-01-01", "end": "2024-07-01", "window": "2w"}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    options = ["--rows", str(ROWS), "--end", "2024-07-01", "--export-seconds", "0.05", "--rows-per-file", "5000"]
+    with sandbox_process(*options) as running:
+        yield running
+
+
+async def pull(sandbox: SandboxProcess, out: Path, **options: Any) -> Result:
+    async with Clickwrap(sandbox.token, base_url=sandbox.url) as clickwrap:
+        return await bulkpull.pull(clickwrap, out=out, **OPTIONS, **options)
+
+
+def command(sandbox: SandboxProcess, out: Path, limit: int | None, *options: str) -> subprocess.CompletedProcess[str]:
+    """`bulkpull pull`, whose files may have `limit` bytes."""
+
+    def limited() -> None:
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    arguments = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "bulkpull", "pull", *arguments, *options, f"--out={out}"],
+        env=os.environ | {"BULKPULL_TOKEN": sandbox.token, "BULKPULL_BASE_URL": sandbox.url},
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write anywhere, so the tests do without its rights for a while."""
+    if os.geteuid() == 0:
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        yield
+
+
+@pytest.fixture
+def forbidden() -> Iterator[Path]:
+    """A directory that may be read and not written; those of pytest may not even be read by others."""
+    with tempfile.TemporaryDirectory() as made:
+        directory = Path(made)
+        directory.chmod(0o555)
+        yield directory
+        directory.chmod(0o755)
+
+
+@pytest.mark.parametrize("limit", [0, 2_000, 10_000, 60_000])
+def test_a_disk_too_full_for_the_journal_is_code_5(sandbox: SandboxProcess, tmp_path: Path, limit: int) -> None:
+    out = tmp_path / "a.csv"
+    done = command(sandbox, out, limit)
+    assert done.returncode == 5, done.stderr
+    assert "the journal" in done.stderr
+    assert "bytes are free there" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = command(sandbox, out, None)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("window", "limit", "what"), [("1y", 250_000, "cannot spool"), ("2w", 2_500_000, "cannot merge")]
+)
+def test_a_full_disk_is_code_5_and_the_pull_goes_on_once_there_is_room(
+    sandbox: SandboxProcess, tmp_path: Path, window: str, limit: int, what: str
+) -> None:
+    out = tmp_path / "a.csv"
+    for run in range(2):
+        done = command(sandbox, out, limit, f"--window={window}")
+        assert done.returncode == 5, done.stderr
+        assert f"{what} window" in done.stderr
+        assert "bytes are free there, and " in done.stderr
+        assert "more are needed" in done.stderr
+        assert "go on with: bulkpull pull" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert ("resuming: " in done.stderr) == (run > 0)
+        assert not out.exists()
+    done = command(sandbox, out, None, f"--window={window}")
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS:,} rows" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+async def test_a_directory_that_must_not_be_written(sandbox: SandboxProcess, tmp_path: Path, forbidden: Path) -> None:
+    await pull(sandbox, tmp_path / "a.csv")  # what is imported late could not be read later
+    with unprivileged(), pytest.raises(OutputError, match="Permission denied"):
+        await pull(sandbox, forbidden / "a.csv")
+    assert not list(forbidden.iterdir())
+
+
+async def test_an_output_that_cannot_appear_in_the_end(
+    sandbox: SandboxProcess, tmp_path: Path, forbidden: Path
+) -> None:
+    await pull(sandbox, tmp_path / "a.csv")
+    forbidden.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(forbidden, NOBODY, NOBODY)
+
+    def forbid(event: Event) -> None:
+        if isinstance(event, events.WindowMerged):
+            forbidden.chmod(0o555)
+
+    with unprivileged():
+        with pytest.raises(OutputError, match="Permission denied"):
+            await pull(sandbox, forbidden / "a.csv", on_event=forbid)
+        forbidden.chmod(0o755)
+        result = await pull(sandbox, forbidden / "a.csv")
+    assert (result.rows, result.exports, result.requests) == (ROWS, 13, 0)
+    assert [path.name for path in forbidden.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("when", [events.Launched, events.Exported, events.PartFetched, events.WindowMerged])
+@pytest.mark.parametrize("times", [1, 9])
+async def test_a_directory_that_goes_away(
+    sandbox: SandboxProcess, tmp_path: Path, when: type[Event], times: int
+) -> None:
+    out, seen = tmp_path / "a.csv", 0
+
+    def remove(event: Event) -> None:
+        nonlocal seen
+        seen += isinstance(event, when)
+        if isinstance(event, when) and seen == times:
+            shutil.rmtree(tmp_path / "a.csv.bulkpull")
+
+    with pytest.raises(OutputError):
+        await pull(sandbox, out, on_event=remove)
+    assert not out.exists()
+    assert (await pull(sandbox, out)).rows == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("file", ["output", "window-*"])
+async def test_what_was_changed_meanwhile_is_not_taken_for_ours(
+    sandbox: SandboxProcess, tmp_path: Path, file: str
+) -> None:
+    """A part is fetched again; an output that lacks bytes cannot be mended."""
+    out, merged = tmp_path / "a.csv", 0
+
+    def stop(event: Event) -> None:
+        nonlocal merged
+        merged += isinstance(event, events.WindowMerged)
+        if merged == 3:
+            raise InterruptedError
+
+    undisturbed = tmp_path / "b.csv"
+    await pull(sandbox, undisturbed)
+    with pytest.raises(InterruptedError):
+        await pull(sandbox, out, on_event=stop)
+    [first, *_] = sorted((tmp_path / "a.csv.bulkpull").glob(file))
+    first.write_bytes(first.read_bytes()[:-7])
+    if file == "output":
+        with pytest.raises(OutputError, match="start over"):
+            await pull(sandbox, out)
+        await pull(sandbox, out, resume=False)
+    else:
+        await pull(sandbox, out)
+    assert out.read_bytes() == undisturbed.read_bytes()
