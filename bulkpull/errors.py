@@ -29,12 +29,14 @@ class UsageError(BulkpullError, ValueError):
 class ApiError(BulkpullError):
     """The API refused a request, or failed.
 
-    `status` is the HTTP status of the last answer, or None where there was none.
+    `status` is the HTTP status of the last answer, or None where there was none. `undone` says that the request was
+    certainly not acted upon: it was refused, or never arrived.
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, undone: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.undone = undone
 
 
 class AuthenticationError(ApiError):

@@ -39,7 +39,7 @@ def summary(result: Result) -> str:
     """A finished pull in a few lines."""
     lines = [
         f"{result.rows:,} rows in {result.output} ({decimal(result.output.stat().st_size)}), in {result.seconds:.1f} s"
-        + (f" after {result.runs - 1:,} earlier runs" if result.runs > 1 else ""),
+        + (f" in run {result.runs:,}" if result.runs > 1 else ""),
         f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
         f"{decimal(result.bytes)} received, {result.requests:,} requests, {result.retries:,} retries, "
         f"{result.throttled:,} throttled",

@@ -211,33 +211,45 @@ class Clickwrap:
             # Percent-encoding throughout: a plus sign for a blank is the custom of forms, not of URLs.
             url = URL(f"{url}?{urlencode(query, quote_via=quote, safe='')}", encoded=True)
 
+        undone = True  # by all attempts so far
+
         async def attempt() -> T:
+            nonlocal undone
             try:
                 return parse(await self._send(method, url, route))
             except UnexpectedAnswer as error:
+                undone = False
                 raise TransientError(f"the answer is unusable: {error}", status=200) from error
+            except (TransientError, ApiError) as error:
+                undone = undone and error.undone
+                raise
 
         retry = self.retry
         if not self._reached.is_set():
             retry = replace(retry, seconds=min(retry.seconds, START_SECONDS))
         try:
             return await retry.retrying(route, self._on_event)(attempt)
+        except ApiError as error:
+            error.undone = undone
+            raise
         except TransientError as error:
             if error.status == 429:
                 raise ThrottledError(
                     f"{route}: the API's quota stayed exhausted ({error}); lower the requests per minute if other "
                     "programs share the token",
                     status=429,
+                    undone=undone,
                 ) from error
             hint = "" if self._reached.is_set() else f"; is {self._base_url} the API?"
-            raise UnavailableError(f"{route}: no usable answer: {error}{hint}", status=error.status) from error
+            reason = f"{route}: no usable answer: {error}{hint}"
+            raise UnavailableError(reason, status=error.status, undone=undone) from error
 
     async def _send(self, method: str, url: URL, route: str) -> Any:
         """One request: the JSON of its answer. Raises what stands for any other answer, or for none."""
         if self._session is None or self._sockets is None or self._session.closed:
             raise UsageError("the client, or the session it was given, is not open: use it inside 'async with'")
         if self._governor.held > self.retry.seconds:
-            raise TransientError("the quota is exhausted", status=429, wait=self._governor.held)
+            raise TransientError("the quota is exhausted", status=429, wait=self._governor.held, undone=True)
         try:
             async with self._sockets, self._governor.place():
                 self._on_event(Requested(route))
@@ -253,10 +265,10 @@ class Clickwrap:
                     with anyio.fail_after(self._request_timeout):
                         body = await _read(response, route)
         except aiohttp.ClientConnectorCertificateError:
-            raise UnavailableError(f"{route}: {url.host} has no valid certificate") from None
+            raise UnavailableError(f"{route}: {url.host} has no valid certificate", undone=True) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             # Without its cause: aiohttp's errors hold the request, headers included.
-            raise TransientError(describe(error)) from None
+            raise TransientError(describe(error), undone=isinstance(error, aiohttp.ClientConnectorError)) from None
         wait = retry_after(response.headers.get("Retry-After"))
         if response.status == 429:
             wait = self._governor.throttled(wait)
@@ -276,19 +288,17 @@ class Clickwrap:
             return answer
         reason = f"{status} {self._message(body)}"
         if status in (408, 429) or status >= 500:
-            raise TransientError(reason, status=status, wait=wait)
+            raise TransientError(reason, status=status, wait=wait, undone=status == 429)
+        kind, what = ApiError, "the API refused it; check the filter and the fields"
         if status == 401:
-            raise AuthenticationError(f"{route}: the API does not accept the token: {reason}", status=status)
-        if status == 403:
-            raise AuthenticationError(
-                f"{route}: the token's user may not do this; check its permissions on the site: {reason}",
-                status=status,
-            )
-        if status == 404:
-            raise NotFoundError(f"{route}: not found: {reason}", status=status)
-        if 300 <= status < 400:
-            raise ApiError(f"{route}: the API redirects; the token is not taken elsewhere: {reason}", status=status)
-        raise ApiError(f"{route}: the API refused it; check the filter and the fields: {reason}", status=status)
+            kind, what = AuthenticationError, "the API does not accept the token"
+        elif status == 403:
+            kind, what = AuthenticationError, "the token's user may not do this; check its permissions on the site"
+        elif status == 404:
+            kind, what = NotFoundError, "not found"
+        elif 300 <= status < 400:
+            what = "the API redirects; the token is not taken elsewhere"
+        raise kind(f"{route}: {what}: {reason}", status=status, undone=True)
 
     def _message(self, body: bytes) -> str:
         """The message of an error answer: the API's JSON, or whatever a proxy wrote."""

@@ -19,13 +19,14 @@ class TransientError(Exception):
     """A failure that may pass.
 
     `wait` is the least number of seconds until the next attempt, where the server told it; `status` the HTTP
-    status, where there was one.
+    status, where there was one; `undone` says that the request was certainly not acted upon.
     """
 
-    def __init__(self, reason: str, *, status: int | None = None, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, *, status: int | None = None, wait: float = 0.0, undone: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.wait = wait
+        self.undone = undone
 
 
 @dataclass(frozen=True, slots=True)

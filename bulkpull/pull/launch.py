@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
-from bulkpull.errors import ApiError, ThrottledError, UnavailableError
+from bulkpull.errors import ApiError
 from bulkpull.pull.api import Api
 from bulkpull.pull.journal import Journal
 from bulkpull.window import Window
@@ -31,10 +31,9 @@ async def launch(api: Api, window: Window, journal: Journal, *, filter: str | No
     async def start() -> Export:
         try:
             export = await api.start_export(window_filter(window, filter), fields)
-        except (UnavailableError, ThrottledError):
-            raise  # it may have been made all the same
-        except ApiError:
-            await to_thread.run_sync(journal.refused, number)
+        except ApiError as error:
+            if error.undone:  # else it may have been made all the same
+                await to_thread.run_sync(journal.refused, number)
             raise
         await to_thread.run_sync(journal.launched, number, export.id)
         return export

@@ -230,6 +230,48 @@ def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProc
     assert json.loads(done.stdout)["rows"] == 3000
 
 
+def test_the_status_of_an_unfinished_pull(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    done = bulkpull(None, "status", str(out))
+    assert (done.returncode, "no unfinished pull" in done.stderr) == (5, True)
+    _, _, command = interrupted(sandbox, tmp_path, signal.SIGINT)
+    shown = bulkpull(None, "status", str(out))
+    assert shown.returncode == 0, shown.stderr
+    assert len([line for line in shown.stdout.splitlines() if "2024-0" in line and "waiting" in line]) >= 3
+    assert f"{out}: start 2024-01-01" in shown.stdout
+    assert "not running, run 1; 6 windows: " in shown.stdout
+    status = json.loads(bulkpull(None, "status", str(out), "--json").stdout)
+    assert (status["output"], status["running"], status["runs"]) == (str(out), False, 1)
+    assert [window["start"][:7] for window in status["windows"]] == [f"2024-0{month}" for month in range(1, 7)]
+    assert status["windows"][-1] == {
+        "start": "2024-06-01T00:00:00.000Z",
+        "end": "2024-07-01T00:00:00.000Z",
+        "state": "waiting",
+        "launches": 0,
+        "export_id": None,
+        "parts": 0,
+        "whole": 0,
+        "rows": 0,
+        "failure": None,
+    }
+    assert status["launches"] == sum(window["launches"] for window in status["windows"]) > 0
+    done = bulkpull(sandbox, *command, "--fresh", "--json", "--window", "3mo")
+    assert (done.returncode, json.loads(done.stdout)["runs"]) == (0, 1)
+    assert bulkpull(None, "status", str(out)).returncode == 5
+
+
+def test_an_outage_longer_than_retry_for_is_code_4_and_the_pull_goes_on(tmp_path: Path) -> None:
+    options = ["--rows", "3000", "--end", "2024-07-01", "--export-seconds", "0.5", "--workers", "1"]
+    with sandbox_process(*options, "--faults", "outage:2", "--fault-seconds", "2") as running:
+        command = ["pull", *RANGE, "--window", "1mo", "--out", str(tmp_path / "a.csv")]
+        done = bulkpull(running, *command, "--retry-for", "1", "--exports", "1")
+        assert done.returncode == 4, done.stderr
+        assert "go on with: bulkpull pull" in done.stderr
+        done = bulkpull(running, *command, "--json")
+        assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["rows"], json.loads(done.stdout)["runs"]) == (3000, 2)
+
+
 def test_version_help_and_completion() -> None:
     assert bulkpull(None, "--version").stdout == f"bulkpull, version {__version__}\n"
     shown = bulkpull(None, "--help").stdout

@@ -186,6 +186,37 @@ async def test_refusals_are_not_tried_again(wire: aioresponses, status: int, err
     assert len(sent(wire)) == 1
 
 
+@pytest.mark.parametrize(
+    ("answers", "undone"),
+    [
+        ([{"status": 400}], True),
+        ([{"status": 429, "headers": {"Retry-After": "0"}}, {"status": 401}], True),
+        ([{"exception": aiohttp.ServerDisconnectedError()}, {"status": 400}], False),
+        ([{"status": 500}, {"status": 404}], False),
+        ([{"status": 408}, {"status": 404}], False),
+        ([{"status": 200, "body": ""}, {"status": 404}], False),
+        ([{"status": 429, "headers": {"Retry-After": "0"}}] * 9, True),
+        ([{"status": 503}] * 9, False),
+    ],
+)
+async def test_an_error_tells_whether_the_request_may_have_been_acted_upon(
+    wire: aioresponses, answers: list[dict[str, Any]], undone: bool
+) -> None:
+    for answer in answers:
+        wire.post(ANY, **answer)
+    async with client() as clickwrap:
+        with pytest.raises(ApiError) as caught:
+            await clickwrap.start_export("a==1")
+    assert caught.value.undone is undone
+
+
+async def test_what_never_arrived_was_not_acted_upon() -> None:
+    async with Clickwrap("a-secret-token", base_url="http://127.0.0.1:1", retry=QUICK) as clickwrap:
+        with pytest.raises(UnavailableError) as caught:
+            await clickwrap.start_export("a==1")
+    assert caught.value.undone
+
+
 async def test_a_last_attempt_in_vain_is_unavailable(wire: aioresponses) -> None:
     wire.get(ANY, status=503, body="<html>maintenance</html>", repeat=True)
     async with client() as clickwrap:
