@@ -22,6 +22,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pull.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/quota.py
+	$(BIN)/python benchmarks/killed.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo
