@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from time import gmtime, strftime
 from typing import Any
 
@@ -47,6 +48,13 @@ _ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for num
 _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
 
 _MASK = (1 << 64) - 1
+
+
+@cache
+def _clock() -> tuple[str, ...]:
+    """The seconds of a day."""
+    return tuple(f"T{at // 3600:02d}:{at // 60 % 60:02d}:{at % 60:02d}." for at in range(86_400))
+
 
 Row = tuple[str | None, ...]
 
@@ -93,11 +101,9 @@ class Activities:
     _span_ms: int = field(init=False)
     _values: _Pools = field(init=False, default_factory=_Pools)
     _encoded: _Pools = field(init=False)
-    _clock: tuple[str, ...] = field(init=False)
     _days: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._clock = tuple(f"T{at // 3600:02d}:{at // 60 % 60:02d}:{at % 60:02d}." for at in range(86_400))
         self._start_ms = milliseconds(self.start)
         self._span_ms = milliseconds(self.end) - self._start_ms
         self._encoded = self._values.encoded()
@@ -158,7 +164,7 @@ class Activities:
         text = self._days.get(day)
         if text is None:
             text = self._days[day] = strftime("%Y-%m-%d", gmtime(day * 86_400))
-        return text + self._clock[rest // 1000] + _FRACTIONS[rest % 1000]
+        return text + _clock()[rest // 1000] + _FRACTIONS[rest % 1000]
 
     def _first_from(self, moment: datetime) -> int:
         ms = milliseconds(moment)
