@@ -61,7 +61,7 @@ def main() -> None:
             with sandbox_process(*sandbox_options) as sandbox:
                 began = time.perf_counter()
                 while killed < kills:
-                    if pull(sandbox, out, moments.uniform(0.5, 1.5) * (0.5 + undisturbed / kills)):
+                    if pull(sandbox, out, moments.uniform(0.5, 1.5) * (0.5 + 0.6 * undisturbed / kills)):
                         print(f"through after {killed} kills")
                         break
                     killed += 1

@@ -24,7 +24,7 @@ from bulkpull.pull.output import disk_errors
 from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records
 
 MAX_RENEWALS = 5  # fresh links in a row that bring nothing
-MAX_MALFORMED = 3  # whole bodies that are no CSV
+MAX_MALFORMED = 5  # whole bodies that are no CSV
 MAX_UNCONFIRMED = 3  # answers that leave open whether the file ends where the transfer did
 PROGRESS = 64 * 1024  # bytes that a broken transfer must have brought for its attempts to start anew
 _WRITE = 1024 * 1024  # bytes gathered before they go to the disk: one thread switch for several chunks

@@ -108,7 +108,7 @@ async def fetched(
     app.router.add_get("/v1.1/tasks/export/e", host.export)
     async with TestServer(app) as server:
         host.url = str(server.make_url("")).rstrip("/")
-        policy = RetryPolicy(attempts=4, base=0, cap=0)
+        policy = RetryPolicy(attempts=6, base=0, cap=0)
         async with Clickwrap("t", base_url=f"{host.url}/v1.1", retry=policy, stall_timeout=0.5) as clickwrap:
             export = Export("e", "success", links=tuple(host.link(number) for number in range(host.links)))
             records = part_records(export)
