@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile # most of them wait, for sockets and processes
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak
