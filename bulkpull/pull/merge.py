@@ -112,6 +112,7 @@ class _Merge:
                 conflicts=sum(came.conflicts for came in merged),
                 outside=sum(came.outside for came in merged),
             )
+            self.deduplicator.keep()
             self.journal.merged(journey.window, figures, sink.offset, sink.columns)
             for part in journey.parts:
                 part.path.unlink(missing_ok=True)
@@ -127,7 +128,7 @@ class _Merge:
         try:
             self.sink.close()
         finally:
-            self.deduplicator.forget()
+            self.deduplicator.close()
 
 
 @asynccontextmanager

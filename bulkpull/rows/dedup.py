@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulkpull.rows.records import ID, CsvError, blocks, read_columns, records, value
-from bulkpull.rows.sink import CsvSink
+import numpy as np
+from numpy.typing import NDArray
 
-CREATED = "created_time"
-_SHARD_BITS = 10
-_MAX_REPEATS = 8 * 1024 * 1024  # bytes of repeated rows kept until they are compared
+from bulkpull.rows.records import ID, records, value
+from bulkpull.rows.scan import Block, Keys, Layout, Positions, Scanner, layout_of, read_header
+from bulkpull.rows.seen import Seen
+from bulkpull.rows.sink import CsvSink, header
+
+IDS_MEMORY = 32 * 1024 * 1024  # bytes for ids, beyond which they are spilled
+_MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
 
 
 @dataclass(slots=True)
@@ -27,33 +30,38 @@ class Merged:
     unasked: tuple[str, ...] = ()
 
 
-class Deduplicator:
-    """Writes the first row of each id to `sink`, in the order in which the parts are added."""
+@dataclass(slots=True)
+class _Alike:
+    """What has the same key: rows of a block, and earlier rows by where they stand."""
 
-    def __init__(self, sink: CsvSink) -> None:
+    rows: list[int] = field(default_factory=list)
+    places: set[int] = field(default_factory=set)
+
+
+class Deduplicator:
+    """Writes the first row of each id to `sink`, in the order in which the parts are added.
+
+    The ids that were seen take `memory` bytes; beyond that they are beside the sink's file. What was added since the
+    last `keep` can be rolled back.
+    """
+
+    def __init__(self, sink: CsvSink, memory: int = IDS_MEMORY) -> None:
         self._sink = sink
-        # Id to where its row stands in the sink. One dict would hold the interpreter lock, and with it the caller's
-        # event loop, for as long as it takes to grow; many small ones grow in small steps. An id's shard comes from
-        # high bits of its hash, since a dict goes by the low ones.
-        self._shards: tuple[dict[bytes, int], ...] = tuple({} for _ in range(1 << _SHARD_BITS))
-        self._repeats: list[tuple[int, bytes]] = []
-        self._repeats_size = 0
+        self._scanner = Scanner()
+        self._seen = Seen(sink.path.parent, memory)
 
     def restore(self, checkpoint: Callable[[], None]) -> None:
         """Learns the ids of the rows that stand in the sink from an earlier run."""
-        shards, shard_mask, id_at = self._shards, len(self._shards) - 1, self._sink.columns.index(ID)
-        for offset, fields in self._sink.rows(checkpoint):
-            key = value(fields[id_at])
-            shards[hash(key) >> 40 & shard_mask][key] = offset
-
-    def roll_back(self, offset: int, columns: Sequence[str]) -> None:
-        """Forgets the rows from `offset` on, and cuts them off the sink, whose columns were `columns` then."""
-        self._repeats.clear()
-        self._repeats_size = 0
-        for shard in self._shards:
-            for key in [key for key, at in shard.items() if at >= offset]:
-                del shard[key]
-        self._sink.cut(offset, columns)
+        with self._sink.reader() as file:
+            if self._sink.offset:
+                columns, body = read_header(file, checkpoint)
+                layout = Layout(width=None, id_at=columns.index(ID))
+                place = len(header(columns)) + 1
+                for block in self._scanner.blocks(file, body, layout, b"", b"", checkpoint):
+                    order = np.argsort(block.keys, kind="stable")
+                    self._seen.add(block.keys[order], block.starts[order] + place)
+                    place += int(block.ends[-1])
+        self._seen.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
         """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.
@@ -61,88 +69,124 @@ class Deduplicator:
         `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop.
         Raises CsvError for what is no CSV with an id column, and for ragged rows.
         """
-        sink, shards, shard_mask = self._sink, self._shards, len(self._shards) - 1
-        with path.open("rb") as file:
-            rows = records(blocks(file, checkpoint))
-            columns = read_columns(rows)
-            sink.adopt(columns)
-            width, id_at = len(columns), columns.index(ID)
-            created_at = columns.index(CREATED) if CREATED in columns else None
-            order = None if list(columns) == sink.columns else _order(columns, sink.columns)
+        with path.open("rb", buffering=0) as file:
+            columns, body = read_header(file, checkpoint)
+            self._sink.adopt(columns)
             merged = Merged(
-                missing=tuple(column for column in sink.columns if column not in columns),
-                unasked=tuple(column for column in columns if column not in sink.columns),
+                missing=tuple(column for column in self._sink.columns if column not in columns),
+                unasked=tuple(column for column in columns if column not in self._sink.columns),
             )
-            for row, (raw, fields) in enumerate(rows, start=2):
-                if len(fields) != width:
-                    raise CsvError(row, f"{len(fields)} fields where the header has {width}")
-                key = fields[id_at]
-                if key.startswith(b'"'):
-                    key = value(key)
-                if not key:
-                    raise CsvError(row, "the id is empty")
-                if created_at is not None:
-                    created = fields[created_at]
-                    usual = len(created) == 24 and created[23:] == b"Z"
-                    if not (usual and start <= created < end) and _is_outside(created, start, end):
-                        merged.outside += 1
-                if order is not None:
-                    raw = b",".join([b"" if at is None else fields[at] for at in order])
-                offset = sink.offset
-                first = shards[hash(key) >> 40 & shard_mask].setdefault(key, offset)
-                if first == offset:
-                    sink.write(raw)
-                    merged.rows += 1
-                else:
-                    merged.duplicates += 1
-                    self._repeats.append((first, raw))
-                    self._repeats_size += len(raw) + 64
-                    if self._repeats_size > _MAX_REPEATS:
-                        merged.conflicts += self._compare_repeats()
-        merged.conflicts += self._compare_repeats()
+            layout = layout_of(columns, self._sink.columns)
+            for block in self._scanner.blocks(file, body, layout, start, end, checkpoint):
+                merged.outside += block.outside
+                self._merge(block, merged)
         return merged
 
-    def forget(self) -> None:
-        """Lets go of the ids, shard by shard, so that no other thread waits long for it."""
-        for shard in self._shards:
-            shard.clear()
+    def keep(self) -> None:
+        """What was added stays."""
+        self._seen.keep()
 
-    def _compare_repeats(self) -> int:
-        """How many of the repeated rows differ from the row that was kept."""
-        if not self._repeats:
-            return 0
-        self._sink.flush()
-        conflicts = sum(
-            not self._sink.stands_at(offset, raw) and not self._equal(self._sink.fields_at(offset), raw)
-            for offset, raw in self._repeats
+    def roll_back(self, offset: int, columns: Sequence[str]) -> None:
+        """Forgets what was added since the last `keep`, when the sink's offset and columns were these."""
+        self._seen.forget_fresh()
+        self._sink.cut(offset, columns)
+
+    def close(self) -> None:
+        """Lets go of the ids."""
+        self._seen.close()
+
+    def _merge(self, block: Block, merged: Merged) -> None:
+        order = np.argsort(block.keys, kind="stable")
+        keys = block.keys[order]
+        hits, places = self._seen.find(keys)
+        twins = np.flatnonzero(keys[1:] == keys[:-1])
+        offset = self._sink.offset
+        if not len(hits) and not len(twins):
+            self._sink.append([block.data])
+            self._seen.add(keys, block.starts[order] + offset)
+            merged.rows += len(keys)
+            return
+        kept = self._first_rows(block, order, keys, hits, places, merged)
+        merged.rows += int(np.count_nonzero(kept))
+        sizes = np.where(kept, block.ends - block.starts, 0)
+        stands_at = offset + np.cumsum(sizes) - sizes
+        self._sink.append(_pieces(block, kept))
+        order = order[kept[order]]
+        self._seen.add(block.keys[order], stands_at[order])
+
+    def _first_rows(
+        self, block: Block, order: Positions, keys: Keys, hits: Positions, places: Positions, merged: Merged
+    ) -> NDArray[np.bool_]:
+        """Which rows of the block are the first of their id: those whose keys are equal are compared."""
+        kept = np.ones(len(order), np.bool_)
+        same = self._same(block, order[hits], places)
+        kept[order[hits[same]]] = False
+        merged.duplicates += len(order) - int(np.count_nonzero(kept))
+        # What is left is rare: other values, or another id with the same key, or a row that comes twice in the block.
+        left = ~same & kept[order[hits]]
+        hits, places = hits[left], places[left]
+        twins = np.flatnonzero(keys[1:] == keys[:-1])
+        suspects = np.unique(np.concatenate((hits, twins, twins + 1)))
+        alike: dict[int, _Alike] = {}
+        for at in suspects[kept[order[suspects]]].tolist():
+            alike.setdefault(int(keys[at]), _Alike()).rows.append(int(order[at]))
+        for hit, place in zip(hits.tolist(), places.tolist(), strict=True):
+            alike[int(keys[hit])].places.add(place)
+        for group in alike.values():
+            firsts: list[int] = []
+            for row in group.rows:
+                raw = bytes(block.data[block.starts[row] : block.ends[row]])
+                conflict = self._conflict(block, row, raw, group.places, firsts)
+                if conflict is None:
+                    firsts.append(row)
+                else:
+                    kept[row] = False
+                    merged.duplicates += 1
+                    merged.conflicts += conflict
+        return kept
+
+    def _same(self, block: Block, rows: Positions, places: Positions) -> NDArray[np.bool_]:
+        """Whether each of `rows` stands at the place beside it already, byte for byte."""
+        stands_at, data = self._sink.stands_at, block.data
+        spans = zip(places.tolist(), block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True)
+        return np.fromiter(
+            (stands_at(place, bytes(data[start:end])) for place, start, end in spans), np.bool_, len(rows)
         )
-        self._repeats.clear()
-        self._repeats_size = 0
-        return conflicts
+
+    def _conflict(self, block: Block, row: int, raw: bytes, places: set[int], firsts: list[int]) -> bool | None:
+        """Whether a row differs from the first of its id, which stands at one of `places` or is one of `firsts` in the
+        same block; None where it is the first itself."""
+        for place in places:
+            if self._sink.stands_at(place, raw):
+                return False
+            fields = self._sink.fields_at(place)
+            if value(fields[self._sink.columns.index(ID)]) == block.id(row):
+                return not self._equal(fields, raw)
+        for first in firsts:
+            kept = bytes(block.data[block.starts[first] : block.ends[first]])
+            if kept == raw:
+                return False
+            if block.id(first) == block.id(row):
+                return not self._equal(next(records([kept], 2))[1], raw)
+        return None
 
     def _equal(self, kept: list[bytes], raw: bytes) -> bool:
-        _, repeat = next(records([raw]))
+        _, repeat = next(records([raw], 2))
         width = len(self._sink.columns)  # a row kept earlier may lack columns that came later
         return _values(kept, width) == _values(repeat, width)
+
+
+def _pieces(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:
+    """The bytes of the rows that are kept."""
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
+    first, behind = block.starts[edges[0::2]], block.ends[edges[1::2] - 1]
+    if len(first) > _MANY_SPANS:
+        of_kept = np.repeat(kept, block.ends - block.starts)
+        return [np.frombuffer(block.data, np.uint8)[of_kept].tobytes()]
+    return [block.data[begin:end] for begin, end in zip(first.tolist(), behind.tolist(), strict=True)]
 
 
 def _values(fields: list[bytes], width: int) -> list[bytes]:
     """The values of a record, quoting aside; an empty value and a quoted empty one are not the same."""
     padded = fields + [b""] * (width - len(fields))
     return [field if field == b'""' else value(field) for field in padded]
-
-
-def _order(columns: tuple[str, ...], wanted: list[str]) -> list[int | None]:
-    """Where each wanted column stands among `columns`."""
-    return [columns.index(column) if column in columns else None for column in wanted]
-
-
-def _is_outside(created: bytes, start: bytes, end: bytes) -> bool:
-    """Whether an instant, however written, lies outside [start, end); what is no instant counts as inside."""
-    try:
-        first, moment, last = (datetime.fromisoformat(value(text).decode()) for text in (start, created, end))
-    except ValueError:
-        return False
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return not first <= moment < last

@@ -15,7 +15,7 @@ ID = "id"
 MAX_RECORD = 16 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
 _BLOCK = 1024 * 1024
 _LINE_OVERHEAD = 64  # bytes of memory that a line inside quotes takes beside its own
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 _UNQUOTED = rb'[^",\r\n][^,\r\n]*+'
 _INSIDE_QUOTES = rb'[^"]*+(?:""[^"]*+)*+'
@@ -58,15 +58,15 @@ def blocks(file: BinaryIO, checkpoint: Callable[[], None]) -> Iterator[bytes]:
         yield block
 
 
-def records(chunks: Iterable[bytes]) -> Iterator[Record]:
-    """The records in `chunks` of bytes, cut anywhere. Blank lines are passed over, and so is a BOM.
+def records(chunks: Iterable[bytes], row: int = 1) -> Iterator[Record]:
+    """The records in `chunks` of bytes, cut anywhere, of which the first is number `row` of its file. Blank lines are
+    passed over, and so is a BOM at the file's beginning.
 
     Raises CsvError for a stray quote, a bare carriage return, or an end inside quotes.
     """
-    row = 1  # of the record that is being read
     pending: list[bytes] = []  # its lines so far, if it is inside quotes
     pending_size = 0
-    for line in _lines(chunks):
+    for line in _lines(chunks, at_start=row == 1):
         if pending:
             pending.append(line)
             pending_size += len(line) + _LINE_OVERHEAD
@@ -126,11 +126,10 @@ def _closes(line: bytes, row: int) -> bool:
     return True
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _lines(chunks: Iterable[bytes], *, at_start: bool) -> Iterator[bytes]:
     """The bytes between newlines; the last may be without one."""
     tail: list[bytes] = [b""]  # pieces of a line that has not ended, joined once it has
     tail_size = 0
-    at_start = True
     for chunk in chunks:
         lines = chunk.split(b"\n")
         if len(lines) == 1 and not at_start:
@@ -141,10 +140,10 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             continue
         lines[0] = b"".join((*tail, lines[0]))
         if at_start:
-            if len(lines) == 1 and len(lines[0]) < len(_BOM):
+            if len(lines) == 1 and len(lines[0]) < len(BOM):
                 tail = [lines[0]]
                 continue
-            lines[0] = lines[0].removeprefix(_BOM)
+            lines[0] = lines[0].removeprefix(BOM)
             at_start = False
         tail = [lines.pop()]
         tail_size = len(tail[0])

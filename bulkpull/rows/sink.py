@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from bulkpull.rows.records import blocks, records
 
 _READ_BACK = 16 * 1024
 _BUFFER = 1024 * 1024
+_AT_ONCE = os.sysconf("SC_IOV_MAX")  # pieces in one call
 
 
 class CsvSink:
@@ -24,9 +25,9 @@ class CsvSink:
     def __init__(self, path: Path, columns: Sequence[str], *, fixed: bool, offset: int = 0) -> None:
         self.columns = list(columns)
         self.offset = 0
-        self._path = path
+        self.path = path
         self._fixed = fixed
-        self._file: BinaryIO = path.open("r+b" if offset else "w+b", buffering=_BUFFER)
+        self._file = path.open("r+b" if offset else "w+b", buffering=0)
         self.cut(offset, columns)
 
     def close(self) -> None:
@@ -38,11 +39,19 @@ class CsvSink:
         new = [] if self._fixed else [column for column in columns if column not in self.columns]
         self.columns += new
         if not self.offset:
-            self.write(header(self.columns))
+            self.append([header(self.columns) + b"\n"])
 
-    def write(self, record: bytes) -> None:
-        """Appends one record, given without its line end."""
-        self.offset += self._file.write(record + b"\n")
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Appends whole records, each with its LF, in `pieces` cut anywhere."""
+        for at in range(0, len(pieces), _AT_ONCE):
+            some = pieces[at : at + _AT_ONCE]
+            left = sum(map(len, some))
+            self.offset += left
+            left -= os.writev(self._file.fileno(), some)
+            if left:  # a signal, or a disk that is about to be full
+                rest = memoryview(b"".join(some))[-left:]
+                while rest:
+                    rest = rest[os.write(self._file.fileno(), rest) :]
 
     def cut(self, offset: int, columns: Sequence[str]) -> None:
         """Goes back to an earlier `offset`, and the columns of then."""
@@ -51,32 +60,21 @@ class CsvSink:
         self.offset = offset
         self.columns = list(columns)
 
-    def rows(self, checkpoint: Callable[[], None]) -> Iterator[tuple[int, list[bytes]]]:
-        """The records below the header: where each stands, and its raw fields."""
-        self.flush()
-        with self._path.open("rb") as file:
-            rows = records(blocks(file, checkpoint))
-            offset = len(next(rows, (b"", []))[0]) + 1
-            for raw, fields in rows:
-                yield offset, fields
-                offset += len(raw) + 1
+    def reader(self) -> FileIO:
+        """A handle to read what was written; to be closed."""
+        return self.path.open("rb", buffering=0)
 
     def sync(self) -> None:
         """Brings all that was written to the disk."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
-    def flush(self) -> None:
-        """Makes what was written readable by `stands_at` and `fields_at`."""
-        self._file.flush()
-
     def stands_at(self, offset: int, record: bytes) -> bool:
-        """Whether the record at `offset` is `record`, byte for byte."""
-        return os.pread(self._file.fileno(), len(record) + 1, offset) == record + b"\n"
+        """Whether the record at `offset` is `record`, byte for byte, LF included."""
+        return os.pread(self._file.fileno(), len(record), offset) == record
 
     def fields_at(self, offset: int) -> list[bytes]:
-        """The raw fields of the flushed record that begins at `offset`."""
-        return next(records(self._read_from(offset)))[1]
+        """The raw fields of the record that begins at `offset`."""
+        return next(records(self._read_from(offset), 2))[1]
 
     def finish(self, checkpoint: Callable[[], None]) -> Path:
         """Brings all rows to the header's width, and all bytes to the disk; returns where the finished file is.
@@ -86,8 +84,8 @@ class CsvSink:
         """
         self.adopt(())  # a header even where no part came
         self.sync()
-        if self.stands_at(0, header(self.columns)):
-            return self._path
+        if self.stands_at(0, header(self.columns) + b"\n"):
+            return self.path
         return self._widen(checkpoint)
 
     def _read_from(self, offset: int) -> Iterator[bytes]:
@@ -97,8 +95,8 @@ class CsvSink:
 
     def _widen(self, checkpoint: Callable[[], None]) -> Path:
         """A second file: the final header, and every record with as many fields."""
-        wide_path = self._path.with_name(f"{self._path.name}.wide")
-        with self._path.open("rb") as narrow, wide_path.open("wb", buffering=_BUFFER) as wide:
+        wide_path = self.path.with_name(f"{self.path.name}.wide")
+        with self.path.open("rb") as narrow, wide_path.open("wb", buffering=_BUFFER) as wide:
             rows = records(blocks(narrow, checkpoint))
             next(rows)
             wide.write(header(self.columns) + b"\n")
