@@ -25,15 +25,19 @@ class Run:
 
 def run(arguments: Sequence[str], **environment: str) -> Run:
     """Runs this Python with `arguments` to its end; standard error passes through. Raises on a non-zero exit."""
+    return run_command([sys.executable, *arguments], **environment)
+
+
+def run_command(command: Sequence[str], **environment: str) -> Run:
+    """Runs a command to its end, with all that it starts; standard error passes through. Raises on a non-zero exit."""
     began = time.perf_counter()
-    command = [sys.executable, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as process:  # noqa: S603
         assert process.stdout is not None
         stdout = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)}: exit code {process.returncode}")
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return Run(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kilobyte / 1e6, stdout)
 

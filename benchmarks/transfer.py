@@ -1,0 +1,296 @@
+"""Exports that are ready, to one deduplicated file: bulkpull beside what a user would put together from known tools.
+
+    python benchmarks/transfer.py [--size small|medium|large] [--runs 5] [--only NAME,NAME]
+
+The files are made once, under benchmarks/data, and served by nginx on loopback; bulkpull gets their links from a
+stand-in of the API whose exports are ready at once. All ways run in turn (A B C A B C), each as processes of its own.
+That all agree on the ids is checked. It takes nginx, aria2 and curl (apt-get install nginx-light aria2 curl) and, for
+the ways that are named after them, polars and duckdb (pip install polars duckdb). `small` checks and times nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.request import urlopen
+
+import aiohttp
+from aiohttp import web
+from measure import Run, machine, run_command, table
+
+DATA = Path(__file__).parent / "data"
+SIZES = {"small": (4, 5_000), "medium": (20, 100_000), "large": (200, 100_000)}  # files, rows of each
+START = datetime(2014, 1, 1, tzinfo=UTC)
+SECONDS = 3  # between two rows
+REPEATS = 50  # one row in so many comes a second time
+TOKEN = "a-token"  # noqa: S105 - of a stand-in
+PARALLEL = 8
+HEADER = (
+    "id,signer_id,created_time,event_type,connection_data.remote_address,connection_data.page_title,"
+    "connection_data.user_agent,custom_data.vip"
+)
+FIELDS = ",".join(HEADER.split(",")[3:])
+AGENTS = (
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML; like Gecko) Version/17.4 Safari",
+    "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML; like Gecko) Chrome/126.0.0.0 Safari/537.36",
+)
+
+
+def make(size: str) -> Path:
+    """The directory with the files of a size, made where they are missing."""
+    directory = DATA / size
+    files, rows = SIZES[size]
+    done = directory / "done"
+    if done.exists():
+        return directory
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    draw = random.Random(1)
+    number = 0
+    for file in range(files):
+        lines = []
+        for _ in range(rows):
+            at = START + timedelta(seconds=number * SECONDS)
+            id = f"{int(at.timestamp()):08x}{draw.getrandbits(40):010x}{number & 0xFFFFFF:06x}"
+            address = f"10.{number >> 6 & 255}.{number & 63}.{number % 251}"
+            lines.append(
+                f"{id},{draw.getrandbits(96):024x},{at:%Y-%m-%dT%H:%M:%S}.{number % 1000:03d}Z,agreed,{address},"
+                f"Terms of Service {number % 40},{AGENTS[number % 3]},FALSE\n"
+            )
+            number += 1
+        lines += [lines[draw.randrange(rows)] for _ in range(rows // REPEATS)]
+        (directory / f"{file:04d}.csv").write_text(f"{HEADER}\n{''.join(lines)}")
+    done.touch()
+    return directory
+
+
+@contextmanager
+def serving(directory: Path, rows: int) -> Iterator[tuple[str, str]]:
+    """The URLs of nginx, which serves the directory, and of the stand-in of the API."""
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        port = 18080
+        (home / "nginx.conf").write_text(
+            f"daemon off; pid {home}/pid; error_log stderr crit; worker_processes 1;\n"
+            + ("user root;\n" if os.geteuid() == 0 else "")
+            + "events { worker_connections 512; }\n"
+            f"http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {home}; "
+            f"proxy_temp_path {home}; fastcgi_temp_path {home}; uwsgi_temp_path {home}; scgi_temp_path {home};\n"
+            f"server {{ listen 127.0.0.1:{port}; root {directory}; }} }}\n"
+        )
+        nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if not nginx:
+            raise SystemExit("nginx is missing: apt-get install nginx-light")
+        commands = (
+            [nginx, "-p", str(home), "-c", str(home / "nginx.conf")],
+            [sys.executable, __file__, "--api", str(port + 1), f"http://127.0.0.1:{port}", str(rows)],
+        )
+        running = [subprocess.Popen(command) for command in commands]  # noqa: S603
+        try:
+            for url in (f"http://127.0.0.1:{port}/0000.csv", f"http://127.0.0.1:{port + 1}/"):
+                await_answer(url)
+            yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait()
+
+
+def await_answer(url: str) -> None:
+    for _ in range(200):
+        try:
+            urlopen(url).close()  # noqa: S310
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise SystemExit(f"no answer from {url}")
+
+
+def serve_api(port: int, files: str, rows: int) -> None:
+    """The stand-in: an export of the window that begins with a file's first row is ready, with that file."""
+
+    async def export(request: web.Request) -> web.Response:
+        id = request.match_info.get("id")
+        if id is None:
+            begin = datetime.fromisoformat(request.query["filter"].removeprefix("created_time>=").split(" ")[0])
+            id = str(int((begin - START).total_seconds()) // (SECONDS * rows))
+        link = f"{files}/{int(id):04d}.csv?signature=x"
+        return web.json_response({"data": {"id": id, "status": "success", "links": [link]}})
+
+    async def here(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/tasks/export/activity", export)
+    app.router.add_get("/tasks/export/{id}", export)
+    app.router.add_get("/", here)
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+# The ways: each writes OUT from the files at URL, named 0000.csv and so on.
+
+
+def aria2(url: str, count: int, parts: Path) -> str:
+    (parts / "list").write_text("".join(f"{url}/{number:04d}.csv\n" for number in range(count)))
+    return f"aria2c --quiet --no-conf -j {PARALLEL} -x 4 --file-allocation=none -d {parts} -i {parts}/list"
+
+
+def curl(url: str, count: int, parts: Path) -> str:
+    last = f"{count - 1:04d}"
+    return f"curl -sS --parallel --parallel-max {PARALLEL} -o '{parts}/#1.csv' '{url}/[0000-{last}].csv'"
+
+
+def cat(parts: Path, out: Path) -> str:
+    return f"cat {parts}/*.csv > {out}"
+
+
+def python(way: str, parts: Path, out: Path) -> str:
+    return f"{sys.executable} {__file__} --way {way} {parts} {out}"
+
+
+def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, out: Path) -> list[str]:
+    """What a way runs."""
+    if way == "bulkpull":
+        end = START + timedelta(seconds=count * rows * SECONDS)
+        return [
+            *(sys.executable, "-m", "bulkpull", "pull", "--start", f"{START:%Y-%m-%d}", "--end", end.isoformat()),
+            *("--window", f"{rows * SECONDS // 60}min", "--out", str(out), "--fields", FIELDS, "--base-url", api, "-q"),
+        ]
+    if way == "script":
+        return ["sh", "-ec", f"{sys.executable} {__file__} --way script {url} {out} {count}"]
+    download, _, merge = way.partition(" + ")
+    first = (aria2 if download == "aria2" else curl)(url, count, parts)
+    return ["sh", "-ec", f"{first}; {cat(parts, out) if merge == 'cat' else python(merge, parts, out)}"]
+
+
+def with_polars(parts: Path, out: Path) -> None:
+    import polars
+
+    frame = polars.scan_csv(parts / "*.csv", infer_schema=False)
+    frame.unique(subset="id", keep="first", maintain_order=True).sink_csv(out)
+
+
+def with_duckdb(parts: Path, out: Path) -> None:
+    import duckdb
+
+    duckdb.sql(
+        f"COPY (SELECT DISTINCT ON (id) * FROM read_csv('{parts}/*.csv', all_varchar = true, header = true)) "  # noqa: S608
+        f"TO '{out}' (HEADER)"
+    )
+
+
+async def by_hand(url: str, out: Path, count: int) -> None:
+    """What people write: gather over everything, the csv module, a set."""
+    limit = asyncio.Semaphore(PARALLEL)
+
+    async def fetch(session: aiohttp.ClientSession, number: int) -> str:
+        async with limit, session.get(f"{url}/{number:04d}.csv") as response:
+            return await response.text()
+
+    async with aiohttp.ClientSession() as session:
+        texts = await asyncio.gather(*(fetch(session, number) for number in range(count)))
+    seen = set()
+    with out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for number, text in enumerate(texts):
+            rows = csv.reader(text.splitlines())
+            header = next(rows)
+            if not number:
+                writer.writerow(header)
+            for row in rows:
+                if row[0] not in seen:
+                    seen.add(row[0])
+                    writer.writerow(row)
+
+
+def ids_in(out: Path) -> tuple[int, int]:
+    """How many different ids a file holds, and a hash of them."""
+    with out.open("rb") as lines:
+        ids = {line[:24] for line in lines if not line.startswith(b"id,")}
+    return len(ids), sum(int(id, 16) for id in ids) % (1 << 61)
+
+
+WAYS = ("bulkpull", "aria2 + cat", "curl + cat", "aria2 + polars", "aria2 + duckdb", "script")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", help="ways, separated by commas")
+    parser.add_argument("--api", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.api:
+        serve_api(options.api, options.rest[0], int(options.rest[1]))
+    elif options.way == "script":
+        asyncio.run(by_hand(options.rest[0], Path(options.rest[1]), int(options.rest[2])))
+    elif options.way:
+        {"polars": with_polars, "duckdb": with_duckdb}[options.way](*map(Path, options.rest))
+    else:
+        compare(options.size, options.runs, options.only.split(",") if options.only else WAYS)
+
+
+def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
+    files, rows = SIZES[size]
+    ways = [way for way in ways if (tool := way.partition(" + ")[2]) in ("", "cat") or find_spec(tool)]
+    results: dict[str, list[Run]] = {way: [] for way in ways}
+    directory = make(size)
+    found = {}
+    with serving(directory, rows) as (url, api), tempfile.TemporaryDirectory(dir=DATA) as made:
+        for _ in range(1 if size == "small" else runs):
+            for way in ways:
+                work = Path(made) / "work"
+                (work / "parts").mkdir(parents=True)
+                out = work / "out.csv"
+                steps = command(way, url, api, files, rows, work / "parts", out)
+                results[way].append(run_command(steps, BULKPULL_TOKEN=TOKEN))
+                if way not in found:
+                    found[way] = ids_in(out)
+                shutil.rmtree(work)
+    if len(set(found.values())) > 1:
+        raise SystemExit(f"the ids differ: {found}")
+    megabytes = sum(path.stat().st_size for path in directory.glob("*.csv")) / 1e6
+    count = next(iter(found.values()))[0]
+    print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids; median of {runs} runs, in turn\n")
+    if size == "small":
+        print("all ways agree on the ids")
+        return
+    median = {way: statistics.median(one.wall for one in results[way]) for way in ways}
+    print(
+        table(
+            ("way", "wall s", "from - to", "CPU s", "peak MB", "bulkpull / it"),
+            [
+                (
+                    way,
+                    f"{median[way]:.2f}",
+                    f"{min(one.wall for one in results[way]):.2f} - {max(one.wall for one in results[way]):.2f}",
+                    f"{statistics.median(one.cpu for one in results[way]):.2f}",
+                    f"{max(one.peak for one in results[way]):.0f}",
+                    f"{median[ways[0]] / median[way]:.2f}",
+                )
+                for way in ways
+            ],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
