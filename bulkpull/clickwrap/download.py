@@ -21,7 +21,6 @@ from bulkpull.clickwrap.transport import PATIENCE, describe, is_loopback
 from bulkpull.errors import PartError
 
 MAX_REDIRECTS = 5
-CHUNK = 256 * 1024
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 IDENTITY = "identity"
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
@@ -62,8 +61,8 @@ class Download:
             while True:
                 # aiohttp counts whatever comes, even what is no body: the size of a chunk without end.
                 with anyio.fail_after(self._stall_timeout):
-                    chunk = await self._content.read(CHUNK)
-                if not chunk:
+                    chunk, _ = await self._content.readchunk()  # as it came, not copied together
+                if not chunk and self._content.at_eof():
                     break
                 if decoder is None:
                     yield chunk

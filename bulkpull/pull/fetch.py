@@ -11,8 +11,9 @@ from typing import Literal
 
 import aiofiles
 import anyio
-from aiofiles.threadpool.binary import AsyncBufferedIOBase
+from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import from_thread, to_thread
+from xxhash import xxh3_128
 
 from bulkpull.clickwrap import Download, Export, LinkExpiredError, RangeRefusedError, TransientError
 from bulkpull.errors import MalformedPartError, NotFoundError, PartError
@@ -22,6 +23,7 @@ from bulkpull.pull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.output import disk_errors
 from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records
+from bulkpull.rows.sink import write_all
 
 MAX_RENEWALS = 5  # fresh links in a row that bring nothing
 MAX_MALFORMED = 5  # whole bodies that are no CSV
@@ -115,19 +117,13 @@ async def _fetched(api: Api, part: Part, links: Links, journal: Journal, on_even
             await transfer.take_up()
         while not transfer.complete:  # each turn brought the transfer on, so each has all attempts anew
             await api.retry.retrying(str(part), on_event)(transfer.advance)
-        with disk_errors(f"spool {part}", at=part.path):
-            await file.flush()
     checksum = transfer.digest.hexdigest()
     await to_thread.run_sync(journal.fetched, part.window, part.number, transfer.offset, checksum)
     return transfer.offset
 
 
-def _new_digest() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=16)
-
-
-def _digest(path: Path) -> hashlib.blake2b:
-    digest = _new_digest()
+def _digest(path: Path) -> xxh3_128:
+    digest = xxh3_128()
     with path.open("rb") as file:
         for block in blocks(file, from_thread.check_cancelled):
             digest.update(block)
@@ -142,10 +138,10 @@ class _Transfer:
     part: Part
     links: Links
     journal: Journal
-    file: AsyncBufferedIOBase
+    file: AsyncFileIO
     on_event: OnEvent
     offset: int = 0  # bytes that stand in the file
-    digest: hashlib.blake2b = field(default_factory=_new_digest)  # of those
+    digest: xxh3_128 = field(default_factory=xxh3_128)  # of those
     reached: int = 0  # the offset at which the attempts last started anew
     length: int | None = None
     validator: str | None = None  # names the bytes in the file to the host
@@ -247,23 +243,29 @@ class _Transfer:
         await self._append(gathered)
 
     async def _append(self, gathered: list[bytes]) -> None:
-        data = b"".join(gathered)
+        pieces = gathered.copy()
         gathered.clear()
+        size = sum(map(len, pieces))
         # Less is not worth a record, unless it contradicts the one that there is.
-        if not self.offset and self.validator != self.recorded and (self.recorded or len(data) >= _WRITE):
+        if not self.offset and self.validator != self.recorded and (self.recorded or size >= _WRITE):
             await to_thread.run_sync(
                 self.journal.transferring, self.part.window, self.part.number, self.validator, self.length
             )
             self.recorded = self.validator
-        needed = len(data) if self.length is None else self.length - self.offset
+        needed = size if self.length is None else self.length - self.offset
         with disk_errors(f"spool {self.part}", needed=needed, at=self.part.path):
-            await self.file.write(data)
-        await to_thread.run_sync(self.digest.update, data)
-        self.offset += len(data)
-        newline = data.rfind(b"\n")
-        self.line = self.line + len(data) if newline < 0 else len(data) - newline - 1
+            await to_thread.run_sync(self._store, pieces)
+        self.offset += size
         if self.line > MAX_RECORD:
             await self._refuse(CsvError(1, f"a line is longer than {MAX_RECORD} bytes"))
+
+    def _store(self, pieces: list[bytes]) -> None:
+        """All that is done to the bytes, in one turn of one thread."""
+        write_all(self.file.fileno(), pieces)
+        for piece in pieces:
+            self.digest.update(piece)
+            newline = piece.rfind(b"\n")
+            self.line = self.line + len(piece) if newline < 0 else len(piece) - newline - 1
 
     async def _restart(self) -> None:
         if self.offset:
@@ -271,14 +273,12 @@ class _Transfer:
                 await self.file.seek(0)
                 await self.file.truncate()
         self.offset = self.line = 0
-        self.digest = _new_digest()
+        self.digest = xxh3_128()
         self.length = self.validator = None
         self.ended = False
 
     async def _finish(self) -> None:
         """All bytes are there. Refuses an error page that came with status 200; a fresh link may bring the file."""
-        with disk_errors(f"spool {self.part}", at=self.part.path):
-            await self.file.flush()
         try:
             await to_thread.run_sync(_read_header, self.part.path)
         except CsvError as error:
@@ -311,10 +311,10 @@ def _read_header(path: Path) -> None:
 
 
 @asynccontextmanager
-async def _spool(path: Path, mode: Literal["ab", "wb"]) -> AsyncIterator[AsyncBufferedIOBase]:
+async def _spool(path: Path, mode: Literal["ab", "wb"]) -> AsyncIterator[AsyncFileIO]:
     """A file to write, closed whatever happens: a cancelled open or close would leave it to the garbage collector."""
     with anyio.CancelScope(shield=True), disk_errors(f"spool to {path.name}", at=path):
-        file = await aiofiles.open(path, mode)
+        file = await aiofiles.open(path, mode, buffering=0)
     try:
         yield file
     finally:

@@ -76,3 +76,9 @@ class Journey:
         self.fetched = anyio.Event()
         self._damage = damage
         self._judged.set()
+
+
+def cancelled_from_within() -> BulkpullError:
+    """A task group ends without an error where one of its tasks was cancelled by somebody else, for example by a
+    session that was closed under it. That must not pass for success."""
+    return BulkpullError("the pull was cancelled from within: was its session closed, or a task of it cancelled?")

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import anyio
 from anyio import from_thread, to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from bulkpull.errors import MalformedPartError, OutputError
 from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, WindowMerged
 from bulkpull.pull.journal import Figures, Journal
-from bulkpull.pull.journey import ExportFailure, Journey
+from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
 from bulkpull.pull.output import disk_errors, sync_directory
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.window import instant
+
+_UNCOMMITTED = 16  # windows that are merged and not yet durable
 
 
 async def merge(
@@ -33,22 +36,47 @@ async def merge(
     """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
     the journal says that it stood. Returns where the finished file is.
 
-    The journeys come in plan order. A window goes in whole and is durable then, or not at all: one whose parts turn
-    out to be damaged is turned back. Parts are removed from the disk once their window is merged.
+    The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
+    turned back. Parts are removed from the disk once the rows of their window are durable.
     """
     async with _opened(path, journal, columns, fixed=fixed) as work:
-        async for journey in journeys:
-            while True:
-                await journey.fetched.wait()
+        through, done = False, 0
+        merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
+        async with anyio.create_task_group() as group, merged:
+            group.start_soon(_commit, work, to_commit, on_event)
+            async for journey in journeys:
+                while True:
+                    await journey.fetched.wait()
+                    try:
+                        window = await to_thread.run_sync(work.merge, journey)
+                    except ExportFailure as damage:
+                        journey.reject(damage)
+                    else:
+                        break
+                journey.accept()
+                done += 1
                 try:
-                    merged = await to_thread.run_sync(work.merge, journey)
-                except ExportFailure as damage:
-                    journey.reject(damage)
-                else:
+                    await merged.send(window)
+                except anyio.BrokenResourceError:  # what ended the commits comes out of the group
                     break
-            journey.accept()
-            _announce(journey, merged, on_event)
+            else:
+                through = True
+        if not through or work.committed < done:
+            raise cancelled_from_within()
         return await to_thread.run_sync(work.finish)
+
+
+async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow], on_event: OnEvent) -> None:
+    """Makes merged windows durable, as many at a time as there are, while further ones are merged."""
+    with windows:
+        async for window in windows:
+            batch = [window]
+            with suppress(anyio.WouldBlock, anyio.EndOfStream):
+                while True:
+                    batch.append(windows.receive_nowait())
+            await to_thread.run_sync(work.commit, batch)
+            for done in batch:
+                _announce(done.journey, done.parts, on_event)
 
 
 def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> None:
@@ -59,6 +87,16 @@ def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> 
     on_event(WindowMerged(journey.window))
 
 
+@dataclass(frozen=True, slots=True)
+class _MergedWindow:
+    """A window whose rows are in the output's first `offset` bytes, under `columns`; what came of each of its parts."""
+
+    journey: Journey
+    parts: list[Merged]
+    offset: int
+    columns: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Merge:
     """What blocks: the methods run in threads."""
@@ -67,6 +105,7 @@ class _Merge:
     deduplicator: Deduplicator
     journal: Journal
     path: Path
+    committed: int = 0  # windows, by this run
 
     @classmethod
     def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool) -> _Merge:
@@ -88,7 +127,7 @@ class _Merge:
                 raise
         return cls(sink, deduplicator, journal, path)
 
-    def merge(self, journey: Journey) -> list[Merged]:
+    def merge(self, journey: Journey) -> _MergedWindow:
         """Takes a window's parts in. Raises ExportFailure, with nothing changed, where one is damaged."""
         sink = self.sink
         offset, columns = sink.offset, list(sink.columns)
@@ -103,20 +142,25 @@ class _Merge:
                     self.deduplicator.roll_back(offset, columns)
                     reason = f"part {part.number} is damaged: {error}"
                     raise ExportFailure(journey.export_id, reason, MalformedPartError) from error
-            if sink.offset > offset:
-                sink.sync()
-            figures = Figures(
-                parts=len(merged),
-                rows=sum(came.rows for came in merged),
-                duplicates=sum(came.duplicates for came in merged),
-                conflicts=sum(came.conflicts for came in merged),
-                outside=sum(came.outside for came in merged),
-            )
-            self.deduplicator.keep()
-            self.journal.merged(journey.window, figures, sink.offset, sink.columns)
-            for part in journey.parts:
-                part.path.unlink(missing_ok=True)
-        return merged
+        self.deduplicator.keep()
+        return _MergedWindow(journey, merged, sink.offset, tuple(sink.columns))
+
+    def commit(self, windows: Sequence[_MergedWindow]) -> None:
+        """Brings merged windows to the disk, then into the journal; only then their parts go."""
+        with disk_errors(f"merge {windows[-1].journey.window}", at=self.path):
+            self.sink.sync()
+            for merged in windows:
+                figures = Figures(
+                    parts=len(merged.parts),
+                    rows=sum(came.rows for came in merged.parts),
+                    duplicates=sum(came.duplicates for came in merged.parts),
+                    conflicts=sum(came.conflicts for came in merged.parts),
+                    outside=sum(came.outside for came in merged.parts),
+                )
+                self.journal.merged(merged.journey.window, figures, merged.offset, merged.columns)
+                self.committed += 1
+                for part in merged.journey.parts:
+                    part.path.unlink(missing_ok=True)
 
     def finish(self) -> Path:
         """The finished file."""

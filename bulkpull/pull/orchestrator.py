@@ -23,7 +23,7 @@ from bulkpull.events import Event, Exported, ExportFailed, Launched, OnEvent, Pl
 from bulkpull.pull.api import Api
 from bulkpull.pull.fetch import Links, fetch, part_records
 from bulkpull.pull.journal import ExportRecord, Journal
-from bulkpull.pull.journey import ExportFailure, Journey, Part
+from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.launch import launch
 from bulkpull.pull.merge import merge
 from bulkpull.pull.output import Output
@@ -110,7 +110,7 @@ async def pull(
         error = _plain(errors)
         raise error from error.__cause__
     if not work.published:
-        raise _cancelled_from_within()
+        raise cancelled_from_within()
     return work.tally.result(anyio.current_time() - started, work.output.path)
 
 
@@ -224,7 +224,7 @@ class _Pull:
                     on_event=self.announce,
                 )
         if finished is None:
-            raise _cancelled_from_within()
+            raise cancelled_from_within()
         return finished
 
     async def start(self, started: MemoryObjectSendStream[Journey], group: TaskGroup) -> None:
@@ -283,7 +283,7 @@ class _Pull:
         if failures:
             raise failures[0]
         if any(part.size is None for part in journey.parts):
-            raise _cancelled_from_within()
+            raise cancelled_from_within()
         await journey.hand_over()
 
     async def export(self, journey: Journey, attempt: int) -> Export:
@@ -325,12 +325,6 @@ class _Pull:
 def _seconds_since(moment: datetime) -> float:
     """At least a little, whatever the clocks say."""
     return max(0.001, (datetime.now(UTC) - moment).total_seconds())
-
-
-def _cancelled_from_within() -> BulkpullError:
-    """A task group ends without an error where one of its tasks was cancelled by somebody else, for example by a
-    session that was closed under it. That must not pass for success."""
-    return BulkpullError("the pull was cancelled from within: was its session closed, or a task of it cancelled?")
 
 
 def _plain(errors: BaseExceptionGroup[BaseException]) -> BaseException:

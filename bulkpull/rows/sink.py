@@ -43,15 +43,7 @@ class CsvSink:
 
     def append(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Appends whole records, each with its LF, in `pieces` cut anywhere."""
-        for at in range(0, len(pieces), _AT_ONCE):
-            some = pieces[at : at + _AT_ONCE]
-            left = sum(map(len, some))
-            self.offset += left
-            left -= os.writev(self._file.fileno(), some)
-            if left:  # a signal, or a disk that is about to be full
-                rest = memoryview(b"".join(some))[-left:]
-                while rest:
-                    rest = rest[os.write(self._file.fileno(), rest) :]
+        self.offset += write_all(self._file.fileno(), pieces)
 
     def cut(self, offset: int, columns: Sequence[str]) -> None:
         """Goes back to an earlier `offset`, and the columns of then."""
@@ -105,6 +97,21 @@ class CsvSink:
             wide.flush()
             os.fsync(wide.fileno())
         return wide_path
+
+
+def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
+    """Writes all `pieces` to a file descriptor; returns their bytes. Raises OSError."""
+    size = 0
+    for at in range(0, len(pieces), _AT_ONCE):
+        some = pieces[at : at + _AT_ONCE]
+        left = sum(map(len, some))
+        size += left
+        left -= os.writev(file, some)
+        if left:  # a signal, or a disk that is about to be full
+            rest = memoryview(b"".join(some))[-left:]
+            while rest:
+                rest = rest[os.write(file, rest) :]
+    return size
 
 
 def header(columns: Iterable[str]) -> bytes:

@@ -183,7 +183,7 @@ async def test_what_was_changed_meanwhile_is_not_taken_for_ours(
     with pytest.raises(InterruptedError):
         await pull(sandbox, out, on_event=stop)
     [first, *_] = sorted((tmp_path / "a.csv.bulkpull").glob(file))
-    first.write_bytes(first.read_bytes()[:-7])
+    first.write_bytes(first.read_bytes()[:1000])
     if file == "output":
         with pytest.raises(OutputError, match="start over"):
             await pull(sandbox, out)

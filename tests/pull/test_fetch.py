@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from xxhash import xxh3_128
 
 from bulkpull import Clickwrap, Export, MalformedPartError, OutputError, PartError, RetryPolicy, Window
 from bulkpull.events import Event, PartFetched, Received, Retried
@@ -371,7 +371,7 @@ async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() 
 
 async def test_what_an_earlier_run_fetched_whole_is_not_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS)
-    record = PartRecord(1, "name", size=len(ROWS), checksum=hashlib.blake2b(ROWS, digest_size=16).hexdigest())
+    record = PartRecord(1, "name", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
     host = Host([whole()])
     body, heard = await fetched(tmp_path, host, record=record)
     assert body == ROWS
@@ -384,7 +384,7 @@ async def test_what_an_earlier_run_fetched_whole_is_not_fetched_again(tmp_path: 
 async def test_a_part_that_is_not_what_the_journal_says_is_fetched_again(tmp_path: Path, left: bytes | None) -> None:
     if left is not None:
         (tmp_path / "part.csv").write_bytes(left)
-    record = PartRecord(1, "name", size=len(ROWS), checksum=hashlib.blake2b(ROWS, digest_size=16).hexdigest())
+    record = PartRecord(1, "name", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
     host = Host([whole()])
     assert (await fetched(tmp_path, host, record=record))[0] == ROWS
     assert host.renewals == 1
@@ -438,5 +438,5 @@ async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path
     assert (record.validator, record.length, record.size) == ('"v1"', len(large), None)
     after = Journal(path)
     [record] = after.exports()[0].parts
-    assert (record.size, record.checksum) == (len(large), hashlib.blake2b(large, digest_size=16).hexdigest())
+    assert (record.size, record.checksum) == (len(large), xxh3_128(large).hexdigest())
     after.close()
