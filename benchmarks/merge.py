@@ -12,6 +12,7 @@ import csv
 import shutil
 import sys
 import tempfile
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,11 +42,11 @@ def make(directory: Path, rows: int) -> int:
 
 def with_bulkpull(parts: list[Path], out: Path) -> None:
     sink = CsvSink(out, FIELDS, fixed=True)
-    deduplicator = Deduplicator(sink)
-    for part in parts:
-        deduplicator.add(part, b"2024-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
-    sink.finish(lambda: None)
-    sink.close()
+    with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+        for part in parts:
+            deduplicator.add(part, b"2024-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
+            deduplicator.keep()
+        sink.finish(lambda: None)
 
 
 def with_csv_and_a_set(parts: list[Path], out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,17 +114,17 @@ class _Merge:
         with disk_errors("open the unfinished output", at=path):
             if offset and (not path.exists() or path.stat().st_size < offset):
                 raise OutputError(f"{path} is shorter than its journal says: it was changed; start over")
-            sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
-            try:
+            with ExitStack() as stack:
+                sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
+                stack.callback(sink.close)
                 sync_directory(path.parent)
                 deduplicator = Deduplicator(sink)
-                deduplicator.restore(from_thread.check_cancelled)
-            except CsvError as error:
-                sink.close()
-                raise OutputError(f"{path} was changed since it was written ({error}); start over") from error
-            except BaseException:
-                sink.close()
-                raise
+                stack.callback(deduplicator.close)
+                try:
+                    deduplicator.restore(from_thread.check_cancelled)
+                except CsvError as error:
+                    raise OutputError(f"{path} was changed since it was written ({error}); start over") from error
+                stack.pop_all()
         return cls(sink, deduplicator, journal, path)
 
     def merge(self, journey: Journey) -> _MergedWindow:

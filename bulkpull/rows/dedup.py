@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,10 +58,12 @@ class Deduplicator:
                 columns, body = read_header(file, checkpoint)
                 layout = Layout(width=None, id_at=columns.index(ID))
                 place = len(header(columns)) + 1
-                for block in self._scanner.blocks(file, body, layout, b"", b"", checkpoint):
-                    order = np.argsort(block.keys, kind="stable")
-                    self._seen.add(block.keys[order], block.starts[order] + place)
-                    place += int(block.ends[-1])
+                with closing(self._scanner.blocks(file, body, layout, b"", b"")) as blocks:
+                    for block in blocks:
+                        checkpoint()
+                        order = np.argsort(block.keys, kind="stable")
+                        self._seen.add(block.keys[order], block.starts[order] + place)
+                        place += int(block.ends[-1])
         self._seen.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
@@ -77,9 +80,11 @@ class Deduplicator:
                 unasked=tuple(column for column in columns if column not in self._sink.columns),
             )
             layout = layout_of(columns, self._sink.columns)
-            for block in self._scanner.blocks(file, body, layout, start, end, checkpoint):
-                merged.outside += block.outside
-                self._merge(block, merged)
+            with closing(self._scanner.blocks(file, body, layout, start, end)) as blocks:
+                for block in blocks:
+                    checkpoint()
+                    merged.outside += block.outside
+                    self._merge(block, merged)
         return merged
 
     def keep(self) -> None:
@@ -92,7 +97,8 @@ class Deduplicator:
         self._sink.cut(offset, columns)
 
     def close(self) -> None:
-        """Lets go of the ids."""
+        """Lets go of the ids, and ends what helps."""
+        self._scanner.close()
         self._seen.close()
 
     def _merge(self, block: Block, merged: Merged) -> None:

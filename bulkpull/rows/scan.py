@@ -9,7 +9,8 @@ row, a quoted id, columns that are not the output's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
@@ -48,7 +49,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of the output, one behind the other in `data`, each with its LF; they may be gone when the next is read.
+    """Records of the output, one behind the other in `data`, each with its LF.
 
     `starts` and `ends` (behind the LF) are theirs; `keys` come of their ids and tell almost all of them apart; `id`
     gives the id itself. `outside` rows have a created_time outside their window.
@@ -63,55 +64,71 @@ class Block:
 
 
 class Scanner:
-    """Reads files block by block, into the same memory again and again."""
+    """Reads files block by block, into the same memory again and again: the next block is found, in a thread of the
+    scanner's, while one is worked on."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(BLOCK + 1)  # a newline may be added
-        self._bytes = np.frombuffer(self._buffer, np.uint8)
+        self._thread = ThreadPoolExecutor(1, "scan")
+        # Two that are used in turn, each with room for a newline that a file lacks.
+        self._buffer, self._next_buffer = (bytearray(BLOCK + 1) for _ in range(2))
+        self._bytes, self._next_bytes = (np.frombuffer(data, np.uint8) for data in (self._buffer, self._next_buffer))
         self._is_comma = np.empty(_CHUNK, np.bool_)
         self._is_newline = np.empty(_CHUNK, np.bool_)
 
-    def blocks(
-        self, file: FileIO, body: int | None, layout: Layout, start: bytes, end: bytes, checkpoint: Callable[[], None]
-    ) -> Iterator[Block]:
-        """The records of an unbuffered `file` behind its header, from `body` on, where that is known; those outside
-        [start, end) are counted.
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown()
 
-        Before each block `checkpoint` is called, and may raise to stop. Raises CsvError.
+    def blocks(self, file: FileIO, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
+        """The records of an unbuffered `file` behind its header, from `body` on, where that is known; those outside
+        [start, end) are counted. To be closed before the file is. Raises CsvError.
+
+        A block may be gone when the one after the next is asked for.
         """
+        found = self._blocks(file, body, layout, start, end)
+        coming = self._thread.submit(next, found, None)
+        try:
+            while block := coming.result():
+                coming = self._thread.submit(next, found, None)
+                yield block
+        finally:
+            wait((coming,))
+
+    def _blocks(self, file: FileIO, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
         if body is None or layout.order:
             file.seek(0)
-            rows = records(blocks(file, checkpoint))
+            rows = records(blocks(file, _go_on))
             next(rows)
             yield from _slow(rows, 2, layout, start, end)
             return
         file.seek(body)
         have, row = 0, 2
-        with memoryview(self._buffer) as buffer:
-            while True:
-                checkpoint()
+        while True:
+            with memoryview(self._buffer) as buffer:
                 while have < BLOCK and (came := file.readinto(buffer[have:BLOCK])):
                     have += came
-                at_end = have < BLOCK
-                if at_end and have and self._buffer[have - 1] != _LF:
-                    self._buffer[have] = _LF
-                    have += 1
-                if not have:
-                    return
-                have = self._with_plain_line_ends(have)
-                plain = self._plain(have, layout, start, end)
-                if plain:
-                    block, used = plain
-                    yield block
-                    row += len(block.starts)
-                    buffer[: have - used] = buffer[used:have]
-                    have -= used
-                if at_end and not have:
-                    return
-                if at_end or not plain:
-                    rest = chain((bytes(buffer[:have]),), blocks(file, checkpoint))
-                    yield from _slow(records(rest, row), row, layout, start, end)
-                    return
+            at_end = have < BLOCK
+            if at_end and have and self._buffer[have - 1] != _LF:
+                self._buffer[have] = _LF
+                have += 1
+            if not have:
+                return
+            have = self._with_plain_line_ends(have)
+            plain = self._plain(have, layout, start, end)
+            if plain:
+                block, used = plain
+                yield block
+                row += len(block.starts)
+                self._next_buffer[: have - used] = self._buffer[used:have]
+                have -= used
+                self._buffer, self._next_buffer = self._next_buffer, self._buffer
+                self._bytes, self._next_bytes = self._next_bytes, self._bytes
+            if at_end and not have:
+                return
+            if at_end or not plain:
+                rest = chain((bytes(self._buffer[:have]),), blocks(file, _go_on))
+                yield from _slow(records(rest, row), row, layout, start, end)
+                return
 
     def _with_plain_line_ends(self, have: int) -> int:
         """Turns CRLF into LF in the first `have` bytes, where that is all that CR is used for; how many are left."""
@@ -229,6 +246,10 @@ def _usual_quotes(data: Bytes, quotes: Positions) -> bool:
     return bool(opens.all() and closes.all())
 
 
+def _go_on() -> None:
+    """The scanner's thread is not the one that may be told to stop."""
+
+
 def read_header(file: FileIO, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int | None]:
     """A file's columns, and where its records begin if the header is plain; raises CsvError where it has no header with
     an id."""
@@ -241,7 +262,7 @@ def read_header(file: FileIO, checkpoint: Callable[[], None]) -> tuple[tuple[str
     return read_columns(records(blocks(file, checkpoint))), None
 
 
-def _slow(rows: Iterator[Record], row: int, layout: Layout, start: bytes, end: bytes) -> Iterator[Block]:
+def _slow(rows: Iterator[Record], row: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
     """Blocks of what the record reader finds, the first being record `row` of its file."""
     data, starts, ids, outside = bytearray(), [0], list[bytes](), 0
     for number, (raw, fields) in enumerate(rows, start=row):

@@ -267,23 +267,21 @@ def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
         part.write_bytes(body)
         for _ in range(killed[number]):
             sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-            deduplicator = Deduplicator(sink)
-            deduplicator.restore(lambda: None)
-            deduplicator.add(part, START, END, lambda: None)
-            sink.close()  # more than was committed
+            with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+                deduplicator.restore(lambda: None)
+                deduplicator.add(part, START, END, lambda: None)  # more than was committed
         sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-        deduplicator = Deduplicator(sink)
-        deduplicator.restore(lambda: None)
-        if damaged[number]:
-            part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')
-            with pytest.raises(CsvError):
-                deduplicator.add(part, START, END, lambda: None)
-            part.write_bytes(body)
-            deduplicator.roll_back(offset, columns)
-        merged.append(deduplicator.add(part, START, END, lambda: None))
-        sink.sync()
-        offset, columns = sink.offset, list(sink.columns)
-        sink.close()
+        with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+            deduplicator.restore(lambda: None)
+            if damaged[number]:
+                part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')
+                with pytest.raises(CsvError):
+                    deduplicator.add(part, START, END, lambda: None)
+                part.write_bytes(body)
+                deduplicator.roll_back(offset, columns)
+            merged.append(deduplicator.add(part, START, END, lambda: None))
+            sink.sync()
+            offset, columns = sink.offset, list(sink.columns)
     sink = CsvSink(path, columns, fixed=fixed, offset=offset)
     output = sink.finish(lambda: None).read_bytes()
     assert sink.finish(lambda: None).read_bytes() == output  # killed before it was published, and finished again

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import closing
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from bulkpull.rows import scan
 from bulkpull.rows.records import CsvError, records, value
-from bulkpull.rows.scan import Layout, Scanner, keys, layout_of, read_header
+from bulkpull.rows.scan import Block, Layout, Scanner, keys, layout_of, read_header
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 Found = tuple[list[bytes], list[bytes], int] | tuple[int, str]  # records, ids, rows outside; or an error
@@ -75,12 +78,17 @@ def read_slowly(data: bytes) -> Found:
     return found, ids, outside
 
 
+def scanned(file: FileIO, body: int | None, layout: Layout) -> Iterator[Block]:
+    with closing(Scanner()) as scanner:
+        yield from scanner.blocks(file, body, layout, START, END)
+
+
 def read_by_blocks(path: Path) -> Found:
     ids, found, outside = [], [], 0
     with path.open("rb", buffering=0) as file:
         try:
             columns, body = read_header(file, lambda: None)
-            for block in Scanner().blocks(file, body, layout_of(columns, list(columns)), START, END, lambda: None):
+            for block in scanned(file, body, layout_of(columns, list(columns))):
                 assert block.starts[0] == 0
                 assert (block.ends[:-1] == block.starts[1:]).all()
                 assert block.ends[-1] == len(block.data)
@@ -136,7 +144,7 @@ def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         columns, body = read_header(file, lambda: None)
         layout = layout_of(columns, ["id", "w", "v"])
-        [block] = Scanner().blocks(file, body, layout, START, END, lambda: None)
+        [block] = scanned(file, body, layout)
     assert bytes(block.data) == b'1,,"x\ny"\n2,,z\n'
 
 
@@ -154,5 +162,5 @@ def test_a_layout_without_a_width_takes_any(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"id\n1\n2,x\n3,y\n")
     with path.open("rb", buffering=0) as file:
-        blocks = list(Scanner().blocks(file, 3, Layout(None, 0), b"", b"", lambda: None))
+        blocks = list(scanned(file, 3, Layout(None, 0)))
     assert [block.id(row) for block in blocks for row in range(len(block.starts))] == [b"1", b"2", b"3"]
