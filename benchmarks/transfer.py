@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ from urllib.request import urlopen
 
 import aiohttp
 from aiohttp import web
-from measure import Run, machine, run_command, table
+from measure import Run, machine, run, run_command, table
 
 DATA = Path(__file__).parent / "data"
 SIZES = {"small": (4, 5_000), "medium": (20, 100_000), "large": (200, 100_000)}  # files, rows of each
@@ -219,11 +219,11 @@ async def by_hand(url: str, out: Path, count: int) -> None:
                     writer.writerow(row)
 
 
-def ids_in(out: Path) -> tuple[int, int]:
+def print_ids(out: Path) -> None:
     """How many different ids a file holds, and a hash of them."""
     with out.open("rb") as lines:
         ids = {line[:24] for line in lines if not line.startswith(b"id,")}
-    return len(ids), sum(int(id, 16) for id in ids) % (1 << 61)
+    print(len(ids), sum(int(id, 16) for id in ids) % (1 << 61))
 
 
 WAYS = ("bulkpull", "aria2 + cat", "curl + cat", "aria2 + polars", "aria2 + duckdb", "script")
@@ -243,7 +243,8 @@ def main() -> None:
     elif options.way == "script":
         asyncio.run(by_hand(options.rest[0], Path(options.rest[1]), int(options.rest[2])))
     elif options.way:
-        {"polars": with_polars, "duckdb": with_duckdb}[options.way](*map(Path, options.rest))
+        ways: dict[str, Callable[..., None]] = {"polars": with_polars, "duckdb": with_duckdb, "ids": print_ids}
+        ways[options.way](*map(Path, options.rest))
     else:
         compare(options.size, options.runs, options.only.split(",") if options.only else WAYS)
 
@@ -263,12 +264,12 @@ def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
                 steps = command(way, url, api, files, rows, work / "parts", out)
                 results[way].append(run_command(steps, BULKPULL_TOKEN=TOKEN))
                 if way not in found:
-                    found[way] = ids_in(out)
+                    found[way] = run([__file__, "--way", "ids", str(out)]).stdout
                 shutil.rmtree(work)
     if len(set(found.values())) > 1:
         raise SystemExit(f"the ids differ: {found}")
     megabytes = sum(path.stat().st_size for path in directory.glob("*.csv")) / 1e6
-    count = next(iter(found.values()))[0]
+    count = int(found[ways[0]].split()[0])
     print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids; median of {runs} runs, in turn\n")
     if size == "small":
         print("all ways agree on the ids")

@@ -12,7 +12,6 @@ import bulkpull
 from bulkpull.cli.activity import activity, fields
 from bulkpull.cli.pull import plan, pull, status
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
-from bulkpull.cli.sandbox import sandbox
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
 EXIT_DEFECT = 1
@@ -22,7 +21,21 @@ EXIT_API = 4
 EXIT_LOCAL = 5
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The sandbox brings a web server, which would cost every other command a good part of its start."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "sandbox"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "sandbox":
+            from bulkpull.cli.sandbox import sandbox
+
+            return sandbox
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(bulkpull.__version__, prog_name="bulkpull")
 def cli() -> None:
     """Bulk download of Ironclad Clickwrap activity into one deduplicated CSV.
@@ -58,7 +71,7 @@ def completion(shell: str) -> None:
     click.echo(complete(cli, {}, "bulkpull", "_BULKPULL_COMPLETE").source())
 
 
-for command in (pull, plan, status, fields, activity, sandbox):
+for command in (pull, plan, status, fields, activity):
     cli.add_command(command)
 
 
