@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -28,6 +29,18 @@ from bulkpull.pull.plan import MAX_WINDOWS
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: 4GB, 500MB, or a bare number."""
+
+    name = "size"
+
+    def convert(self, value: object, _parameter: click.Parameter | None, _context: click.Context | None) -> int:
+        match = re.fullmatch(r"([1-9]\d{0,14})(|k|M|G|T)B?", str(value).strip())
+        if not match:
+            self.fail(f"{value!r} is no size such as 500MB or 4GB")
+        return int(match[1]) * int(1000 ** " kMGT".index(match[2] or " "))
 
 
 def _pull_options(*, out_required: bool) -> Callable[[F], F]:
@@ -77,6 +90,14 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             show_default=True,
             help="Files streamed at a time at most.",
         ),
+        click.option(
+            "--spool",
+            type=Size(),
+            default="4GB",
+            show_default=True,
+            metavar="SIZE",
+            help="Files that wait to be merged: beyond it no download starts.",
+        ),
         client_options,
         click.option(
             "--export-timeout",
@@ -114,6 +135,7 @@ def pull(
     max_windows: int,
     exports: int,
     downloads: int,
+    spool: int,
     base_url: str,
     requests_per_minute: int,
     retry_for: float,
@@ -152,6 +174,7 @@ def pull(
                     max_windows=max_windows,
                     exports=exports,
                     downloads=downloads,
+                    spool=spool,
                     export_timeout=export_timeout,
                     overwrite=overwrite,
                     resume=not fresh,

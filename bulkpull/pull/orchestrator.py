@@ -31,6 +31,7 @@ from bulkpull.pull.plan import AUTO, MAX_WINDOWS, moment, plan
 from bulkpull.pull.poll import poll
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.resume import resume
+from bulkpull.pull.spool import SPOOL, Spool
 from bulkpull.window import Window, instant
 
 ALWAYS = ("id", "signer_id", "created_time")  # the API's documents ask for these in every export
@@ -53,6 +54,7 @@ async def pull(
     max_windows: int = MAX_WINDOWS,
     exports: int = EXPORTS,
     downloads: int = DOWNLOADS,
+    spool: int = SPOOL,
     export_timeout: float = EXPORT_TIMEOUT,
     overwrite: bool = False,
     resume: bool = True,
@@ -67,6 +69,7 @@ async def pull(
     `site`: where it is given, the fields are checked against what the site offers before any export is made.
     `window`: the length of a window (`6h`, `1d`, `7d`, `1mo`, ...), or `auto`; at most `max_windows` come of it.
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
+    `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `export_timeout`: seconds after which an export is given up and launched again.
     `on_event`: called in the event loop with each event.
 
@@ -76,8 +79,8 @@ async def pull(
 
     Raises UsageError, OutputError, AuthenticationError, ApiError or PartError: see `bulkpull.errors`.
     """
-    if min(exports, downloads) < 1 or not export_timeout > 0:
-        raise UsageError("exports, downloads and export timeout must be positive")
+    if min(exports, downloads, spool) < 1 or not export_timeout > 0:
+        raise UsageError("exports, downloads, spool and export timeout must be positive")
     windows = plan(start, end, window, max_windows)
     asked_fields = check_fields(fields or ())
     work = _Pull(
@@ -96,6 +99,7 @@ async def pull(
         site=site,
         exports=anyio.CapacityLimiter(exports),
         downloads=anyio.CapacityLimiter(downloads),
+        spool=Spool(spool),
         export_timeout=export_timeout,
         fresh=not resume,
         listener=on_event,
@@ -137,6 +141,7 @@ class _Pull:
     site: str | int | None
     exports: anyio.CapacityLimiter
     downloads: anyio.CapacityLimiter
+    spool: Spool
     export_timeout: float
     fresh: bool
     listener: OnEvent
@@ -154,6 +159,7 @@ class _Pull:
 
     def announce(self, event: Event) -> None:
         self.tally(event)
+        self.spool(event)
         if isinstance(event, Launched | Polled):
             self.answered.set()
         self.listener(event)
@@ -170,6 +176,7 @@ class _Pull:
             if resumed:
                 self.announce(resumed)
                 self.merged = resumed.merged
+                self.spool.begin_at(resumed.merged)
                 self.past = await to_thread.run_sync(journal.exports)
             if not await to_thread.run_sync(self.output.holds, inode):
                 await to_thread.run_sync(self.output.check)
@@ -314,12 +321,18 @@ class _Pull:
         return export
 
     async def fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
-        async with self.downloads:
-            try:
-                await fetch(self.api, part, links, self.journal, on_event=self.announce)
-            except ExportFailure as failure:
-                failures.append(failure)
-                group.cancel_scope.cancel()
+        window = part.window.index
+        while True:
+            await self.spool.room(window)
+            async with self.downloads:
+                if not self.spool.has_room(window):  # any more: it must not be waited for with a place in hand
+                    continue
+                try:
+                    await fetch(self.api, part, links, self.journal, on_event=self.announce)
+                except ExportFailure as failure:
+                    failures.append(failure)
+                    group.cancel_scope.cancel()
+                return
 
 
 def _seconds_since(moment: datetime) -> float:
