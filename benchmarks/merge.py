@@ -23,6 +23,7 @@ from bulkpull.rows.sink import CsvSink
 from bulkpull.sandbox.data import FIELDS, Activities
 
 PARTS = 20
+MEMORY = 32_000_000  # bytes for ids
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -42,7 +43,7 @@ def make(directory: Path, rows: int) -> int:
 
 def with_bulkpull(parts: list[Path], out: Path) -> None:
     sink = CsvSink(out, FIELDS, fixed=True)
-    with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
         for part in parts:
             deduplicator.add(part, b"2024-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
             deduplicator.keep()

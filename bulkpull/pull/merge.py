@@ -31,15 +31,17 @@ async def merge(
     *,
     columns: Sequence[str],
     fixed: bool,
+    memory: int,
     on_event: OnEvent,
 ) -> Path:
     """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
     the journal says that it stood. Returns where the finished file is.
 
     The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
-    turned back. Parts are removed from the disk once the rows of their window are durable.
+    turned back. Parts are removed from the disk once the rows of their window are durable. Ids take `memory` bytes, or
+    a few times that for a moment.
     """
-    async with _opened(path, journal, columns, fixed=fixed) as work:
+    async with _opened(path, journal, columns, fixed=fixed, memory=memory) as work:
         through, done = False, 0
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
@@ -108,7 +110,7 @@ class _Merge:
     committed: int = 0  # windows, by this run
 
     @classmethod
-    def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool) -> _Merge:
+    def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int) -> _Merge:
         frontier = journal.frontier
         offset = frontier.offset
         with disk_errors("open the unfinished output", at=path):
@@ -118,7 +120,7 @@ class _Merge:
                 sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
-                deduplicator = Deduplicator(sink)
+                deduplicator = Deduplicator(sink, memory)
                 stack.callback(deduplicator.close)
                 try:
                     deduplicator.restore(from_thread.check_cancelled)
@@ -176,9 +178,11 @@ class _Merge:
 
 
 @asynccontextmanager
-async def _opened(path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool) -> AsyncIterator[_Merge]:
+async def _opened(
+    path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int
+) -> AsyncIterator[_Merge]:
     """The merge where it stood, closed in a thread whatever happens."""
-    work = await to_thread.run_sync(lambda: _Merge.open(path, journal, columns, fixed=fixed))
+    work = await to_thread.run_sync(lambda: _Merge.open(path, journal, columns, fixed=fixed, memory=memory))
     try:
         yield work
     except BaseException:

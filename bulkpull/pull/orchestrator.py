@@ -39,6 +39,9 @@ EXPORTS = 16
 DOWNLOADS = 8
 EXPORT_TIMEOUT = 3600.0
 MAX_LAUNCHES = 3
+MEMORY = 256_000_000  # bytes
+MEMORY_WITHOUT_IDS = 160_000_000  # bytes: the interpreter, its libraries, and what is on its way
+LEAST_MEMORY = MEMORY_WITHOUT_IDS + 10_000_000
 
 
 async def pull(
@@ -55,6 +58,7 @@ async def pull(
     exports: int = EXPORTS,
     downloads: int = DOWNLOADS,
     spool: int = SPOOL,
+    memory: int = MEMORY,
     export_timeout: float = EXPORT_TIMEOUT,
     overwrite: bool = False,
     resume: bool = True,
@@ -70,6 +74,7 @@ async def pull(
     `window`: the length of a window (`6h`, `1d`, `7d`, `1mo`, ...), or `auto`; at most `max_windows` come of it.
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
+    `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
     `export_timeout`: seconds after which an export is given up and launched again.
     `on_event`: called in the event loop with each event.
 
@@ -81,6 +86,8 @@ async def pull(
     """
     if min(exports, downloads, spool) < 1 or not export_timeout > 0:
         raise UsageError("exports, downloads, spool and export timeout must be positive")
+    if memory < LEAST_MEMORY:
+        raise UsageError(f"a pull takes {LEAST_MEMORY:,} bytes of memory at least, not {memory:,}")
     windows = plan(start, end, window, max_windows)
     asked_fields = check_fields(fields or ())
     work = _Pull(
@@ -100,6 +107,7 @@ async def pull(
         exports=anyio.CapacityLimiter(exports),
         downloads=anyio.CapacityLimiter(downloads),
         spool=Spool(spool),
+        memory=(memory - MEMORY_WITHOUT_IDS) // 3,
         export_timeout=export_timeout,
         fresh=not resume,
         listener=on_event,
@@ -142,6 +150,7 @@ class _Pull:
     exports: anyio.CapacityLimiter
     downloads: anyio.CapacityLimiter
     spool: Spool
+    memory: int
     export_timeout: float
     fresh: bool
     listener: OnEvent
@@ -228,6 +237,7 @@ class _Pull:
                     self.journal,
                     columns=self.fields,
                     fixed=bool(self.options["fields"]),
+                    memory=self.memory,
                     on_event=self.announce,
                 )
         if finished is None:

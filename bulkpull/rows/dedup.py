@@ -15,7 +15,6 @@ from bulkpull.rows.scan import Block, Keys, Layout, Positions, Scanner, layout_o
 from bulkpull.rows.seen import Seen
 from bulkpull.rows.sink import CsvSink, header
 
-IDS_MEMORY = 32 * 1024 * 1024  # bytes for ids, beyond which they are spilled
 _MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
 
 
@@ -46,7 +45,7 @@ class Deduplicator:
     last `keep` can be rolled back.
     """
 
-    def __init__(self, sink: CsvSink, memory: int = IDS_MEMORY) -> None:
+    def __init__(self, sink: CsvSink, memory: int) -> None:
         self._sink = sink
         self._scanner = Scanner()
         self._seen = Seen(sink.path.parent, memory)

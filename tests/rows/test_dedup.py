@@ -18,6 +18,7 @@ from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 
+MEMORY = 32_000_000  # bytes for ids
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 SPECTRUM = Path(__file__).parents[3] / "shared" / "data" / "csv-spectrum"
 
@@ -26,7 +27,7 @@ SPECTRUM = Path(__file__).parents[3] / "shared" / "data" / "csv-spectrum"
 def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool = False) -> Iterator[Deduplicator]:
     """A deduplicator into `path`, finished at the end."""
     sink = CsvSink(path, columns, fixed=fixed)
-    with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
         yield deduplicator
         sink.finish(lambda: None).replace(path)
 
@@ -267,11 +268,11 @@ def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
         part.write_bytes(body)
         for _ in range(killed[number]):
             sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-            with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+            with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
                 deduplicator.restore(lambda: None)
                 deduplicator.add(part, START, END, lambda: None)  # more than was committed
         sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-        with closing(sink), closing(Deduplicator(sink)) as deduplicator:
+        with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
             deduplicator.restore(lambda: None)
             if damaged[number]:
                 part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')
