@@ -8,6 +8,7 @@ all the keys of a block at once.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -130,20 +131,20 @@ class Seen:
         self._fresh.clear()
 
     def _tidy(self, runs: list[_Run | _SpilledRun]) -> None:
-        """Joins runs, so that there are few, and spills them where there is no memory for them."""
-        if not runs:
-            return
-        held = sum(len(run) for run in chain(self._kept, self._fresh) if isinstance(run, _Run))
-        joined = runs.pop()
-        while isinstance(joined, _Run) and runs:
-            last = runs[-1]
-            if not isinstance(last, _Run) or (len(last) > 2 * len(joined) and held <= self._most):
+        """Joins runs, so that there are few: each is more than twice as long as the next."""
+        while len(runs) > 1 and isinstance(last := runs[-1], _Run) and isinstance(before := runs[-2], _Run):
+            if len(before) > 2 * len(last):
                 break
-            joined = _joined(last, joined)
-            runs.pop()
-        if isinstance(joined, _Run) and held > self._most:
-            joined = self._spilled_run(joined)
-        runs.append(joined)
+            runs[-2:] = [_joined(before, last)]
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Spills what there is no memory for, in runs as long as can be."""
+        for runs in (self._kept, self._fresh):
+            held = [run for run in runs if isinstance(run, _Run)]
+            if 2 * sum(map(len, held)) > self._most:
+                spilled = [run for run in runs if isinstance(run, _SpilledRun)]
+                runs[:] = [*spilled, self._spilled_run(functools.reduce(_joined, held))]
 
     def _spilled_run(self, run: _Run) -> _SpilledRun:
         if self._spill is None:
