@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pull.py
+	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/quota.py
 	$(BIN)/python benchmarks/killed.py
