@@ -20,10 +20,10 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pull.py
-	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/quota.py
 	$(BIN)/python benchmarks/killed.py
+	$(BIN)/python benchmarks/transfer.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo

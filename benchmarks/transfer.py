@@ -4,8 +4,8 @@
 
 The files are made once, under benchmarks/data, and served by nginx on loopback; bulkpull gets their links from a
 stand-in of the API whose exports are ready at once. All ways run in turn (A B C A B C), each as processes of its own.
-That all agree on the ids is checked. It takes nginx, aria2 and curl (apt-get install nginx-light aria2 curl) and, for
-the ways that are named after them, polars and duckdb (pip install polars duckdb). `small` checks and times nothing.
+That all agree on the ids is checked. It takes nginx (apt-get install nginx-light) and, for the ways that are named
+after them, aria2, curl, polars and duckdb; ways whose tool is missing are left out. `small` checks and times nothing.
 """
 
 from __future__ import annotations
@@ -249,9 +249,16 @@ def main() -> None:
         compare(options.size, options.runs, options.only.split(",") if options.only else WAYS)
 
 
+def can_run(way: str) -> bool:
+    """Whether what a way is named after is installed."""
+    download, _, merge = way.partition(" + ")
+    downloads = download in ("bulkpull", "script") or shutil.which({"aria2": "aria2c"}.get(download, download))
+    return bool(downloads) and (merge in ("", "cat") or find_spec(merge) is not None)
+
+
 def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
     files, rows = SIZES[size]
-    ways = [way for way in ways if (tool := way.partition(" + ")[2]) in ("", "cat") or find_spec(tool)]
+    ways = [way for way in ways if can_run(way)]
     results: dict[str, list[Run]] = {way: [] for way in ways}
     directory = make(size)
     found = {}
