@@ -26,7 +26,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/transfer.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -65,7 +65,8 @@ class Download:
                 if not chunk and self._content.at_eof():
                     break
                 if decoder is None:
-                    yield chunk
+                    if chunk:  # nothing comes where an HTTP chunk ends
+                        yield chunk
                 else:
                     for piece in decoder.pieces(chunk):
                         yield piece
