@@ -11,6 +11,7 @@
      ├─ PartError              a file behind a link could not be had
      │   └─ MalformedPartError     a file is no CSV that could be merged
      └─ OutputError            the local disk: file exists, no room, no permission
+         └─ FormatError            a value that the output's format cannot hold
 
 Messages say what happened, to which window or part, and what to do. None holds the token or a signed link.
 """
@@ -69,3 +70,13 @@ class MalformedPartError(PartError):
 
 class OutputError(BulkpullError):
     """Local trouble: the output exists, or the disk does not take it."""
+
+
+class FormatError(OutputError):
+    """A value that the output's format cannot hold: `reason` names the column, `row` counts its rows from 1."""
+
+    def __init__(self, row: int, id: str, reason: str) -> None:
+        super().__init__(f"row {row:,} (id {id}): {reason}")
+        self.row = row
+        self.id = id
+        self.reason = reason

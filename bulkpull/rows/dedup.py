@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.rows.records import ID, records, value
-from bulkpull.rows.scan import Block, Keys, Layout, Positions, Scanner, layout_of, read_header
+from bulkpull.rows.scan import Ahead, Block, Keys, Layout, Positions, Scanner, layout_of, read_header
 from bulkpull.rows.seen import Seen
 from bulkpull.rows.sink import CsvSink, header
 
@@ -48,6 +48,7 @@ class Deduplicator:
     def __init__(self, sink: CsvSink, memory: int) -> None:
         self._sink = sink
         self._scanner = Scanner()
+        self._ahead = Ahead()
         self._seen = Seen(sink.path.parent, memory)
 
     def restore(self, checkpoint: Callable[[], None]) -> None:
@@ -57,7 +58,7 @@ class Deduplicator:
                 columns, body = read_header(file, checkpoint)
                 layout = Layout(width=None, id_at=columns.index(ID))
                 place = len(header(columns)) + 1
-                with closing(self._scanner.blocks(file, body, layout, b"", b"")) as blocks:
+                with closing(self._ahead.blocks(self._scanner.blocks(file, body, layout, b"", b""))) as blocks:
                     for block in blocks:
                         checkpoint()
                         order = np.argsort(block.keys, kind="stable")
@@ -79,7 +80,7 @@ class Deduplicator:
                 unasked=tuple(column for column in columns if column not in self._sink.columns),
             )
             layout = layout_of(columns, self._sink.columns)
-            with closing(self._scanner.blocks(file, body, layout, start, end)) as blocks:
+            with closing(self._ahead.blocks(self._scanner.blocks(file, body, layout, start, end))) as blocks:
                 for block in blocks:
                     checkpoint()
                     merged.outside += block.outside
@@ -97,7 +98,7 @@ class Deduplicator:
 
     def close(self) -> None:
         """Lets go of the ids, and ends what helps."""
-        self._scanner.close()
+        self._ahead.close()
         self._seen.close()
 
     def _merge(self, block: Block, merged: Merged) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from io import BufferedIOBase, RawIOBase
 
 ID = "id"
 MAX_RECORD = 16 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
@@ -42,6 +42,8 @@ class CsvError(Exception):
         self.reason = reason
 
 
+File = RawIOBase | BufferedIOBase  # opened to read bytes
+
 # A record: its raw bytes without the line end, and its fields, raw too. A bare tuple, since there are millions.
 Record = tuple[bytes, list[bytes]]
 
@@ -51,7 +53,7 @@ def value(field: bytes) -> bytes:
     return field[1:-1].replace(b'""', b'"') if field.startswith(b'"') else field
 
 
-def blocks(file: BinaryIO, checkpoint: Callable[[], None]) -> Iterator[bytes]:
+def blocks(file: File, checkpoint: Callable[[], None]) -> Iterator[bytes]:
     """The bytes of `file` from where it stands; before each block `checkpoint` is called, and may raise to stop."""
     while block := file.read(_BLOCK):
         checkpoint()

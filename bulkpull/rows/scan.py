@@ -13,13 +13,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import FileIO
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bulkpull.rows.records import BOM, ID, CsvError, Record, blocks, read_columns, records, value
+from bulkpull.rows.records import BOM, ID, CsvError, File, Record, blocks, read_columns, records, value
 
 CREATED = "created_time"
 BLOCK = 4 * 1024 * 1024  # bytes that are looked at together
@@ -52,7 +51,8 @@ class Block:
     """Records of the output, one behind the other in `data`, each with its LF.
 
     `starts` and `ends` (behind the LF) are theirs; `keys` come of their ids and tell almost all of them apart; `id`
-    gives the id itself. `outside` rows have a created_time outside their window.
+    gives the id itself. `outside` rows have a created_time outside their window. `separators` are where the fields of
+    each record end, or None where that takes reading them.
     """
 
     data: memoryview
@@ -61,31 +61,21 @@ class Block:
     keys: Keys
     outside: int
     id: Callable[[int], bytes]
+    separators: Positions | None = None
 
 
-class Scanner:
-    """Reads files block by block, into the same memory again and again: the next block is found, in a thread of the
-    scanner's, while one is worked on."""
+class Ahead:
+    """A thread that finds the next block while one is worked on."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "scan")
-        # Two that are used in turn, each with room for a newline that a file lacks.
-        self._buffer, self._next_buffer = (bytearray(BLOCK + 1) for _ in range(2))
-        self._bytes, self._next_bytes = (np.frombuffer(data, np.uint8) for data in (self._buffer, self._next_buffer))
-        self._is_comma = np.empty(_CHUNK, np.bool_)
-        self._is_newline = np.empty(_CHUNK, np.bool_)
 
     def close(self) -> None:
         """Ends the thread."""
         self._thread.shutdown()
 
-    def blocks(self, file: FileIO, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
-        """The records of an unbuffered `file` behind its header, from `body` on, where that is known; those outside
-        [start, end) are counted. To be closed before the file is. Raises CsvError.
-
-        A block may be gone when the one after the next is asked for.
-        """
-        found = self._blocks(file, body, layout, start, end)
+    def blocks(self, found: Generator[Block]) -> Generator[Block]:
+        """The same blocks. To be closed before what they are read from is."""
         coming = self._thread.submit(next, found, None)
         try:
             while block := coming.result():
@@ -94,7 +84,23 @@ class Scanner:
         finally:
             wait((coming,))
 
-    def _blocks(self, file: FileIO, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
+
+class Scanner:
+    """Reads files block by block, into the same memory again and again."""
+
+    def __init__(self) -> None:
+        # Two that are used in turn, each with room for a newline that a file lacks.
+        self._buffer, self._next_buffer = (bytearray(BLOCK + 1) for _ in range(2))
+        self._bytes, self._next_bytes = (np.frombuffer(data, np.uint8) for data in (self._buffer, self._next_buffer))
+        self._is_comma = np.empty(_CHUNK, np.bool_)
+        self._is_newline = np.empty(_CHUNK, np.bool_)
+
+    def blocks(self, file: File, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
+        """The records of an unbuffered `file` behind its header, from `body` on, where that is known; those outside
+        [start, end) are counted. Raises CsvError.
+
+        A block may be gone when the one after the next is asked for.
+        """
         if body is None or layout.order:
             file.seek(0)
             rows = records(blocks(file, _go_on))
@@ -187,6 +193,7 @@ class Scanner:
             keys=self._keys(id_starts, id_ends, have),
             outside=outside,
             id=lambda row: bytes(buffer[id_starts[row] : id_ends[row]]),
+            separators=fields,
         )
         return block, used
 
@@ -250,7 +257,7 @@ def _go_on() -> None:
     """The scanner's thread is not the one that may be told to stop."""
 
 
-def read_header(file: FileIO, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int | None]:
+def read_header(file: File, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int | None]:
     """A file's columns, and where its records begin if the header is plain; raises CsvError where it has no header with
     an id."""
     head = file.read(_HEADER) or b""

@@ -61,12 +61,13 @@ class CsvSink:
         """A handle to read what was written; to be closed."""
         return self.path.open("rb", buffering=0)
 
-    def sync(self) -> None:
-        """Brings all that was written to the disk, and lets the page cache forget what is unlikely to be read back: a
-        cache that grows with the output costs more than the rest of the writing, above all on virtual machines."""
+    def sync(self, needed: int | None = None) -> None:
+        """Brings all that was written to the disk, and lets the page cache forget what is unlikely to be read back,
+        which is not what stands from byte `needed` on: a cache that grows with the output costs more than the rest of
+        the writing, above all on virtual machines."""
         written = self.offset
         os.fsync(self._file.fileno())
-        behind = (written - _CACHED) // _PAGE * _PAGE
+        behind = (min(written - _CACHED, written if needed is None else needed)) // _PAGE * _PAGE
         if behind > self._uncached and self._misses < _MOST_MISSES and hasattr(os, "posix_fadvise"):
             advice = os.POSIX_FADV_DONTNEED
             os.posix_fadvise(self._file.fileno(), self._uncached, behind - self._uncached, advice)

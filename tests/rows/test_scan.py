@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bulkpull.rows import scan
 from bulkpull.rows.records import CsvError, records, value
-from bulkpull.rows.scan import Block, Layout, Scanner, keys, layout_of, read_header
+from bulkpull.rows.scan import Ahead, Block, Layout, Scanner, keys, layout_of, read_header
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 Found = tuple[list[bytes], list[bytes], int] | tuple[int, str]  # records, ids, rows outside; or an error
@@ -79,8 +79,8 @@ def read_slowly(data: bytes) -> Found:
 
 
 def scanned(file: FileIO, body: int | None, layout: Layout) -> Iterator[Block]:
-    with closing(Scanner()) as scanner:
-        yield from scanner.blocks(file, body, layout, START, END)
+    with closing(Ahead()) as ahead:
+        yield from ahead.blocks(Scanner().blocks(file, body, layout, START, END))
 
 
 def read_by_blocks(path: Path) -> Found:

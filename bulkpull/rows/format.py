@@ -1,0 +1,70 @@
+"""What the output looks like: CSV as it was merged, or another format that is rendered from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from bulkpull.errors import UsageError
+
+FORMATS = ("csv", "ndjson", "parquet")
+PARTITIONS = ("month",)
+_SUFFIXES = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".pq": "parquet"}
+_COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """`name` is one of FORMATS; `compression` is gz, zst or empty (Parquet compresses itself). `flat` keeps NDJSON's
+    dotted names, `all_strings` Parquet's created_time as text; `partition_by` makes Parquet a directory of files."""
+
+    name: str = "csv"
+    compression: str = ""
+    flat: bool = False
+    all_strings: bool = False
+    partition_by: str | None = None
+
+    @property
+    def is_merged_already(self) -> bool:
+        """Whether the merge's own file is the output, as it stands."""
+        return self == Format()
+
+    @property
+    def is_data_set(self) -> bool:
+        """Whether the output is a directory of files."""
+        return self.partition_by is not None
+
+
+def format_of(
+    path: Path,
+    name: str | None = None,
+    *,
+    flat: bool = False,
+    all_strings: bool = False,
+    partition_by: str | None = None,
+) -> Format:
+    """The format with a `name`, or else the one that the path's suffix tells, or else CSV.
+
+    Raises UsageError for what does not go together, and where a library is missing.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
+    if compression:
+        suffixes.pop()
+    name = name or (_SUFFIXES.get(suffixes[-1]) if suffixes else None) or "csv"
+    if name not in FORMATS:
+        raise UsageError(f"the format {name!r} is none of {', '.join(FORMATS)}")
+    if partition_by is not None and partition_by not in PARTITIONS:
+        raise UsageError(f"a data set can be partitioned by {' or '.join(PARTITIONS)}, not by {partition_by!r}")
+    if name == "parquet" and compression:
+        raise UsageError(f"Parquet compresses itself: take a name without .{compression}")
+    if name != "parquet" and (all_strings or partition_by):
+        raise UsageError(f"{'partitions' if partition_by else 'all strings'}: Parquet has that, {name} has not")
+    if partition_by and all_strings:
+        raise UsageError("partitions are by created_time as an instant: not with all strings")
+    if name != "ndjson" and flat:
+        raise UsageError(f"flat names: NDJSON has that choice, {name} has not")
+    if name == "parquet" and find_spec("pyarrow") is None:
+        raise UsageError("Parquet takes pyarrow: pip install 'bulkpull[parquet]'")
+    return Format(name, compression, flat, all_strings, partition_by)

@@ -1,0 +1,128 @@
+"""CSV to NDJSON: an object for each record, with strings, and null where there is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bulkpull.errors import FormatError
+from bulkpull.rows.records import ID, File, records, value
+from bulkpull.rows.scan import Block, Layout, Scanner, read_header
+
+_ROWS = 1024  # that are rendered together: in few calls, yet none that keeps other threads waiting for long
+_EMPTY = b"\x00"  # stands for an empty string for a moment; no JSON holds it bare
+_LF, _QUOTE, _BACKSLASH, _SPACE = b'\n"\\ '
+
+
+def ndjson(file: File, *, flat: bool) -> Generator[bytes]:
+    """The lines of a merged CSV, several at a time. Dotted names become objects in objects, as in the API's list route,
+    unless `flat`; one that leads through another column stays as it is.
+
+    Raises FormatError for text that is no UTF-8.
+    """
+    columns, body = read_header(file, lambda: None)
+    shape = _Shape(columns, flat=flat)
+    layout = Layout(width=len(columns), id_at=columns.index(ID))
+    row = 1
+    for block in Scanner().blocks(file, body, layout, b"", b""):
+        count = len(block.starts)
+        for first in range(0, count, _ROWS):
+            last = min(count, first + _ROWS)
+            try:
+                yield shape.lines(_fields(block, first, last, len(columns)), last - first)
+            except UnicodeDecodeError:
+                raise _no_text(block, columns, first, row) from None
+        row += count
+
+
+class _Shape:
+    """What stands between the values of a line, and which column's value comes when."""
+
+    def __init__(self, columns: tuple[str, ...], *, flat: bool) -> None:
+        tree: dict[str, Any] = {}
+        for at, column in enumerate(columns):
+            path = column.split(".")
+            if flat or "" in path or any(".".join(path[:depth]) in columns for depth in range(1, len(path))):
+                path = [column]
+            node = tree
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = at
+        self._order: list[int] = []
+        self._between = [b""]
+        self._write(tree)
+        self._between[-1] += b"\n"
+
+    def _write(self, node: dict[str, Any]) -> None:
+        self._between[-1] += b"{"
+        for position, (name, child) in enumerate(node.items()):
+            self._between[-1] += (b"," if position else b"") + orjson.dumps(name) + b":"
+            if isinstance(child, dict):
+                self._write(child)
+            else:
+                self._between[-1] += b'"'
+                self._order.append(child)
+                self._between.append(b'"')
+        self._between[-1] += b"}"
+
+    def lines(self, fields: list[bytes], count: int) -> bytes:
+        """The lines of `count` records, whose `fields`, escaped and without quotes, stand one behind the other."""
+        width = len(self._order)
+        step = 2 * width + 1
+        pieces = [b""] * (step * count)
+        for position, between in enumerate(self._between):
+            pieces[2 * position :: step] = [between] * count
+        for position, column in enumerate(self._order):
+            pieces[2 * position + 1 :: step] = fields[column::width]
+        # A colon and two quotes: inside a string the first quote would be escaped.
+        text = b"".join(pieces).replace(b':""', b":null")
+        return text.replace(b':"' + _EMPTY + b'"', b':""')
+
+
+def _fields(block: Block, first: int, last: int, width: int) -> list[bytes]:
+    """The fields of some records as JSON has them between quotes; nothing at all for null."""
+    begin, end = int(block.starts[first]), int(block.ends[last - 1])
+    raw = bytes(block.data[begin:end])
+    if block.separators is None:
+        return [_escaped(field) for _, fields in records([raw], 2) for field in fields]
+    raw.decode()
+    data = np.frombuffer(raw, np.uint8)
+    special = (data == _QUOTE) | (data == _BACKSLASH) | (data < _SPACE)
+    ends = block.separators[first:last].reshape(-1) - begin
+    special[ends[width - 1 :: width]] = False
+    if not special.any():
+        fields = raw.replace(b"\n", b",").split(b",")
+        fields.pop()
+        return fields
+    starts = np.empty_like(ends)
+    starts[0], starts[1:] = 0, ends[:-1] + 1
+    quoted = np.flatnonzero(data[starts] == _QUOTE)
+    inner, behind = starts.copy(), ends.copy()
+    inner[quoted] += 1
+    behind[quoted] -= 1
+    special[starts[quoted]] = special[behind[quoted]] = False
+    fields = [raw[at:to] for at, to in zip(inner.tolist(), behind.tolist(), strict=True)]
+    to_escape = np.searchsorted(ends, np.flatnonzero(special), "right")
+    empty = quoted[inner[quoted] == behind[quoted]]
+    for at in np.concatenate((np.unique(to_escape), empty)).tolist():
+        fields[at] = _escaped(raw[starts[at] : ends[at]])
+    return fields
+
+
+def _escaped(field: bytes) -> bytes:
+    return orjson.dumps(value(field).decode())[1:-1] or (_EMPTY if field else b"")
+
+
+def _no_text(block: Block, columns: tuple[str, ...], first: int, row: int) -> FormatError:
+    """Names the first value that is no text."""
+    for at in range(first, len(block.starts)):
+        [(_, fields)] = records([bytes(block.data[block.starts[at] : block.ends[at]])], 2)
+        for column, field in zip(columns, fields, strict=True):
+            try:
+                field.decode()
+            except UnicodeDecodeError:
+                return FormatError(row + at, block.id(at).decode(errors="replace"), f"{column} is no UTF-8")
+    raise AssertionError("all is UTF-8")

@@ -1,0 +1,62 @@
+"""Which format an output has, by its name and by what is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkpull import UsageError
+from bulkpull.rows import format as formats
+from bulkpull.rows.format import Format, format_of
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("a.csv", Format()),
+        ("a", Format()),
+        ("a.2024.txt", Format()),
+        ("a.CSV.GZ", Format(compression="gz")),
+        ("a.gz", Format(compression="gz")),
+        ("a.csv.zst", Format(compression="zst")),
+        ("a.ndjson", Format("ndjson")),
+        ("a.jsonl.gz", Format("ndjson", "gz")),
+        ("a.parquet", Format("parquet")),
+        ("a.pq", Format("parquet")),
+    ],
+)
+def test_the_suffix_tells(name: str, format: Format) -> None:
+    assert format_of(Path("/somewhere.parquet") / name) == format
+
+
+def test_what_is_asked_for_goes_before_the_suffix() -> None:
+    assert format_of(Path("a.csv"), "ndjson", flat=True) == Format("ndjson", flat=True)
+    assert format_of(Path("a.parquet.gz"), "csv") == Format("csv", "gz")
+    assert format_of(Path("a"), "parquet", partition_by="month").is_data_set
+    assert format_of(Path("a.csv")).is_merged_already
+    assert not format_of(Path("a.csv.gz")).is_merged_already
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a", {"name": "xlsx"}, "xlsx.*csv, ndjson, parquet"),
+        ("a.parquet.gz", {}, "without .gz"),
+        ("a.csv", {"all_strings": True}, "csv has not"),
+        ("a.ndjson", {"partition_by": "month"}, "ndjson has not"),
+        ("a.parquet", {"partition_by": "day"}, "by month, not by 'day'"),
+        ("a.parquet", {"partition_by": "month", "all_strings": True}, "not with all strings"),
+        ("a.parquet", {"flat": True}, "flat"),
+    ],
+)
+def test_what_does_not_go_together(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        format_of(Path(name), **options)
+
+
+def test_a_missing_library_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match=r"pip install 'bulkpull\[parquet\]'"):
+        format_of(Path("a.parquet"))

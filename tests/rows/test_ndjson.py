@@ -1,0 +1,95 @@
+"""NDJSON holds what the CSV holds: the csv module and the json module are the oracles."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bulkpull.errors import FormatError
+from bulkpull.rows import ndjson as module
+from bulkpull.rows.ndjson import ndjson
+
+VALUES = st.one_of(
+    st.sampled_from(["", "a", "TRUE", "two\nlines", 'say "no"', "C:\\x", "é📝", ':""', ',"', "\x00", "\x7f\u2028"]),
+    st.text(alphabet='ab:,"\\\n\r\t\x00\x1fé', max_size=5),
+)
+COLUMNS = ["id", "created_time", "a.b", "a.c.d", "e", "a.c.f"]
+
+
+def objects(data: bytes, *, flat: bool = False) -> list[dict[str, Any]]:
+    text = b"".join(ndjson(io.BytesIO(data), flat=flat)).decode()
+    assert text.endswith("\n") or not text
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def nested(row: dict[str, str | None]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in row.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    return tree
+
+
+Rows = list[list[str | None]]
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), VALUES), min_size=5, max_size=5), max_size=30), st.booleans())
+@example([["a", ":", ':""', "", None], ['"', "\\", "\x00", '\\"', ""]], False)
+def test_every_value_is_kept(rows: Rows, quote_all: bool) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(COLUMNS)
+    expected = []
+    for number, values in enumerate(rows):
+        row = [f"{number:024x}", *values]
+        expected.append(dict(zip(COLUMNS, row, strict=True)))
+        text.write(",".join(_field(value, quote_all=quote_all) for value in row) + "\n")
+    data = text.getvalue().encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS", 4)
+        assert objects(data, flat=True) == expected
+        assert objects(data) == [nested(row) for row in expected]
+
+
+def _field(value: str | None, *, quote_all: bool) -> str:
+    """None is nothing at all, an empty string a quoted nothing."""
+    if value is None:
+        return ""
+    if quote_all or not value or any(character in value for character in ',"\r\n'):
+        return '"' + value.replace('"', '""') + '"'
+    return value
+
+
+def test_quotes_within_an_unquoted_value() -> None:
+    assert objects(b'id,v\n1,5" screen\n') == [{"id": "1", "v": '5" screen'}]
+
+
+def test_keys_come_in_the_order_of_the_columns_those_of_one_object_together() -> None:
+    [line] = ndjson(io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n"), flat=False)
+    assert line == b'{"id":"1","a":{"b":"2","d":"4"},"c":"3"}\n'
+
+
+def test_a_name_that_leads_through_another_column_stays_flat() -> None:
+    data = b"a.b.c,id,a.b,.x,y.,a.z\n1,2,3,4,5,6\n"
+    assert objects(data) == [{"a.b.c": "1", "id": "2", "a": {"b": "3", "z": "6"}, ".x": "4", "y.": "5"}]
+
+
+def test_a_file_without_rows() -> None:
+    assert objects(b"id,v\n") == []
+
+
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_what_is_no_text_is_named(quote: bytes) -> None:
+    rows = [b"%024x,a" % number for number in range(3000)]
+    rows[2345] = b"%024x,%s\xff%s" % (2345, quote, quote)
+    with pytest.raises(FormatError, match=r"row 2,346 \(id 0{21}929\): v is no UTF-8") as caught:
+        objects(b"id,v\n" + b"\n".join(rows) + b"\n")
+    assert caught.value.row == 2346

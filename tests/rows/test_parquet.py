@@ -1,0 +1,130 @@
+"""Parquet holds what the CSV holds, with times as times."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkpull.errors import FormatError
+from bulkpull.rows import parquet as module
+from bulkpull.rows.parquet import write_parquet
+from tests.rows.test_ndjson import VALUES, _field
+
+PROVENANCE = {"start": "2024-01-01T00:00:00.000Z", "rows": "3"}
+NOON = "2024-01-15T12:00:00.000Z"
+
+
+def write(data: bytes, path: Path, *, all_strings: bool = False, partition_by: str | None = None) -> None:
+    def provenance() -> Mapping[str, str]:
+        return PROVENANCE
+
+    write_parquet(
+        io.BytesIO(data),
+        path,
+        all_strings=all_strings,
+        partition_by=partition_by,
+        provenance=provenance,
+        checkpoint=lambda: None,
+    )
+
+
+def table(rows: list[tuple[str, str]]) -> bytes:
+    return b"id,created_time,v\n" + b"".join(f"{id},{created},x\n".encode() for id, created in rows)
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), VALUES), min_size=2, max_size=2), max_size=30), st.booleans())
+def test_every_value_is_kept(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], quote_all: bool) -> None:
+    expected = [{"id": f"{number:024x}", "a": a, "b.c": b} for number, (a, b) in enumerate(rows)]
+    lines = [",".join(_field(value, quote_all=quote_all) for value in row.values()) for row in expected]
+    data = "".join(f"{line}\n" for line in ("id,a,b.c", *lines)).encode()
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROW_GROUP", 300)
+        write(data, path)
+        first = path.read_bytes()
+        assert pyarrow.parquet.read_table(path).to_pylist() == expected
+        write(data, path)
+        assert path.read_bytes() == first
+
+
+def test_times_are_instants_and_the_metadata_tells_where_the_rows_are_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write(table([("1", "2024-01-15T12:00:00.123Z"), ("2", "2024-01-15T14:00:00+02:00"), ("3", "")]), path)
+    read = pyarrow.parquet.ParquetFile(path)
+    assert [field.type for field in read.schema_arrow] == [pa.string(), pa.timestamp("ms", "UTC"), pa.string()]
+    noon = datetime(2024, 1, 15, 12, tzinfo=UTC)
+    assert read.read().column("created_time").to_pylist() == [noon + timedelta(milliseconds=123), noon, None]
+    metadata = read.metadata.metadata
+    assert metadata[b"bulkpull.start"] == b"2024-01-01T00:00:00.000Z"
+    assert metadata[b"bulkpull.rows"] == b"3"
+
+
+@pytest.mark.parametrize("created", ["soon", "2024-01-15", "2024-01-15T12:00:00.1234Z", "2024-02-30T12:00:00Z", '""'])
+def test_what_is_no_instant_is_named_unless_all_are_strings(tmp_path: Path, created: str) -> None:
+    rows = [(f"{number:024x}", NOON) for number in range(20_000)]
+    rows[12_345] = ("odd", created)
+    value = created.strip('"')
+    with pytest.raises(FormatError, match=rf"row 12,346 \(id odd\): created_time '{value}' is no instant") as caught:
+        write(table(rows), tmp_path / "a.parquet")
+    assert caught.value.row == 12_346
+    write(table(rows), tmp_path / "a.parquet", all_strings=True)
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").column("created_time")[12_345].as_py() == value
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is no UTF-8"):
+        write(b"id,v\n1,\xc3\xa9\n2,\xff\n", tmp_path / "a.parquet")
+
+
+def test_a_record_longer_than_a_block(tmp_path: Path) -> None:
+    long = "x\n" * module._BLOCK
+    write(f'id,v\n1,a\n2,"{long}"\n3,b\n'.encode(), tmp_path / "a.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").column("v").to_pylist() == ["a", long, "b"]
+
+
+def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP", 1_000_000)
+    write(table([(f"{number:024x}", NOON) for number in range(60_000)]), tmp_path / "a.parquet")
+    metadata = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata
+    sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+    assert sum(sizes) == 60_000
+    assert len(sizes) > 1
+    assert max(sizes) < 40_000
+
+
+def test_a_data_set_by_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP", 10_000)  # so that months wait beside each other
+    rows = [(f"{number:024x}", f"2024-{number % 3 + 1:02d}-15T12:00:00.000Z") for number in range(900)]
+    rows.insert(300, ("no-time", ""))
+    write(table(rows), tmp_path / "set", partition_by="month")
+    months = sorted(path.name for path in (tmp_path / "set").iterdir())
+    assert months == ["month=2024-01", "month=2024-02", "month=2024-03", "month=__HIVE_DEFAULT_PARTITION__"]
+    read = pyarrow.dataset.dataset(tmp_path / "set", partitioning="hive").to_table().to_pylist()
+    assert len(read) == 901
+    for row in read:
+        assert row["month"] == (row["created_time"].strftime("%Y-%m") if row["created_time"] else None)
+    january = pyarrow.parquet.ParquetFile(tmp_path / "set" / "month=2024-01" / "activity.parquet")
+    assert january.read().column("id").to_pylist() == [id for id, created in rows if created.startswith("2024-01")]
+    assert january.metadata.metadata[b"bulkpull.rows"] == b"3"
+
+
+def test_a_data_set_without_rows_can_be_read(tmp_path: Path) -> None:
+    write(table([]), tmp_path / "set", partition_by="month")
+    assert pyarrow.parquet.read_table(tmp_path / "set").num_rows == 0
+
+
+def test_too_many_months(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PARTITIONS", 3)
+    rows = [(str(month), f"2024-{month:02d}-15T12:00:00.000Z") for month in range(1, 6)]
+    with pytest.raises(FormatError, match="month 4"):
+        write(table(rows), tmp_path / "set", partition_by="month")
