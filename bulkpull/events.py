@@ -177,5 +177,13 @@ class WindowMerged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered(Event):
+    """The first `size` bytes of what has been merged, `merged` bytes of CSV so far, are in the output's format."""
+
+    size: int
+    merged: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published(Event):
     """The output stands at its path, whole."""

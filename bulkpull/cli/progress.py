@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -38,7 +39,7 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[OnEvent]:
 def summary(result: Result) -> str:
     """A finished pull in a few lines."""
     lines = [
-        f"{result.rows:,} rows in {result.output} ({decimal(result.output.stat().st_size)}), in {result.seconds:.1f} s"
+        f"{result.rows:,} rows in {result.output} ({decimal(_size(result.output))}), in {result.seconds:.1f} s"
         + (f" in run {result.runs:,}" if result.runs > 1 else ""),
         f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
         f"{decimal(result.bytes)} received, {result.requests:,} requests, {result.retries:,} retries, "
@@ -53,6 +54,12 @@ def summary(result: Result) -> str:
     return "\n".join(lines)
 
 
+def _size(output: Path) -> int:
+    """Bytes of a file, or of all files in a data set."""
+    files = output.rglob("*.parquet") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files)
+
+
 @dataclass(slots=True)
 class _State:
     """How far a pull has come, counted from its events."""
@@ -65,6 +72,7 @@ class _State:
     fetched: Counter[int] = field(default_factory=Counter)  # parts, of each window
     merged: int = 0
     rows: int = 0
+    rendered: tuple[int, int] | None = None  # bytes of CSV, and how many there are so far
     bytes: int = 0
     arrivals: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -95,6 +103,8 @@ class _State:
                 self.rows += event.rows
             case events.WindowMerged():
                 self.merged += 1
+            case events.Rendered():
+                self.rendered = (event.size, event.merged)
 
     @property
     def waiting(self) -> int:
@@ -140,6 +150,7 @@ def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
         TextColumn("{task.description}"), BarColumn(bar_width=20), _Figures(state), console=console, transient=True
     )
     exports, fetch, merge = (bars.add_task(stage, total=None) for stage in ("export", "fetch", "merge"))
+    render = bars.add_task("render", total=None, visible=False)
 
     def listener(event: Event) -> None:
         state(event)
@@ -148,6 +159,8 @@ def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
         bars.update(exports, completed=len(state.exported), total=state.windows or None)
         bars.update(fetch, completed=state.fetched.total(), total=state.parts or None)
         bars.update(merge, completed=state.merged, total=state.windows or None)
+        if state.rendered:
+            bars.update(render, completed=state.rendered[0], total=state.rendered[1], visible=True)
 
     with bars:
         yield listener
@@ -171,6 +184,9 @@ class _Figures(ProgressColumn):
             return Text(
                 f"{state.fetched.total():,}/{state.parts:,} parts, {decimal(state.bytes)}, {decimal(int(state.rate))}/s"
             )
+        if task.description == "render":
+            size, merged = state.rendered or (0, 0)
+            return Text(f"{decimal(size)} of {decimal(merged)} merged")
         left = "?" if state.left is None else _clock(state.left)
         return Text(f"{state.rows:,} rows, {_clock(state.elapsed)} elapsed, {left} left")
 
@@ -190,7 +206,9 @@ def _lines(console: Console, *, verbose: bool) -> OnEvent:
             console.print(
                 f"{_clock(state.elapsed)}: {len(state.launched):,} of {state.windows:,} windows launched, "
                 f"{state.waiting:,} waiting, {len(state.exported):,} exported; {decimal(state.bytes)} received; "
-                f"{state.rows:,} rows merged{left}",
+                f"{state.rows:,} rows merged"
+                + (f", {decimal(state.rendered[0])} of {decimal(state.rendered[1])} rendered" if state.rendered else "")
+                + left,
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -26,6 +26,7 @@ from bulkpull.clickwrap.filters import check_filter
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, EXPORTS, check_fields
 from bulkpull.pull.output import Output
 from bulkpull.pull.plan import MAX_WINDOWS
+from bulkpull.rows.format import FORMATS, PARTITIONS
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,7 +53,19 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             required=out_required,
             metavar="FILE",
             type=click.Path(path_type=Path),
-            help="The CSV to write. It appears when it is whole.",
+            help="What to write. It appears when it is whole.",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice(FORMATS),
+            help="Without it what the file's suffix tells, or csv; .gz or .zst behind it compress csv and ndjson.",
+        ),
+        click.option("--flat", is_flag=True, help="NDJSON with dotted names instead of objects in objects."),
+        click.option("--all-strings", is_flag=True, help="Parquet with created_time as text."),
+        click.option(
+            "--partition-by",
+            type=click.Choice(PARTITIONS),
+            help="Parquet as a directory of files by the month of created_time.",
         ),
         click.option("--filter", metavar="E", help="Comparisons joined by ' and ', such as event_type==agreed."),
         click.option(
@@ -141,6 +154,10 @@ def pull(
     site: str | None,
     window: str,
     max_windows: int,
+    format: str | None,
+    flat: bool,
+    all_strings: bool,
+    partition_by: str | None,
     exports: int,
     downloads: int,
     spool: int,
@@ -155,7 +172,7 @@ def pull(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Pull the activity of a range of time into one CSV, each id once.
+    """Pull the activity of a range of time into one CSV, NDJSON or Parquet, each id once.
 
     The range is cut into windows, one export each; exports run side by side, their files are streamed and merged as
     they come. Each export mails the token's user.
@@ -181,6 +198,10 @@ def pull(
                     site=site,
                     window=window,
                     max_windows=max_windows,
+                    format=format,
+                    flat=flat,
+                    all_strings=all_strings,
+                    partition_by=partition_by,
                     exports=exports,
                     downloads=downloads,
                     spool=spool,

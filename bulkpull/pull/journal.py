@@ -266,16 +266,16 @@ class Journal:
 
     # The output
 
-    def publishing(self, inode: int) -> None:
-        """The whole output, the file `inode`, is about to appear at its path."""
+    def publishing(self, inode: int, format: str) -> None:
+        """The whole output, the file or directory `inode` in a `format`, is about to appear at its path."""
         with self._transaction():
             self._set("inode", str(inode))
+            self._set("format", format)
 
-    @property
-    def inode(self) -> int | None:
-        """The file that was about to be published."""
-        rows = self._rows("SELECT value FROM pull WHERE name = 'inode'")
-        return int(rows[0][0]) if rows else None
+    def published(self, format: str) -> int | None:
+        """The file or directory that was about to be published in a `format`."""
+        values = dict(self._rows("SELECT name, value FROM pull WHERE name IN ('inode', 'format')"))
+        return int(values["inode"]) if values.get("format") == format else None
 
     def _prepare(self) -> None:
         db = self._db

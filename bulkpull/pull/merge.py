@@ -17,6 +17,7 @@ from bulkpull.pull.journal import Figures, Journal
 from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
 from bulkpull.pull.output import disk_errors, sync_directory
 from bulkpull.rows.dedup import Deduplicator, Merged
+from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.window import instant
@@ -32,6 +33,7 @@ async def merge(
     columns: Sequence[str],
     fixed: bool,
     memory: int,
+    followed: Followed | None = None,
     on_event: OnEvent,
 ) -> Path:
     """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
@@ -39,9 +41,12 @@ async def merge(
 
     The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
     turned back. Parts are removed from the disk once the rows of their window are durable. Ids take `memory` bytes, or
-    a few times that for a moment.
+    a few times that for a moment. `followed` is told of all that can be read.
     """
     async with _opened(path, journal, columns, fixed=fixed, memory=memory) as work:
+        work.followed = followed
+        if followed and work.sink.offset:
+            followed.reach(work.sink.offset, work.sink.columns)
         through, done = False, 0
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
@@ -57,6 +62,8 @@ async def merge(
                         break
                 journey.accept()
                 done += 1
+                if followed:
+                    followed.reach(window.offset, window.columns)
                 try:
                     await merged.send(window)
                 except anyio.BrokenResourceError:  # what ended the commits comes out of the group
@@ -107,6 +114,7 @@ class _Merge:
     deduplicator: Deduplicator
     journal: Journal
     path: Path
+    followed: Followed | None = None
     committed: int = 0  # windows, by this run
 
     @classmethod
@@ -150,7 +158,7 @@ class _Merge:
     def commit(self, windows: Sequence[_MergedWindow]) -> None:
         """Brings merged windows to the disk, then into the journal; only then their parts go."""
         with disk_errors(f"merge {windows[-1].journey.window}", at=self.path):
-            self.sink.sync()
+            self.sink.sync(self.followed.position if self.followed else None)
             for merged in windows:
                 figures = Figures(
                     parts=len(merged.parts),
@@ -167,7 +175,10 @@ class _Merge:
     def finish(self) -> Path:
         """The finished file."""
         with disk_errors("finish the output", at=self.path):
-            return self.sink.finish(from_thread.check_cancelled)
+            finished = self.sink.finish(from_thread.check_cancelled)
+            if self.followed:
+                self.followed.end(finished)
+            return finished
 
     def close(self) -> None:
         """Closes what has been merged, and lets go of the ids."""

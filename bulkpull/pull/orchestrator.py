@@ -29,9 +29,11 @@ from bulkpull.pull.merge import merge
 from bulkpull.pull.output import Output
 from bulkpull.pull.plan import AUTO, MAX_WINDOWS, moment, plan
 from bulkpull.pull.poll import poll
+from bulkpull.pull.render import Renderer
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.resume import resume
 from bulkpull.pull.spool import SPOOL, Spool
+from bulkpull.rows.format import Format, format_of
 from bulkpull.window import Window, instant
 
 ALWAYS = ("id", "signer_id", "created_time")  # the API's documents ask for these in every export
@@ -55,6 +57,10 @@ async def pull(
     site: str | int | None = None,
     window: str = AUTO,
     max_windows: int = MAX_WINDOWS,
+    format: str | None = None,
+    flat: bool = False,
+    all_strings: bool = False,
+    partition_by: str | None = None,
     exports: int = EXPORTS,
     downloads: int = DOWNLOADS,
     spool: int = SPOOL,
@@ -64,7 +70,7 @@ async def pull(
     resume: bool = True,
     on_event: OnEvent = ignore,
 ) -> Result:
-    """Pulls the activity of `[start, end)` into one CSV at `out`, each id once.
+    """Pulls the activity of `[start, end)` into one output at `out`, each id once.
 
     `start`, `end`: dates (midnight UTC) or instants with an offset; without `end`, until now.
     `filter`: comparisons joined by ` and `, such as `event_type==agreed`.
@@ -72,6 +78,9 @@ async def pull(
     those three are asked for, and whatever else the files bring is kept.
     `site`: where it is given, the fields are checked against what the site offers before any export is made.
     `window`: the length of a window (`6h`, `1d`, `7d`, `1mo`, ...), or `auto`; at most `max_windows` come of it.
+    `format`: `csv`, `ndjson` or `parquet`; without it, what the suffix of `out` tells, or CSV. A last suffix `.gz` or
+    `.zst` compresses the first two. NDJSON nests dotted names unless `flat`. Parquet has created_time as an instant
+    unless `all_strings`, and becomes a directory of files where `partition_by` is `month`.
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
@@ -88,11 +97,13 @@ async def pull(
         raise UsageError("exports, downloads, spool and export timeout must be positive")
     if memory < LEAST_MEMORY:
         raise UsageError(f"a pull takes {LEAST_MEMORY:,} bytes of memory at least, not {memory:,}")
+    form = format_of(Path(out), format, flat=flat, all_strings=all_strings, partition_by=partition_by)
     windows = plan(start, end, window, max_windows)
     asked_fields = check_fields(fields or ())
     work = _Pull(
         clickwrap=clickwrap,
         output=Output(out, overwrite=overwrite),
+        format=form,
         windows=windows,
         options={
             "start": instant(moment(start, "start")),
@@ -143,6 +154,7 @@ class _Pull:
 
     clickwrap: InitVar[Api]
     output: Output
+    format: Format
     windows: tuple[Window, ...]
     options: dict[str, str]
     fields: tuple[str, ...]
@@ -180,15 +192,16 @@ class _Pull:
             if self.fresh:
                 await to_thread.run_sync(self.output.clear)
             self.journal = journal = await to_thread.run_sync(Journal, self.output.journal)
-            inode, resumed, self.windows = await to_thread.run_sync(resume, journal, self.options, self.windows)
+            resumed, self.windows = await to_thread.run_sync(resume, journal, self.options, self.windows)
             self.announce(Planned(self.windows))
             if resumed:
                 self.announce(resumed)
                 self.merged = resumed.merged
                 self.spool.begin_at(resumed.merged)
                 self.past = await to_thread.run_sync(journal.exports)
-            if not await to_thread.run_sync(self.output.holds, inode):
-                await to_thread.run_sync(self.output.check)
+            published = await to_thread.run_sync(journal.published, str(self.format))
+            if not await to_thread.run_sync(self.output.holds, published):
+                await to_thread.run_sync(lambda: self.output.check(data_set=self.format.is_data_set))
                 await self.check_site()
                 finished = await self.gather()
                 with anyio.CancelScope(shield=True):
@@ -201,7 +214,7 @@ class _Pull:
 
     def publish(self, finished: Path) -> None:
         """Lets the finished file appear, in a way that a run to come understands if this one is killed meanwhile."""
-        self.journal.publishing(finished.stat().st_ino)
+        self.journal.publishing(finished.stat().st_ino, str(self.format))
         self.output.publish(finished)
 
     def close(self, journal: Journal | None) -> None:
@@ -225,24 +238,42 @@ class _Pull:
             raise UsageError(f"site {self.site} does not offer the fields {', '.join(unknown)}{hint}")
 
     async def gather(self) -> Path:
-        """All windows' journeys side by side, and the merge that awaits them in plan order."""
+        """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
         finished: Path | None = None
+        merged = self.output.partial
+        renderer = Renderer(merged, self.output.rendered, self.format, self.provenance, self.announce)
         started, journeys = anyio.create_memory_object_stream[Journey](math.inf)
         with started, journeys:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.start, started, group)
-                finished = await merge(
-                    journeys,
-                    self.output.partial,
-                    self.journal,
-                    columns=self.fields,
-                    fixed=bool(self.options["fields"]),
-                    memory=self.memory,
-                    on_event=self.announce,
-                )
+                with renderer.following(group) as followed:
+                    finished = await merge(
+                        journeys,
+                        merged,
+                        self.journal,
+                        columns=self.fields,
+                        fixed=bool(self.options["fields"]),
+                        memory=self.memory,
+                        followed=followed,
+                        on_event=self.announce,
+                    )
         if finished is None:
             raise cancelled_from_within()
-        return finished
+        return await renderer.finish(finished)
+
+    def provenance(self) -> dict[str, str]:
+        """Where the output's rows come from, for formats that can tell; the same for the same data."""
+        figures = self.journal.frontier.figures
+        return {
+            "start": instant(self.windows[0].start) if self.windows else self.options["start"],
+            "end": instant(self.windows[-1].end) if self.windows else self.options["end"],
+            "filter": self.options["filter"],
+            "fields": ",".join(self.fields),
+            "rows": str(figures.rows),
+            "duplicates": str(figures.duplicates),
+            "conflicts": str(figures.conflicts),
+            "outside": str(figures.outside),
+        }
 
     async def start(self, started: MemoryObjectSendStream[Journey], group: TaskGroup) -> None:
         """Starts a journey whenever fewer exports than the limit are in flight."""

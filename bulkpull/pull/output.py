@@ -48,6 +48,22 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
+def discard(path: Path) -> None:
+    """Removes a file, or a directory and all in it, if it is there. Raises OSError."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_data_set(path: Path) -> bool:
+    """Whether nothing stands there but a data set by month, which may be replaced."""
+    if not path.is_dir():
+        return False
+    months = {entry for entry in path.glob("month=*") if entry.is_dir()}
+    return {entry.name for entry in path.rglob("*") if entry not in months} <= {"activity.parquet"}
+
+
 class Output:
     """`path`, and the directory `<path>.bulkpull` beside it: on the same file system, so that a rename suffices.
 
@@ -76,6 +92,11 @@ class Output:
         """Where the rows go until the output is whole."""
         return self.directory / "output"
 
+    @property
+    def rendered(self) -> Path:
+        """Where what was merged goes in another format, a file or a directory."""
+        return self.directory / "rendered"
+
     def part(self, window: int, number: int) -> Path:
         """Where a part is spooled: `number` counts from 1 in the window with the index `window`."""
         return self.directory / f"window-{window + 1:06d}-part-{number:04d}.csv"
@@ -97,18 +118,22 @@ class Output:
         """Forgets all that was done."""
         with disk_errors(f"empty {self.directory}"):
             for left in self.directory.iterdir():
-                left.unlink()
+                discard(left)
 
-    def check(self) -> None:
-        """Whether the output may appear."""
+    def check(self, *, data_set: bool = False) -> None:
+        """Whether the output, a file or a data set, may appear."""
         with disk_errors(f"write to {self.path}"):
-            if self.path.exists() and not self.path.is_file():
+            if not self.path.exists():
+                return
+            if data_set and not _is_data_set(self.path):
+                raise OutputError(f"the output {self.path} exists and is no data set by month: choose another")
+            if not data_set and not self.path.is_file():
                 raise OutputError(f"the output {self.path} is a directory or a device")
-            if self.path.exists() and not self._overwrite:
+            if not self._overwrite:
                 raise self._exists()
 
     def holds(self, inode: int | None) -> bool:
-        """Whether the output is the file `inode`."""
+        """Whether the output is the file or directory `inode`."""
         with disk_errors(f"read {self.path}"):
             try:
                 return self.path.stat().st_ino == inode
@@ -116,9 +141,17 @@ class Output:
                 return False
 
     def publish(self, finished: Path) -> None:
-        """Lets the whole and synced file appear at `path`, in one step, and survive a power cut."""
+        """Lets the whole and synced file or data set appear at `path`, in one step, and survive a power cut. A data set
+        that is replaced goes a step before."""
         with disk_errors(f"write to {self.path}"):
-            if self._overwrite:
+            if finished.is_dir():
+                self.check(data_set=True)
+                if self.path.exists():
+                    replaced = self.directory / "replaced"
+                    discard(replaced)
+                    self.path.rename(replaced)
+                finished.rename(self.path)
+            elif self._overwrite:
                 finished.replace(self.path)
             else:
                 self._publish_new(finished)
@@ -134,7 +167,7 @@ class Output:
             with suppress(OSError):
                 for left in self.directory.iterdir():
                     if not left.name.startswith(self.journal.name):
-                        left.unlink()
+                        discard(left)
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)
         self._lock = None

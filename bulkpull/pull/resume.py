@@ -13,9 +13,9 @@ from bulkpull.window import Window
 
 def resume(
     journal: Journal, options: Mapping[str, str], windows: tuple[Window, ...]
-) -> tuple[int | None, Resumed | None, tuple[Window, ...]]:
-    """Begins the pull, or takes it up: the inode of an output that was being published, what there is to go on with
-    where there is something, and the plan, which the first run has made.
+) -> tuple[Resumed | None, tuple[Window, ...]]:
+    """Begins the pull, or takes it up: what there is to go on with where there is something, and the plan, which the
+    first run has made.
 
     Raises UsageError, naming the differences, where earlier runs were asked for something else; OutputError.
     """
@@ -34,7 +34,7 @@ def resume(
         )
     run = journal.start_run()
     if not journal.launches:
-        return journal.inode, None, journal.windows
+        return None, journal.windows
     exports = journal.exports().values()
     parts = [part for export in exports for part in export.parts]
     frontier = journal.frontier
@@ -48,4 +48,4 @@ def resume(
         whole=sum(part.size is not None for part in parts),
         half=sum(part.size is None and part.validator is not None for part in parts),
     )
-    return journal.inode, resumed, journal.windows
+    return resumed, journal.windows

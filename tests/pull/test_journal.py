@@ -47,7 +47,7 @@ def test_options_and_plan(reopen: Reopen) -> None:
     assert journal.launches == 0
     assert journal.exports() == {}
     assert journal.frontier == Frontier(0, 0, (), Figures())
-    assert journal.inode is None
+    assert journal.published("csv") is None
 
 
 def test_runs_are_counted(reopen: Reopen) -> None:
@@ -144,9 +144,10 @@ def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:
 
 
 def test_what_is_about_to_be_published(reopen: Reopen) -> None:
-    reopen().publishing(12345)
-    reopen().publishing(2**63)
-    assert reopen().inode == 2**63
+    reopen().publishing(12345, "csv")
+    reopen().publishing(2**63, "ndjson")
+    assert reopen().published("ndjson") == 2**63
+    assert reopen().published("csv") is None
 
 
 def test_a_half_written_record_is_none(reopen: Reopen) -> None:

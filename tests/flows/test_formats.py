@@ -1,0 +1,201 @@
+"""Whole pulls into other formats than CSV: exact, resumable, whole or not at all, the same bytes for the same data."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow.dataset
+import pyarrow.parquet
+import pytest
+
+from bulkpull import FormatError, OutputError, UsageError, events
+from bulkpull.events import Event
+from bulkpull.pull import fetch
+from bulkpull.pull.output import Output
+from bulkpull.sandbox import Sandbox
+from tests.flows.survival import survive_kills, undisturbed
+from tests.flows.test_resume import CONFIG, at, interrupted, pull
+
+FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """What a pull to CSV brings."""
+    out = tmp_path_factory.mktemp("csv") / "a.csv"
+
+    async def main() -> None:
+        async with Sandbox(CONFIG) as sandbox:
+            await pull(sandbox, out, fields=FIELDS)
+
+    anyio.run(main)
+    with out.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def from_ndjson(line: str) -> dict[str, str]:
+    tree = json.loads(line)
+    for name in FIELDS:
+        first, _, second = name.partition(".")
+        if second:
+            tree[name] = tree[first].pop(second)
+            if not tree[first]:
+                del tree[first]
+    return {name: value or "" for name, value in tree.items()}
+
+
+def from_arrow(row: dict[str, Any]) -> dict[str, str]:
+    created = row["created_time"].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {name: value or "" for name, value in (row | {"created_time": created}).items()}
+
+
+async def test_each_format_holds_the_same_rows(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    async with Sandbox(CONFIG) as sandbox:
+        for name in ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"):
+            result = await pull(sandbox, tmp_path / name, fields=FIELDS)
+            assert (result.rows, result.output) == (8000, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"]
+    with gzip.open(tmp_path / "a.csv.gz", "rt", newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == rows
+    text = (tmp_path / "a.ndjson").read_text()
+    assert [from_ndjson(line) for line in text.split("\n")[:-1]] == rows
+    assert list(map(from_arrow, pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist())) == rows
+    metadata = pyarrow.parquet.read_metadata(tmp_path / "a.parquet").metadata
+    assert {name.decode(): value.decode() for name, value in metadata.items() if name.startswith(b"bulkpull.")} == {
+        "bulkpull.start": "2024-01-01T00:00:00.000Z",
+        "bulkpull.end": "2024-07-01T00:00:00.000Z",
+        "bulkpull.filter": "",
+        "bulkpull.fields": "id,signer_id,created_time,event_type,connection_data.page_title,custom_data.vip",
+        "bulkpull.rows": "8000",
+        "bulkpull.duplicates": str(result.duplicates),
+        "bulkpull.conflicts": str(result.conflicts),
+        "bulkpull.outside": "0",
+    }
+
+
+async def test_a_data_set_by_month_is_replaced_whole_and_only_if_it_is_one(
+    tmp_path: Path, rows: list[dict[str, str]]
+) -> None:
+    out = tmp_path / "activity"
+    partitioned: dict[str, Any] = {"format": "parquet", "partition_by": "month", "fields": FIELDS}
+    async with Sandbox(CONFIG) as sandbox:
+        await pull(sandbox, out, **partitioned)
+        assert sorted(path.name for path in out.iterdir()) == [f"month=2024-{month:02d}" for month in range(1, 7)]
+        read = pyarrow.dataset.dataset(out).to_table().to_pylist()
+        assert list(map(from_arrow, read)) == rows
+        inode = out.stat().st_ino
+        with pytest.raises(OutputError, match="exists"):
+            await pull(sandbox, out, **partitioned)
+        assert out.stat().st_ino == inode
+        await pull(sandbox, out, overwrite=True, **partitioned)
+        assert out.stat().st_ino != inode
+        assert [path.name for path in tmp_path.iterdir()] == ["activity"]
+        (out / "month=2024-01" / "notes.txt").touch()
+        with pytest.raises(OutputError, match="no data set"):
+            await pull(sandbox, out, overwrite=True, **partitioned)
+        with pytest.raises(OutputError, match="directory"):
+            await pull(sandbox, out, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.ndjson.gz"])
+async def test_an_interrupted_pull_leaves_the_same_bytes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other").mkdir()
+    async with Sandbox(CONFIG) as sandbox:
+        await pull(sandbox, tmp_path / "other" / name)
+        await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 3), exports=4)
+        await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 5))
+        exports = sandbox.seen.exports
+        await pull(sandbox, tmp_path / name)
+        assert sandbox.seen.exports == exports
+    assert (tmp_path / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_killed_pull_leaves_the_same_bytes(tmp_path: Path, seed: int) -> None:
+    (tmp_path / "undisturbed").mkdir()
+    expected = await undisturbed(tmp_path / "undisturbed" / "a.parquet")
+    (tmp_path / "killed").mkdir()
+    await survive_kills(seed, tmp_path / "killed" / "a.parquet", expected)
+
+
+async def test_killed_between_publishing_and_the_end_it_is_not_published_as_something_else(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+
+    async with Sandbox(CONFIG) as sandbox:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Output, "release", lambda self, *, remove: _release(self))
+            await pull(sandbox, out, format="ndjson")
+        with pytest.raises(OutputError, match="exists"):
+            await pull(sandbox, out, format="parquet")
+        heard: list[Event] = []
+        result = await pull(sandbox, out, format="ndjson", on_event=heard.append)
+        assert result.rows == 8000
+        assert not [event for event in heard if isinstance(event, events.Launched | events.PartMerged)]
+
+
+def _release(output: Any) -> None:
+    """What is left of a claim when the process is killed: nothing in memory, everything on the disk."""
+    if output._lock is not None:
+        os.close(output._lock)
+        output._lock = None
+
+
+async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.parquet"
+    written = fetch._Transfer._store
+
+    def store(self: Any, pieces: list[bytes]) -> None:
+        written(self, [piece.replace(b"2024-05-20T", b"2024-05-2OT") for piece in pieces])
+
+    async with Sandbox(CONFIG) as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(fetch._Transfer, "_store", store)
+            with pytest.raises(
+                FormatError, match=r"row [\d,]+ \(id [0-9a-f]{24}\): created_time '2024-05-2OT"
+            ) as caught:
+                await pull(sandbox, out)
+        assert not out.exists()
+        exports = sandbox.seen.exports
+        await pull(sandbox, out, all_strings=True)
+        assert sandbox.seen.exports == exports
+    created = pyarrow.parquet.read_table(out).column("created_time").to_pylist()
+    assert created[caught.value.row - 1].startswith("2024-05-2OT")
+    assert len(created) == 8000
+
+
+async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was rendered until then is rendered anew."""
+    finish = fetch._Transfer._finish
+
+    async def with_another_column(self: Any) -> None:
+        await finish(self)
+        if self.part.window.index == 7 and self.part.number == 1:
+            lines = self.part.path.read_bytes().split(b"\n")
+            lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
+            self.part.path.write_bytes(b"\n".join(lines))
+
+    monkeypatch.setattr(fetch._Transfer, "_finish", with_another_column)
+    async with Sandbox(CONFIG) as sandbox:
+        for name in ("a.parquet", "a.ndjson"):
+            await pull(sandbox, tmp_path / name, fields=None)
+    late = pyarrow.parquet.read_table(tmp_path / "a.parquet").column("late").to_pylist()
+    assert late.count("x") == 300
+    assert late.count(None) == 7700
+    lines = (tmp_path / "a.ndjson").read_text().splitlines()
+    assert [json.loads(line)["late"] for line in lines] == late
+
+
+async def test_what_does_not_go_together_costs_no_request(tmp_path: Path) -> None:
+    async with Sandbox(CONFIG) as sandbox:
+        with pytest.raises(UsageError, match=r"without \.gz"):
+            await pull(sandbox, tmp_path / "a.parquet.gz")
+        assert not sandbox.seen.requests
+    assert not list(tmp_path.iterdir())
