@@ -166,7 +166,7 @@ def python(way: str, parts: Path, out: Path) -> str:
 
 def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, out: Path) -> list[str]:
     """What a way runs."""
-    if way == "bulkpull":
+    if way.startswith("bulkpull"):
         end = START + timedelta(seconds=count * rows * SECONDS)
         return [
             *(sys.executable, "-m", "bulkpull", "pull", "--start", f"{START:%Y-%m-%d}", "--end", end.isoformat()),
@@ -175,6 +175,7 @@ def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, ou
     if way == "script":
         return ["sh", "-ec", f"{sys.executable} {__file__} --way script {url} {out} {count}"]
     download, _, merge = way.partition(" + ")
+    merge = merge.replace(" to ", "-")
     first = (aria2 if download == "aria2" else curl)(url, count, parts)
     return ["sh", "-ec", f"{first}; {cat(parts, out) if merge == 'cat' else python(merge, parts, out)}"]
 
@@ -184,6 +185,13 @@ def with_polars(parts: Path, out: Path) -> None:
 
     frame = polars.scan_csv(parts / "*.csv", infer_schema=False)
     frame.unique(subset="id", keep="first", maintain_order=True).sink_csv(out)
+
+
+def with_polars_to_parquet(parts: Path, out: Path) -> None:
+    """Repeats and all."""
+    import polars
+
+    polars.scan_csv(parts / "*.csv", infer_schema=False).sink_parquet(out)
 
 
 def with_duckdb(parts: Path, out: Path) -> None:
@@ -221,12 +229,21 @@ async def by_hand(url: str, out: Path, count: int) -> None:
 
 def print_ids(out: Path) -> None:
     """How many different ids a file holds, and a hash of them."""
-    with out.open("rb") as lines:
-        ids = {line[:24] for line in lines if not line.startswith(b"id,")}
+    if out.suffix == ".parquet":
+        import polars
+
+        ids = set(polars.read_parquet(out, columns=["id"])["id"])
+    else:
+        with out.open("rb") as lines:
+            ids = {line[:24] for line in lines if not line.startswith(b"id,")}
     print(len(ids), sum(int(id, 16) for id in ids) % (1 << 61))
 
 
-WAYS = ("bulkpull", "aria2 + cat", "curl + cat", "aria2 + polars", "aria2 + duckdb", "script")
+WAYS = (
+    "bulkpull",
+    *("aria2 + cat", "curl + cat", "aria2 + polars", "aria2 + duckdb", "script"),
+    *("bulkpull to parquet", "aria2 + polars to parquet"),
+)
 
 
 def main() -> None:
@@ -243,7 +260,12 @@ def main() -> None:
     elif options.way == "script":
         asyncio.run(by_hand(options.rest[0], Path(options.rest[1]), int(options.rest[2])))
     elif options.way:
-        ways: dict[str, Callable[..., None]] = {"polars": with_polars, "duckdb": with_duckdb, "ids": print_ids}
+        ways: dict[str, Callable[..., None]] = {
+            "polars": with_polars,
+            "polars-parquet": with_polars_to_parquet,
+            "duckdb": with_duckdb,
+            "ids": print_ids,
+        }
         ways[options.way](*map(Path, options.rest))
     else:
         compare(options.size, options.runs, options.only.split(",") if options.only else WAYS)
@@ -251,9 +273,15 @@ def main() -> None:
 
 def can_run(way: str) -> bool:
     """Whether what a way is named after is installed."""
+    if way in ("bulkpull", "script"):
+        return True
+    if way == "bulkpull to parquet":
+        return find_spec("pyarrow") is not None and find_spec("polars") is not None  # which reads the ids
     download, _, merge = way.partition(" + ")
-    downloads = download in ("bulkpull", "script") or shutil.which({"aria2": "aria2c"}.get(download, download))
-    return bool(downloads) and (merge in ("", "cat") or find_spec(merge) is not None)
+    merge = merge.partition(" ")[0]
+    return shutil.which({"aria2": "aria2c"}.get(download, download)) is not None and (
+        merge == "cat" or find_spec(merge) is not None
+    )
 
 
 def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
@@ -267,7 +295,7 @@ def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
             for way in ways:
                 work = Path(made) / "work"
                 (work / "parts").mkdir(parents=True)
-                out = work / "out.csv"
+                out = work / ("out.parquet" if way.endswith("parquet") else "out.csv")
                 steps = command(way, url, api, files, rows, work / "parts", out)
                 results[way].append(run_command(steps, BULKPULL_TOKEN=TOKEN))
                 if way not in found:

@@ -114,10 +114,9 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
         click.option(
             "--memory",
             type=Size(),
-            default="256MB",
-            show_default=True,
             metavar="SIZE",
-            help="The most that the process takes, about: ids beyond it go to the disk.",
+            help="The most that the process takes, about: ids beyond it go to the disk. "
+            "[default: 256MB, or 354MB for Parquet]",
         ),
         client_options,
         click.option(
@@ -161,7 +160,7 @@ def pull(
     exports: int,
     downloads: int,
     spool: int,
-    memory: int,
+    memory: int | None,
     base_url: str,
     requests_per_minute: int,
     retry_for: float,

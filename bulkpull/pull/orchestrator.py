@@ -29,7 +29,7 @@ from bulkpull.pull.merge import merge
 from bulkpull.pull.output import Output
 from bulkpull.pull.plan import AUTO, MAX_WINDOWS, moment, plan
 from bulkpull.pull.poll import poll
-from bulkpull.pull.render import Renderer
+from bulkpull.pull.render import Renderer, memory_to_render
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.resume import resume
 from bulkpull.pull.spool import SPOOL, Spool
@@ -43,7 +43,7 @@ EXPORT_TIMEOUT = 3600.0
 MAX_LAUNCHES = 3
 MEMORY = 256_000_000  # bytes
 MEMORY_WITHOUT_IDS = 160_000_000  # bytes: the interpreter, its libraries, and what is on its way
-LEAST_MEMORY = MEMORY_WITHOUT_IDS + 10_000_000
+LEAST_IDS, USUAL_IDS = 10_000_000, 64_000_000  # bytes of memory for ids
 
 
 async def pull(
@@ -64,7 +64,7 @@ async def pull(
     exports: int = EXPORTS,
     downloads: int = DOWNLOADS,
     spool: int = SPOOL,
-    memory: int = MEMORY,
+    memory: int | None = None,
     export_timeout: float = EXPORT_TIMEOUT,
     overwrite: bool = False,
     resume: bool = True,
@@ -84,6 +84,7 @@ async def pull(
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
+    Without it 256 MB, or 354 MB for Parquet.
     `export_timeout`: seconds after which an export is given up and launched again.
     `on_event`: called in the event loop with each event.
 
@@ -95,9 +96,13 @@ async def pull(
     """
     if min(exports, downloads, spool) < 1 or not export_timeout > 0:
         raise UsageError("exports, downloads, spool and export timeout must be positive")
-    if memory < LEAST_MEMORY:
-        raise UsageError(f"a pull takes {LEAST_MEMORY:,} bytes of memory at least, not {memory:,}")
     form = format_of(Path(out), format, flat=flat, all_strings=all_strings, partition_by=partition_by)
+    without_ids = MEMORY_WITHOUT_IDS + memory_to_render(form)
+    memory = max(MEMORY, without_ids + USUAL_IDS) if memory is None else memory
+    if memory < without_ids + LEAST_IDS:
+        raise UsageError(
+            f"a pull to {form.name} takes {without_ids + LEAST_IDS:,} bytes of memory at least, not {memory:,}"
+        )
     windows = plan(start, end, window, max_windows)
     asked_fields = check_fields(fields or ())
     work = _Pull(
@@ -118,7 +123,7 @@ async def pull(
         exports=anyio.CapacityLimiter(exports),
         downloads=anyio.CapacityLimiter(downloads),
         spool=Spool(spool),
-        memory=(memory - MEMORY_WITHOUT_IDS) // 3,
+        memory=(memory - without_ids) // 3,
         export_timeout=export_timeout,
         fresh=not resume,
         listener=on_event,

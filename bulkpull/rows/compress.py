@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 FRAME = 4 * 1024 * 1024  # bytes
+_MOST_THREADS = 4  # each has a frame in memory
 _GZIP_LEVEL = 6  # gzip's own choice
 _ZSTD_LEVEL = 3  # zstd's
 
@@ -21,7 +22,7 @@ _ZSTD_LEVEL = 3  # zstd's
 def compressed(pieces: Iterable[bytes], compression: str) -> Generator[bytes]:
     """The frames (`gz` or `zst`) of the bytes in `pieces`, which may be cut anywhere."""
     compress = _gzip if compression == "gz" else _zstd
-    threads = os.cpu_count() or 1
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
     coming: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(threads, "compress") as pool:
         for frame in _frames(pieces):

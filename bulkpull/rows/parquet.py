@@ -174,6 +174,7 @@ class _Tables:
             self._schema,
             compression="zstd",
             use_dictionary=[name for name in self._schema.names if name not in (ID, CREATED)],
+            write_statistics=[name for name in self._schema.names if name in (ID, CREATED)],  # what is searched by
         )
         self._writers[month] = self._stack.enter_context(writer)
 

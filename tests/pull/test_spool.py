@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+import pytest
 
 import bulkpull
 from bulkpull import Clickwrap, events
-from bulkpull.events import Event, ExportFailed, PartFetched, WindowMerged
+from bulkpull.events import Event, Exported, ExportFailed, PartFetched, WindowMerged
+from bulkpull.pull import spool as spool_module
 from bulkpull.pull.spool import Spool
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.window import Window
@@ -20,6 +22,8 @@ WINDOWS = [Window(number, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2,
 
 async def test_a_download_waits_until_there_is_room_again() -> None:
     spool = Spool(100)
+    for window in WINDOWS:
+        spool(Exported(window, "1", 1, 1.0))
     spool(PartFetched(WINDOWS[1], 1, 60))
     assert spool.has_room(2)
     spool(PartFetched(WINDOWS[2], 1, 40))
@@ -46,9 +50,24 @@ async def test_a_download_waits_until_there_is_room_again() -> None:
 async def test_a_resumed_merge_awaits_its_first_window() -> None:
     spool = Spool(1)
     spool.begin_at(2)
+    spool(Exported(WINDOWS[3], "1", 1, 1.0))
     spool(PartFetched(WINDOWS[3], 1, 60))
     assert spool.has_room(2)
     assert not spool.has_room(3)
+
+
+async def test_a_download_waits_while_enough_can_be_merged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "BACKLOG", 100)
+    spool = Spool(1000)
+    spool(Exported(WINDOWS[0], "1", 2, 1.0))
+    spool(Exported(WINDOWS[1], "2", 1, 1.0))
+    spool(PartFetched(WINDOWS[0], 1, 60))
+    spool(PartFetched(WINDOWS[1], 1, 60))
+    assert spool.has_room(2)  # the merge awaits a part of the first window, and can do nothing with the others
+    spool(PartFetched(WINDOWS[0], 2, 40))
+    assert not spool.has_room(2)
+    spool(WindowMerged(WINDOWS[0]))
+    assert spool.has_room(2)
 
 
 async def test_the_bound_holds_in_a_pull(tmp_path: Path) -> None:
