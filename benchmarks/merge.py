@@ -1,106 +1,220 @@
-"""The merge alone: files on the disk to one deduplicated CSV, beside the csv module with a set, and a plain copy.
+"""The merge alone: files on the disk to one deduplicated output, beside a plain copy of them.
 
-    python benchmarks/merge.py [--rows 500000]
+    python benchmarks/merge.py [--rows 1000000] [--runs 5]
 
-Each runs as a process of its own on the same files, 20 of them, with about 1 % repeats; the ratios are to the copy.
+A million rows in 20 files, by what they look like and by format; for the usual rows also Polars, DuckDB and the csv
+module with a set, where they are installed. Each runs as a process of its own, in turn, and tells how long it took
+without its start; the ratio is to `cat` of the same files.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import shutil
+import random
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
-from measure import machine, run, table
-
-from bulkpull.rows.dedup import Deduplicator
-from bulkpull.rows.sink import CsvSink
-from bulkpull.sandbox.data import FIELDS, Activities
+from measure import Run, machine, run, run_command, table
 
 PARTS = 20
 MEMORY = 32_000_000  # bytes for ids
-START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2014, 1, 1, tzinfo=UTC)
+AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML{} like Gecko) Version/17.4 Safari"
 
 
-def make(directory: Path, rows: int) -> int:
-    """Writes the parts; returns their bytes."""
-    activities = Activities(rows, START, END)
-    size = 0
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the rows look like: `repeats` in a hundred came before in their file, `far` those in any file; `columns`
+    behind id and created_time, of which the last holds a comma, a newline and a quote where it is `quoted`."""
+
+    repeats: int = 2
+    far: bool = False
+    random_ids: bool = False
+    columns: int = 6
+    quoted: bool = False
+    line_end: str = "\n"
+
+    @property
+    def header(self) -> str:
+        return ",".join(("id", "created_time", *(f"custom_data.v{number}" for number in range(self.columns))))
+
+
+USUAL = Rows()
+SHAPES = {
+    "2 % repeats": USUAL,
+    "no repeats": replace(USUAL, repeats=0),
+    "50 % repeats, in the same file": replace(USUAL, repeats=50),
+    "50 % repeats, in any file": replace(USUAL, repeats=50, far=True),
+    "random ids": replace(USUAL, random_ids=True),
+    "narrow (2 columns)": replace(USUAL, columns=0),
+    "wide (40 columns)": replace(USUAL, columns=38),
+    "quoted text": replace(USUAL, quoted=True),
+    "CRLF": replace(USUAL, line_end="\r\n"),
+}
+FORMATS = ("csv", "csv.zst", "csv.gz", "ndjson", "parquet")
+
+
+def make(directory: Path, count: int, rows: Rows) -> None:
+    """Writes the parts."""
+    draw = random.Random(1)
+    agents = [AGENT.format(";"), "curl/8.5.0"]
+    if rows.quoted:
+        agents = [f'"{AGENT.format(",")}"', '"Say ""yes""\nor no"']
+    values = [[f"value {number}" for number in range(97)] for _ in range(rows.columns - 1)] + [agents]
+    new = count * (100 - rows.repeats) // 100 // PARTS
+    all_lines: list[str] = []
+    number = 0
     for part in range(PARTS):
-        path = directory / f"part-{part:02d}.csv"
-        with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(",".join(FIELDS) + "\n")
-            numbers = range(rows * part // PARTS, rows * (part + 1) // PARTS)
-            file.writelines(",".join(row) + "\n" for row in activities.delivered(numbers, None))
-        size += path.stat().st_size
-    return size
+        lines = []
+        for _ in range(new):
+            at = START + timedelta(seconds=number * 3)
+            second = draw.getrandbits(32) if rows.random_ids else int(at.timestamp())
+            fields = [f"{second:08x}{draw.getrandbits(64):016x}", f"{at:%Y-%m-%dT%H:%M:%S}.000Z"]
+            fields += [draw.choice(choices) for choices in values[: rows.columns]]
+            lines.append(",".join(fields) + rows.line_end)
+            number += 1
+        again = new * rows.repeats // (100 - rows.repeats)
+        if rows.far:
+            all_lines += lines
+        again_from = all_lines or lines
+        lines += [again_from[draw.randrange(len(again_from))] for _ in range(again)]
+        (directory / f"part-{part:02d}.csv").write_text(f"{rows.header}{rows.line_end}{''.join(lines)}", newline="")
+
+
+# The ways: each merges the parts into `out`.
 
 
 def with_bulkpull(parts: list[Path], out: Path) -> None:
-    sink = CsvSink(out, FIELDS, fixed=True)
+    from bulkpull.rows.compress import compressed
+    from bulkpull.rows.dedup import Deduplicator
+    from bulkpull.rows.ndjson import ndjson
+    from bulkpull.rows.sink import CsvSink
+
+    merged = out.with_name("merged")
+    header = parts[0].open().readline().strip().split(",")
+    sink = CsvSink(merged, header, fixed=True)
     with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
         for part in parts:
-            deduplicator.add(part, b"2024-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
+            deduplicator.add(part, b"2014-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
             deduplicator.keep()
         sink.finish(lambda: None)
+    with merged.open("rb", buffering=0) as file:
+        if out.suffix == ".parquet":
+            from bulkpull.rows.parquet import write_parquet
+
+            write_parquet(file, out, all_strings=False, partition_by=None, provenance=dict, checkpoint=lambda: None)
+        elif out.suffix == ".ndjson":
+            with out.open("wb") as written:
+                written.writelines(ndjson(file, flat=False))
+        elif out.suffix != ".csv":
+            with out.open("wb") as written:
+                pieces = iter(lambda: file.read(1 << 20), b"")
+                written.writelines(compressed(pieces, out.suffix[1:]))
+
+
+def with_polars(parts: list[Path], out: Path) -> None:
+    import polars
+
+    frame = polars.scan_csv(parts, infer_schema=False)
+    frame.unique(subset="id", keep="first", maintain_order=True).sink_csv(out)
+
+
+def with_duckdb(parts: list[Path], out: Path) -> None:
+    import duckdb
+
+    names = [str(part) for part in parts]
+    duckdb.sql(
+        f"COPY (SELECT DISTINCT ON (id) * FROM read_csv({names}, all_varchar = true, header = true)) "  # noqa: S608
+        f"TO '{out}' (HEADER)"
+    )
 
 
 def with_csv_and_a_set(parts: list[Path], out: Path) -> None:
     seen: set[str] = set()
     with out.open("w", encoding="utf-8", newline="") as written:
         writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for part in parts:
+        for number, part in enumerate(parts):
             with part.open(encoding="utf-8", newline="") as file:
                 rows = csv.reader(file)
-                next(rows)
+                header = next(rows)
+                if not number:
+                    writer.writerow(header)
                 for row in rows:
                     if row[0] not in seen:
                         seen.add(row[0])
                         writer.writerow(row)
 
 
-def with_a_copy(parts: list[Path], out: Path) -> None:
-    with out.open("wb") as written:
-        for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, written, 1 << 20)
-
-
-WAYS = {"bulkpull": with_bulkpull, "csv module and a set": with_csv_and_a_set, "copy": with_a_copy}
+WAYS: dict[str, Callable[[list[Path], Path], None]] = {
+    "bulkpull": with_bulkpull,
+    "polars": with_polars,
+    "duckdb": with_duckdb,
+    "csv module and a set": with_csv_and_a_set,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=500_000)
-    rows = parser.parse_args().rows
-    with tempfile.TemporaryDirectory() as directory:
-        size = make(Path(directory), rows)
-        best = {
-            way: min((run([__file__, "--way", way, directory]) for _ in range(3)), key=lambda done: done.wall)
-            for way in WAYS
-        }
-    copy = best["copy"].wall
-    print(f"{machine()}; {rows:,} rows, {size / 1e6:.0f} MB in {PARTS} files; the best of 3\n")
-    print(
-        table(
-            ("what", "wall s", "CPU s", "peak MB", "wall / copy"),
-            [
-                (way, f"{done.wall:.2f}", f"{done.cpu:.2f}", f"{done.peak:.0f}", f"{done.wall / copy:.1f}")
-                for way, done in best.items()
-            ],
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{machine()}; {options.rows:,} rows in {PARTS} files; medians of {options.runs} runs, in turn\n")
+    lines = []
+    for shape, rows in SHAPES.items():
+        ways = [("bulkpull", "csv")]
+        if rows == USUAL:
+            ways += [("bulkpull", format) for format in FORMATS[1:] if format != "parquet" or find_spec("pyarrow")]
+            ways += [(way, "csv") for way in ("polars", "duckdb") if find_spec(way)] + [("csv module and a set", "csv")]
+        with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as made:
+            make(Path(made), options.rows, rows)
+            lines += compare(Path(made), shape, ways, options.runs)
+    print(table(("rows", "way", "MB", "s", "cat s", "s / cat s", "peak MB"), lines))
+
+
+def compare(directory: Path, shape: str, ways: list[tuple[str, str]], runs: int) -> list[tuple[object, ...]]:
+    parts = sorted(directory.glob("part-*.csv"))
+    results: dict[tuple[str, str], list[Run]] = {way: [] for way in ways}
+    copies = []
+    for _ in range(runs):
+        copies.append(run_command(["sh", "-c", f"cat {directory}/part-*.csv > {directory}/copy"]).wall)
+        for way, format in ways:
+            results[way, format].append(run([__file__, "--way", way, str(directory), str(directory / f"out.{format}")]))
+    cat = statistics.median(copies)
+    size = sum(part.stat().st_size for part in parts) / 1e6
+    lines: list[tuple[object, ...]] = []
+    for (way, format), done in results.items():
+        seconds = statistics.median(float(one.stdout) for one in done)
+        name = f"{way}, {format}" if way == "bulkpull" else way
+        peak = max(one.peak for one in done)
+        lines.append(
+            (shape, name, f"{size:.0f}", f"{seconds:.2f}", f"{cat:.2f}", f"{seconds / cat:.1f}", f"{peak:.0f}")
         )
-    )
+    return lines
+
+
+def merge(way: str, directory: Path, out: Path) -> None:
+    for left in (*directory.glob("out.*"), *directory.glob("merged*")):
+        left.unlink()
+    if way == "bulkpull":
+        import bulkpull.pull.merge  # noqa: F401 - what it imports is its start
+    elif way in ("polars", "duckdb"):
+        __import__(way)
+    began = time.perf_counter()
+    WAYS[way](sorted(directory.glob("part-*.csv")), out)
+    print(time.perf_counter() - began)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--way"]:
-        files = Path(sys.argv[3])
-        WAYS[sys.argv[2]](sorted(files.glob("part-*.csv")), files / "out.csv")
+        merge(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
     else:
         main()

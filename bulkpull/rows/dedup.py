@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from bulkpull.rows.seen import Seen
 from bulkpull.rows.sink import CsvSink, header
 
 _MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
+_READ_BACK = 64 * 1024  # bytes of the output that are read together
 
 
 @dataclass(slots=True)
@@ -125,26 +127,32 @@ class Deduplicator:
     ) -> NDArray[np.bool_]:
         """Which rows of the block are the first of their id: those whose keys are equal are compared."""
         kept = np.ones(len(order), np.bool_)
-        same = self._same(block, order[hits], places)
+        same = self._same(block, order[hits], places) if len(hits) else np.empty(0, np.bool_)
         kept[order[hits[same]]] = False
+        seen = np.zeros(len(order), np.bool_)
+        seen[hits] = True
+        twins = 1 + np.flatnonzero((keys[1:] == keys[:-1]) & ~seen[1:])
+        begins = np.diff(twins, prepend=-1) != 1
+        firsts = (twins[begins] - 1)[np.cumsum(begins) - 1]
+        equal = _equal_rows(block, order[twins], order[firsts]) if len(twins) else np.empty(0, np.bool_)
+        kept[order[twins[equal]]] = False
         merged.duplicates += len(order) - int(np.count_nonzero(kept))
-        # What is left is rare: other values, or another id with the same key, or a row that comes twice in the block.
+        # What is left is rare: other values, or another id with the same key.
         left = ~same & kept[order[hits]]
         hits, places = hits[left], places[left]
-        twins = np.flatnonzero(keys[1:] == keys[:-1])
-        suspects = np.unique(np.concatenate((hits, twins, twins + 1)))
+        suspects = np.unique(np.concatenate((hits, twins[~equal], firsts[~equal])))
         alike: dict[int, _Alike] = {}
         for at in suspects[kept[order[suspects]]].tolist():
             alike.setdefault(int(keys[at]), _Alike()).rows.append(int(order[at]))
         for hit, place in zip(hits.tolist(), places.tolist(), strict=True):
             alike[int(keys[hit])].places.add(place)
         for group in alike.values():
-            firsts: list[int] = []
+            distinct: list[int] = []
             for row in group.rows:
                 raw = bytes(block.data[block.starts[row] : block.ends[row]])
-                conflict = self._conflict(block, row, raw, group.places, firsts)
+                conflict = self._conflict(block, row, raw, group.places, distinct)
                 if conflict is None:
-                    firsts.append(row)
+                    distinct.append(row)
                 else:
                     kept[row] = False
                     merged.duplicates += 1
@@ -153,11 +161,20 @@ class Deduplicator:
 
     def _same(self, block: Block, rows: Positions, places: Positions) -> NDArray[np.bool_]:
         """Whether each of `rows` stands at the place beside it already, byte for byte."""
-        stands_at, data = self._sink.stands_at, block.data
-        spans = zip(places.tolist(), block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True)
-        return np.fromiter(
-            (stands_at(place, bytes(data[start:end])) for place, start, end in spans), np.bool_, len(rows)
-        )
+        by_place = np.argsort(places)
+        rows, there = rows[by_place], places[by_place].tolist()
+        data = bytes(block.data)
+        found: list[bool] = []
+        begin, read = 0, b""
+        for place, at, to in zip(there, block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True):
+            if place + to - at > begin + len(read):
+                # What stands close by is likely to be asked for next.
+                near = bisect_left(there, place + _READ_BACK, lo=len(found))
+                begin, read = place, self._sink.read(place, max(to - at, there[near - 1] + to - at - place))
+            found.append(read[place - begin : place - begin + to - at] == data[at:to])
+        same = np.empty(len(rows), np.bool_)
+        same[by_place] = found
+        return same
 
     def _conflict(self, block: Block, row: int, raw: bytes, places: set[int], firsts: list[int]) -> bool | None:
         """Whether a row differs from the first of its id, which stands at one of `places` or is one of `firsts` in the
@@ -180,6 +197,14 @@ class Deduplicator:
         _, repeat = next(records([raw], 2))
         width = len(self._sink.columns)  # a row kept earlier may lack columns that came later
         return _values(kept, width) == _values(repeat, width)
+
+
+def _equal_rows(block: Block, rows: Positions, others: Positions) -> NDArray[np.bool_]:
+    """Whether each of `rows` is, byte for byte, what the one of `others` beside it is."""
+    data = bytes(block.data)
+    spans = (edges[some].tolist() for some in (rows, others) for edges in (block.starts, block.ends))
+    equal = (data[at:to] == data[begin:end] for at, to, begin, end in zip(*spans, strict=True))
+    return np.fromiter(equal, np.bool_, len(rows))
 
 
 def _pieces(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:

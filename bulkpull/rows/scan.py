@@ -9,6 +9,7 @@ row, a quoted id, columns that are not the output's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ from numpy.typing import NDArray
 from bulkpull.rows.records import BOM, ID, CsvError, File, Record, blocks, read_columns, records, value
 
 CREATED = "created_time"
-BLOCK = 4 * 1024 * 1024  # bytes that are looked at together
+BLOCK = 2 * 1024 * 1024  # bytes that are looked at together
 _CHUNK = 256 * 1024  # bytes of a pass: what it writes is still in the processor's cache when the next pass reads it
+_PIECE = 64 * 1024  # bytes of a copy: larger ones are of new memory each time
 _SLOW_BLOCK = 1024 * 1024
 _HEADER = 64 * 1024
-_COMMA, _LF, _CR, _QUOTE, _Z = b',\n\r"Z'
-_INSTANT = 24  # bytes of 2024-01-01T00:00:00.000Z
+_COMMA, _LF, _CR, _QUOTE = b',\n\r"'
+_ZERO = ord("0")
+_FORM = np.frombuffer(b"0000-00-00T00:00:00.000Z", np.uint8)  # of the usual instant
+_IS_DIGIT = _FORM == _ZERO
+_INSTANT = len(_FORM)
+_USUAL = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 Positions = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -142,13 +148,17 @@ class Scanner:
         if buffer.find(b"\r", 0, have) < 0 or buffer.find(b'"', 0, have) >= 0:
             return have
         whole = buffer.rfind(b"\n", 0, have) + 1
-        plain = bytes(buffer[:whole]).replace(b"\r\n", b"\n")
-        if b"\r" in plain:
+        data = self._bytes[:whole]
+        if (data[1 + np.flatnonzero(data[:-1] == _CR)] != _LF).any():
             return have
-        rest = bytes(buffer[whole:have])
-        left = len(plain) + len(rest)
-        buffer[:left] = plain + rest
-        return left
+        left = 0
+        for at in range(0, whole, _PIECE):
+            piece = buffer[at : min(at + _PIECE, whole)].translate(None, b"\r")
+            buffer[left : left + len(piece)] = piece
+            left += len(piece)
+        rest = buffer[whole:have]
+        buffer[left : left + len(rest)] = rest
+        return left + len(rest)
 
     def _plain(self, have: int, layout: Layout, start: bytes, end: bytes) -> tuple[Block, int] | None:
         """The whole records in the first `have` bytes, and how many bytes they are; None where it takes more care."""
@@ -228,14 +238,17 @@ class Scanner:
 
     def _outside(self, starts: Positions, ends: Positions, have: int, start: bytes, end: bytes) -> int:
         """How many instants lie outside [start, end)."""
-        usual = (ends - starts == _INSTANT) & (self._bytes[ends - 1] == _Z)
-        if usual.all():
-            instants = self._windows(_INSTANT, have)[starts].view(f"S{_INSTANT}")
-            doubtful = np.flatnonzero((instants < start) | (instants >= end))
-        else:
-            doubtful = np.arange(len(starts))
+        long = ends - starts == _INSTANT
+        instants = self._windows(_INSTANT, max(have, _INSTANT))[starts[long]]
+        texts = instants.view(f"S{_INSTANT}")
+        outside = (texts < start) | (texts >= end)
+        instants = instants[outside].view(np.uint8).reshape(-1, _INSTANT)
+        usual = ((instants - _ZERO <= 9) == _IS_DIGIT).all(axis=1)
+        usual &= (instants[:, ~_IS_DIGIT] == _FORM[~_IS_DIGIT]).all(axis=1)
+        count = int(np.count_nonzero(usual))
+        doubtful = np.concatenate((np.flatnonzero(~long), np.flatnonzero(long)[outside][~usual])).tolist()
         buffer = self._buffer
-        return sum(is_outside(bytes(buffer[starts[row] : ends[row]]), start, end) for row in doubtful.tolist())
+        return count + sum(is_outside(bytes(buffer[starts[row] : ends[row]]), start, end) for row in doubtful)
 
 
 def _parity(separators: Positions, quotes: Positions) -> Positions:
@@ -331,10 +344,10 @@ def keys(ids: Bytes) -> Keys:
 
 
 def is_outside(created: bytes, start: bytes, end: bytes) -> bool:
-    """Whether an instant, however written, lies outside [start, end), two of the usual form; what is no instant counts
-    as inside."""
-    if len(created) == _INSTANT and created[-1] == _Z and start <= created < end:
-        return False
+    """Whether an instant, however written, lies outside [start, end), two of the usual form, in which instants are
+    compared as text; what is no instant counts as inside."""
+    if _USUAL.fullmatch(created):
+        return not start <= created < end
     try:
         first, moment, last = (datetime.fromisoformat(value(text).decode()) for text in (start, created, end))
     except ValueError:

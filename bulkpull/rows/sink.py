@@ -73,10 +73,14 @@ class CsvSink:
             os.posix_fadvise(self._file.fileno(), self._uncached, behind - self._uncached, advice)
             self._uncached = behind
 
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes that stand at `offset`, at most `size`."""
+        self._misses += offset < self._uncached
+        return os.pread(self._file.fileno(), size, offset)
+
     def stands_at(self, offset: int, record: bytes) -> bool:
         """Whether the record at `offset` is `record`, byte for byte, LF included."""
-        self._misses += offset < self._uncached
-        return os.pread(self._file.fileno(), len(record), offset) == record
+        return self.read(offset, len(record)) == record
 
     def fields_at(self, offset: int) -> list[bytes]:
         """The raw fields of the record that begins at `offset`."""
