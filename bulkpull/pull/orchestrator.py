@@ -21,10 +21,11 @@ from bulkpull.clickwrap.filters import check_filter
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import Event, Exported, ExportFailed, Launched, OnEvent, Planned, Polled, Published, ignore
 from bulkpull.pull.api import Api
-from bulkpull.pull.fetch import Links, fetch, part_records
+from bulkpull.pull.fetch import fetch
 from bulkpull.pull.journal import ExportRecord, Journal
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.launch import launch
+from bulkpull.pull.links import Links, part_records
 from bulkpull.pull.merge import merge
 from bulkpull.pull.output import Output
 from bulkpull.pull.plan import AUTO, MAX_WINDOWS, moment, plan
@@ -374,7 +375,7 @@ class _Pull:
                 if not self.spool.has_room(window):  # any more: it must not be waited for with a place in hand
                     continue
                 try:
-                    await fetch(self.api, part, links, self.journal, on_event=self.announce)
+                    await fetch(self.api, part, links, self.journal, streams=self.downloads, on_event=self.announce)
                 except ExportFailure as failure:
                     failures.append(failure)
                     group.cancel_scope.cancel()

@@ -16,8 +16,8 @@ import pytest
 
 from bulkpull import FormatError, OutputError, UsageError, events
 from bulkpull.events import Event
-from bulkpull.pull import fetch
 from bulkpull.pull.output import Output
+from bulkpull.pull.transfer import Transfer
 from bulkpull.sandbox import Sandbox
 from tests.flows.survival import survive_kills, undisturbed
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
@@ -150,14 +150,14 @@ async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.parquet"
-    written = fetch._Transfer._store
+    written = Transfer.store
 
     def store(self: Any, pieces: list[bytes]) -> None:
         written(self, [piece.replace(b"2024-05-20T", b"2024-05-2OT") for piece in pieces])
 
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(fetch._Transfer, "_store", store)
+            patch.setattr(Transfer, "store", store)
             with pytest.raises(
                 FormatError, match=r"row [\d,]+ \(id [0-9a-f]{24}\): created_time '2024-05-2OT"
             ) as caught:
@@ -173,7 +173,7 @@ async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
 
 async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was rendered until then is rendered anew."""
-    finish = fetch._Transfer._finish
+    finish = Transfer._finish
 
     async def with_another_column(self: Any) -> None:
         await finish(self)
@@ -182,7 +182,7 @@ async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypat
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
             self.part.path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(fetch._Transfer, "_finish", with_another_column)
+    monkeypatch.setattr(Transfer, "_finish", with_another_column)
     async with Sandbox(CONFIG) as sandbox:
         for name in ("a.parquet", "a.ndjson"):
             await pull(sandbox, tmp_path / name, fields=None)

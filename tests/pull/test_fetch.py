@@ -15,9 +15,11 @@ from xxhash import xxh3_128
 
 from bulkpull import Clickwrap, Export, MalformedPartError, OutputError, PartError, RetryPolicy, Window
 from bulkpull.events import Event, PartFetched, Received, Retried
-from bulkpull.pull.fetch import MAX_MALFORMED, MAX_RENEWALS, Links, fetch, part_records
+from bulkpull.pull.fetch import fetch
 from bulkpull.pull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
+from bulkpull.pull.links import Links, part_records
+from bulkpull.pull.transfer import MAX_MALFORMED, MAX_RENEWALS
 from bulkpull.rows.records import MAX_RECORD
 
 WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
@@ -98,7 +100,12 @@ def rest(*, body: bytes = ROWS, etag: str | None = '"v1"', total: int | None = N
 
 
 async def fetched(
-    directory: Path, host: Host, *, journal: Journal | None = None, record: PartRecord | None = None
+    directory: Path,
+    host: Host,
+    *,
+    journal: Journal | None = None,
+    record: PartRecord | None = None,
+    streams: int = 1,
 ) -> tuple[bytes, list[Event]]:
     """The part that comes of the host's answers, and what was announced; `record` is what an earlier run left."""
     heard: list[Event] = []
@@ -118,7 +125,10 @@ async def fetched(
                 export = Export("e", "success")
             part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
             try:
-                await fetch(clickwrap, part, Links(clickwrap, export, records), journal, on_event=heard.append)
+                links = Links(clickwrap, export, records)
+                await fetch(
+                    clickwrap, part, links, journal, streams=anyio.CapacityLimiter(streams), on_event=heard.append
+                )
             finally:
                 journal.close()
     body = part.path.read_bytes()
