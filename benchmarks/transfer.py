@@ -16,6 +16,7 @@ import csv
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,14 +27,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.request import urlopen
 
 import aiohttp
 from aiohttp import web
 from measure import Run, machine, run, run_command, table
 
 DATA = Path(__file__).parent / "data"
-SIZES = {"small": (4, 5_000), "medium": (20, 100_000), "large": (200, 100_000)}  # files, rows of each
+SIZES = {  # files, rows of each
+    "small": (4, 5_000),
+    "medium": (20, 100_000),
+    "large": (200, 100_000),
+    "single": (1, 4_700_000),
+}
 START = datetime(2014, 1, 1, tzinfo=UTC)
 SECONDS = 3  # between two rows
 REPEATS = 50  # one row in so many comes a second time
@@ -53,11 +58,15 @@ AGENTS = (
 
 def make(size: str) -> Path:
     """The directory with the files of a size, made where they are missing."""
+    if not (DATA / size / "done").exists():
+        run([__file__, "--make", size])  # in a process of its own: what it takes would pass for its children's
+    return DATA / size
+
+
+def write(size: str) -> None:
+    """Makes the files."""
     directory = DATA / size
     files, rows = SIZES[size]
-    done = directory / "done"
-    if done.exists():
-        return directory
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     draw = random.Random(1)
@@ -75,51 +84,60 @@ def make(size: str) -> Path:
             number += 1
         lines += [lines[draw.randrange(rows)] for _ in range(rows // REPEATS)]
         (directory / f"{file:04d}.csv").write_text(f"{HEADER}\n{''.join(lines)}")
-    done.touch()
-    return directory
+    (directory / "done").touch()
 
 
 @contextmanager
-def serving(directory: Path, rows: int) -> Iterator[tuple[str, str]]:
-    """The URLs of nginx, which serves the directory, and of the stand-in of the API."""
+def serving(directory: Path, rows: int, *, tls: bool = False, rate: str = "0") -> Iterator[tuple[str, str]]:
+    """The URLs of nginx, which serves the directory, and of the stand-in of the API; with `tls`, SSL_CERT_FILE is where
+    the certificate is that it shows. Each connection gets `rate` bytes a second."""
     with tempfile.TemporaryDirectory() as made:
         home = Path(made)
         port = 18080
+        scheme, listen = "http", f"127.0.0.1:{port}"
+        if tls:
+            request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+            names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{home}/key", "-out", f"{home}/certificate"]
+            subprocess.run([*request.split(), *names], check=True, capture_output=True)  # noqa: S603
+            os.environ["SSL_CERT_FILE"] = f"{home}/certificate"
+            scheme = "https"
+            listen += f" ssl; ssl_certificate {home}/certificate; ssl_certificate_key {home}/key"
         (home / "nginx.conf").write_text(
             f"daemon off; pid {home}/pid; error_log stderr crit; worker_processes 1;\n"
             + ("user root;\n" if os.geteuid() == 0 else "")
             + "events { worker_connections 512; }\n"
             f"http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {home}; "
             f"proxy_temp_path {home}; fastcgi_temp_path {home}; uwsgi_temp_path {home}; scgi_temp_path {home};\n"
-            f"server {{ listen 127.0.0.1:{port}; root {directory}; }} }}\n"
+            f"server {{ listen {listen}; root {directory}; limit_rate {rate}; }} }}\n"
         )
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if not nginx:
             raise SystemExit("nginx is missing: apt-get install nginx-light")
         commands = (
             [nginx, "-p", str(home), "-c", str(home / "nginx.conf")],
-            [sys.executable, __file__, "--api", str(port + 1), f"http://127.0.0.1:{port}", str(rows)],
+            [sys.executable, __file__, "--api", str(port + 1), f"{scheme}://127.0.0.1:{port}", str(rows)],
         )
         running = [subprocess.Popen(command) for command in commands]  # noqa: S603
         try:
-            for url in (f"http://127.0.0.1:{port}/0000.csv", f"http://127.0.0.1:{port + 1}/"):
-                await_answer(url)
-            yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+            await_answer(port)
+            await_answer(port + 1)
+            yield f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
         finally:
+            os.environ.pop("SSL_CERT_FILE", None)
             for process in running:
                 process.terminate()
                 process.wait()
 
 
-def await_answer(url: str) -> None:
+def await_answer(port: int) -> None:
     for _ in range(200):
         try:
-            urlopen(url).close()  # noqa: S310
+            socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
             time.sleep(0.05)
         else:
             return
-    raise SystemExit(f"no answer from {url}")
+    raise SystemExit(f"nothing listens on port {port}")
 
 
 def serve_api(port: int, files: str, rows: int) -> None:
@@ -148,12 +166,14 @@ def serve_api(port: int, files: str, rows: int) -> None:
 
 def aria2(url: str, count: int, parts: Path) -> str:
     (parts / "list").write_text("".join(f"{url}/{number:04d}.csv\n" for number in range(count)))
-    return f"aria2c --quiet --no-conf -j {PARALLEL} -x 4 --file-allocation=none -d {parts} -i {parts}/list"
+    trust = f"--ca-certificate={os.environ['SSL_CERT_FILE']}" if url.startswith("https") else ""
+    return f"aria2c --quiet --no-conf {trust} -j {PARALLEL} -x 4 --file-allocation=none -d {parts} -i {parts}/list"
 
 
 def curl(url: str, count: int, parts: Path) -> str:
     last = f"{count - 1:04d}"
-    return f"curl -sS --parallel --parallel-max {PARALLEL} -o '{parts}/#1.csv' '{url}/[0000-{last}].csv'"
+    trust = f"--cacert {os.environ['SSL_CERT_FILE']}" if url.startswith("https") else ""
+    return f"curl -sS {trust} --parallel --parallel-max {PARALLEL} -o '{parts}/#1.csv' '{url}/[0000-{last}].csv'"
 
 
 def cat(parts: Path, out: Path) -> str:
@@ -250,12 +270,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tls", action="store_true", help="files come over https")
     parser.add_argument("--only", help="ways, separated by commas")
+    parser.add_argument("--make", choices=SIZES, help=argparse.SUPPRESS)
     parser.add_argument("--api", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.api:
+    if options.make:
+        write(options.make)
+    elif options.api:
         serve_api(options.api, options.rest[0], int(options.rest[1]))
     elif options.way == "script":
         asyncio.run(by_hand(options.rest[0], Path(options.rest[1]), int(options.rest[2])))
@@ -268,7 +292,7 @@ def main() -> None:
         }
         ways[options.way](*map(Path, options.rest))
     else:
-        compare(options.size, options.runs, options.only.split(",") if options.only else WAYS)
+        compare(options.size, options.runs, options.only.split(",") if options.only else WAYS, tls=options.tls)
 
 
 def can_run(way: str) -> bool:
@@ -284,13 +308,13 @@ def can_run(way: str) -> bool:
     )
 
 
-def compare(size: str, runs: int, ways: tuple[str, ...] | list[str]) -> None:
+def compare(size: str, runs: int, ways: tuple[str, ...] | list[str], *, tls: bool) -> None:
     files, rows = SIZES[size]
     ways = [way for way in ways if can_run(way)]
     results: dict[str, list[Run]] = {way: [] for way in ways}
     directory = make(size)
     found = {}
-    with serving(directory, rows) as (url, api), tempfile.TemporaryDirectory(dir=DATA) as made:
+    with serving(directory, rows, tls=tls) as (url, api), tempfile.TemporaryDirectory(dir=DATA) as made:
         for _ in range(1 if size == "small" else runs):
             for way in ways:
                 work = Path(made) / "work"

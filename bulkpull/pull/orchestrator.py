@@ -43,7 +43,7 @@ DOWNLOADS = 8
 EXPORT_TIMEOUT = 3600.0
 MAX_LAUNCHES = 3
 MEMORY = 256_000_000  # bytes
-MEMORY_WITHOUT_IDS = 160_000_000  # bytes: the interpreter, its libraries, and what is on its way
+MEMORY_WITHOUT_IDS = 140_000_000  # bytes: the interpreter, its libraries, and what is on its way
 LEAST_IDS, USUAL_IDS = 10_000_000, 64_000_000  # bytes of memory for ids
 
 
@@ -85,7 +85,7 @@ async def pull(
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
-    Without it 256 MB, or 354 MB for Parquet.
+    Without it 256 MB, or 334 MB for Parquet.
     `export_timeout`: seconds after which an export is given up and launched again.
     `on_event`: called in the event loop with each event.
 
@@ -124,7 +124,7 @@ async def pull(
         exports=anyio.CapacityLimiter(exports),
         downloads=anyio.CapacityLimiter(downloads),
         spool=Spool(spool),
-        memory=(memory - without_ids) // 3,
+        memory=(memory - without_ids) // 6,  # what is sorted and joined takes some times of it
         export_timeout=export_timeout,
         fresh=not resume,
         listener=on_event,

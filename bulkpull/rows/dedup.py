@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ class Deduplicator:
         self._sink = sink
         self._scanner = Scanner()
         self._ahead = Ahead()
+        # One thread for all blocks: what was freed is kept for the thread that had it, and threads would add up.
+        self._thread = ThreadPoolExecutor(1, "merge")
         self._seen = Seen(sink.path.parent, memory)
 
     def restore(self, checkpoint: Callable[[], None]) -> None:
@@ -63,10 +66,9 @@ class Deduplicator:
                 with closing(self._ahead.blocks(self._scanner.blocks(file, body, layout, b"", b""))) as blocks:
                     for block in blocks:
                         checkpoint()
-                        order = np.argsort(block.keys, kind="stable")
-                        self._seen.add(block.keys[order], block.starts[order] + place)
+                        self._thread.submit(self._learn, block, place).result()
                         place += int(block.ends[-1])
-        self._seen.keep()
+        self.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
         """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.
@@ -86,12 +88,12 @@ class Deduplicator:
                 for block in blocks:
                     checkpoint()
                     merged.outside += block.outside
-                    self._merge(block, merged)
+                    self._thread.submit(self._merge, block, merged).result()
         return merged
 
     def keep(self) -> None:
         """What was added stays."""
-        self._seen.keep()
+        self._thread.submit(self._seen.keep).result()
 
     def roll_back(self, offset: int, columns: Sequence[str]) -> None:
         """Forgets what was added since the last `keep`, when the sink's offset and columns were these."""
@@ -101,7 +103,12 @@ class Deduplicator:
     def close(self) -> None:
         """Lets go of the ids, and ends what helps."""
         self._ahead.close()
+        self._thread.shutdown()
         self._seen.close()
+
+    def _learn(self, block: Block, place: int) -> None:
+        order = np.argsort(block.keys, kind="stable")
+        self._seen.add(block.keys[order], block.starts[order] + place)
 
     def _merge(self, block: Block, merged: Merged) -> None:
         order = np.argsort(block.keys, kind="stable")

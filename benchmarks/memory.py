@@ -1,0 +1,118 @@
+"""Resident memory of a pull over time, for growing inputs, and how long its event loop stands still.
+
+    python benchmarks/memory.py [--sizes medium,large] [--plot results/memory.svg]
+
+The pull runs in a process of its own against nginx and a stand-in of the API (see transfer.py); a ticker in the same
+event loop wakes every 5 ms and notes how much too late. For the plot it takes matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+from measure import machine, run, table
+from transfer import DATA, FIELDS, SECONDS, SIZES, START, TOKEN, make, serving
+
+import bulkpull
+
+TICK = 0.005  # seconds
+PAGE = 4096
+STATM = Path("/proc/self/statm")
+
+
+def resident_megabytes() -> float:
+    return int(STATM.read_text().split()[1]) * PAGE / 1e6
+
+
+async def pull(size: str, api: str, out: str) -> dict[str, Any]:
+    """Figures of one pull: resident megabytes by seconds, and the ticker's delays in milliseconds."""
+    files, rows = SIZES[size]
+    resident: list[tuple[float, float]] = []
+    late: list[float] = []
+    began = time.perf_counter()
+
+    async def tick() -> None:
+        while True:
+            slept = time.perf_counter()
+            await anyio.sleep(TICK)
+            now = time.perf_counter()
+            late.append((now - slept - TICK) * 1000)
+            if not resident or now - began - resident[-1][0] > 0.05:
+                resident.append((now - began, resident_megabytes()))
+
+    async with bulkpull.Clickwrap(TOKEN, base_url=api) as clickwrap, anyio.create_task_group() as group:
+        group.start_soon(tick)
+        result = await bulkpull.pull(
+            clickwrap,
+            start=START,
+            end=START + timedelta(seconds=files * rows * SECONDS),
+            window=f"{rows * SECONDS // 60}min",
+            fields=FIELDS.split(","),
+            out=out,
+        )
+        group.cancel_scope.cancel()
+    return {"rows": result.rows, "bytes": result.bytes, "resident": resident, "late": sorted(late)}
+
+
+def measured(size: str, format: str) -> tuple[dict[str, Any], float]:
+    with serving(make(size), SIZES[size][1]) as (_, api), tempfile.TemporaryDirectory(dir=DATA) as made:
+        done = run([__file__, "--pull", size, api, f"{made}/out.{format}"])
+    return json.loads(done.stdout), done.peak
+
+
+def plot(resident: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for name, points in resident.items():
+        axes.plot(*zip(*points, strict=True), label=name)
+    axes.axhline(256, color="grey", linestyle=":", label="256 MB")
+    axes.set(xlabel="seconds", ylabel="resident MB", ylim=(0, None), title="Resident memory of a pull")
+    axes.legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="small,medium,large")
+    parser.add_argument("--formats", default="csv,parquet")
+    parser.add_argument("--plot", type=Path, help="an SVG or PNG to write")
+    options = parser.parse_args()
+    lines, resident = [], {}
+    for format in options.formats.split(","):
+        for size in options.sizes.split(","):
+            figures, peak = measured(size, format)
+            late = figures["late"]
+            name = f"{figures['rows']:,} rows to {format}"
+            resident[name] = figures["resident"]
+            lines.append(
+                (
+                    name,
+                    f"{figures['bytes'] / 1e6:,.0f}",
+                    f"{peak:.0f}",
+                    f"{late[len(late) // 2]:.1f}",
+                    f"{late[int(len(late) * 0.999)]:.1f}",
+                    f"{late[-1]:.1f}",
+                    f"{len(late):,}",
+                )
+            )
+    print(f"{machine()}\n")
+    print(table(("pull", "MB received", "peak MB", "late ms, p50", "p99.9", "most", "ticks"), lines))
+    if options.plot:
+        plot(resident, options.plot)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--pull"]:
+        size, api, out = sys.argv[2:5]
+        print(json.dumps(anyio.run(pull, size, api, out)))
+    else:
+        main()
