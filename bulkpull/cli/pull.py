@@ -116,7 +116,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             type=Size(),
             metavar="SIZE",
             help="The most that the process takes, about: ids beyond it go to the disk. "
-            "[default: 256MB, or 334MB for Parquet]",
+            "[default: 256MB, or 364MB for Parquet]",
         ),
         client_options,
         click.option(

@@ -85,7 +85,7 @@ async def pull(
     `exports`, `downloads`: how many exports are in flight, and how many files are streamed, at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
-    Without it 256 MB, or 334 MB for Parquet.
+    Without it 256 MB, or 364 MB for Parquet.
     `export_timeout`: seconds after which an export is given up and launched again.
     `on_event`: called in the event loop with each event.
 

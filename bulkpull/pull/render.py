@@ -31,8 +31,8 @@ _REPORT = 0.5  # seconds between two events
 def memory_to_render(format: Format) -> int:
     """Bytes of memory that it takes on top of a pull to CSV, about."""
     if format.name == "parquet":
-        return 130_000_000
-    return 0 if format.is_merged_already else 30_000_000
+        return 160_000_000
+    return 0 if format.is_merged_already else 40_000_000
 
 
 @dataclass(slots=True)

@@ -71,6 +71,22 @@ class Followed(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        file, most = self._next()
+        with memoryview(buffer) as view:
+            came = file.readinto(view.cast("B")[:most])
+        self.position += came
+        return came
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            return self.readall()
+        file, most = self._next()
+        came = file.read(min(size, most)) or b""  # unlike the inherited method, without a copy
+        self.position += len(came)
+        return came
+
+    def _next(self) -> tuple[io.FileIO, int]:
+        """The file, where it is to be read, and how many bytes of it stand, once there are any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._ended or self.reached > self.position)
             if self._stopped:
@@ -79,10 +95,7 @@ class Followed(io.RawIOBase):
         if self._file is None:
             self._file = self._path.open("rb", buffering=0)
         self._file.seek(self.position)
-        with memoryview(buffer) as view:
-            came = self._file.readinto(view.cast("B")[:most])
-        self.position += came
-        return came
+        return self._file, most
 
     def close(self) -> None:
         if self._file:

@@ -22,7 +22,7 @@ from bulkpull.rows.scan import CREATED, read_header
 
 ROW_GROUP = 16 * 1024 * 1024  # bytes of values, about: some 65,000 rows
 MAX_PARTITIONS = 512  # files that are open at a time: four decades of months
-_BLOCK = 512 * 1024  # bytes that are parsed together, unless a record is longer
+_BLOCK = 1024 * 1024  # bytes that are parsed together, unless a record is longer
 _LONG_BLOCK = 2 * MAX_RECORD
 FILE = "activity.parquet"  # in the directory of a month
 _INSTANTS = pa.timestamp("ms", "UTC")

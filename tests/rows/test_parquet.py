@@ -94,6 +94,7 @@ def test_a_record_longer_than_a_block(tmp_path: Path) -> None:
 
 def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 1_000_000)
+    monkeypatch.setattr(module, "_BLOCK", 256 * 1024)
     write(table([(f"{number:024x}", NOON) for number in range(60_000)]), tmp_path / "a.parquet")
     metadata = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata
     sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
