@@ -18,12 +18,15 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/pull.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/quota.py
 	$(BIN)/python benchmarks/killed.py
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/transfer.py --tls --only "bulkpull,aria2 + cat,curl + cat"
+	$(BIN)/python benchmarks/large_file.py
+	$(BIN)/python benchmarks/memory.py --sizes small,medium --plot benchmarks/data/memory.svg
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
@@ -38,6 +41,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 # mypy reads the tests and the benchmarks too, so their imports are needed as well.

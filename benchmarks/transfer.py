@@ -93,7 +93,7 @@ def serving(directory: Path, rows: int, *, tls: bool = False, rate: str = "0") -
     the certificate is that it shows. Each connection gets `rate` bytes a second."""
     with tempfile.TemporaryDirectory() as made:
         home = Path(made)
-        port = 18080
+        port, api_port = free_port(), free_port()
         scheme, listen = "http", f"127.0.0.1:{port}"
         if tls:
             request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
@@ -111,22 +111,32 @@ def serving(directory: Path, rows: int, *, tls: bool = False, rate: str = "0") -
             f"server {{ listen {listen}; root {directory}; limit_rate {rate}; }} }}\n"
         )
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-        if not nginx:
+        if nginx:
+            serve = [nginx, "-p", str(home), "-c", str(home / "nginx.conf")]
+        elif directory == DATA / "small":  # which times nothing
+            serve = [sys.executable, __file__, "--files", str(port), str(directory)]
+        else:
             raise SystemExit("nginx is missing: apt-get install nginx-light")
         commands = (
-            [nginx, "-p", str(home), "-c", str(home / "nginx.conf")],
-            [sys.executable, __file__, "--api", str(port + 1), f"{scheme}://127.0.0.1:{port}", str(rows)],
+            serve,
+            [sys.executable, __file__, "--api", str(api_port), f"{scheme}://127.0.0.1:{port}", str(rows)],
         )
         running = [subprocess.Popen(command) for command in commands]  # noqa: S603
         try:
             await_answer(port)
-            await_answer(port + 1)
-            yield f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+            await_answer(api_port)
+            yield f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{api_port}"
         finally:
             os.environ.pop("SSL_CERT_FILE", None)
             for process in running:
                 process.terminate()
                 process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        return int(any_port.getsockname()[1])
 
 
 def await_answer(port: int) -> None:
@@ -158,6 +168,13 @@ def serve_api(port: int, files: str, rows: int) -> None:
     app.router.add_post("/tasks/export/activity", export)
     app.router.add_get("/tasks/export/{id}", export)
     app.router.add_get("/", here)
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+def serve_files(port: int, directory: str) -> None:
+    """What stands in for nginx where nothing is timed."""
+    app = web.Application()
+    app.router.add_static("/", directory)
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
@@ -273,12 +290,15 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true", help="files come over https")
     parser.add_argument("--only", help="ways, separated by commas")
     parser.add_argument("--make", choices=SIZES, help=argparse.SUPPRESS)
+    parser.add_argument("--files", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--api", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
         write(options.make)
+    elif options.files:
+        serve_files(options.files, options.rest[0])
     elif options.api:
         serve_api(options.api, options.rest[0], int(options.rest[1]))
     elif options.way == "script":
@@ -329,10 +349,11 @@ def compare(size: str, runs: int, ways: tuple[str, ...] | list[str], *, tls: boo
         raise SystemExit(f"the ids differ: {found}")
     megabytes = sum(path.stat().st_size for path in directory.glob("*.csv")) / 1e6
     count = int(found[ways[0]].split()[0])
-    print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids; median of {runs} runs, in turn\n")
     if size == "small":
-        print("all ways agree on the ids")
+        print(f"{', '.join(found)}: all agree on the {count:,} ids")
         return
+    over = " over TLS" if tls else ""
+    print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids{over}; median of {runs} runs, in turn\n")
     median = {way: statistics.median(one.wall for one in results[way]) for way in ways}
     print(
         table(

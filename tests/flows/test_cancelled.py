@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "exports": 6,
     "fields": ["connection_data.page_title"],
 }
+OUTPUTS = ("a.csv", "a.csv", "a.ndjson.zst", "a.parquet")
 STAGES = (
     events.Planned,
     events.Requested,
@@ -49,10 +50,12 @@ def sandbox() -> Iterator[SandboxProcess]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    out = tmp_path_factory.mktemp("undisturbed") / "a.csv"
-    asyncio.run(pull(sandbox, out))
-    return out.read_bytes()
+def undisturbed(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of each output."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    for name in set(OUTPUTS):
+        asyncio.run(pull(sandbox, directory / name))
+    return {out.name: out.read_bytes() for out in directory.iterdir()}
 
 
 async def pull(sandbox: SandboxProcess, out: Path, **options: Any) -> Result:
@@ -72,17 +75,18 @@ def handles() -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "name"), enumerate(OUTPUTS))
 def test_cancelled_at_a_random_await(
     sandbox: SandboxProcess,
     tmp_path: Path,
-    undisturbed: bytes,
+    undisturbed: dict[str, bytes],
     caplog: pytest.LogCaptureFixture,
     stage: type[Event],
     seed: int,
+    name: str,
 ) -> None:
     draw = random.Random(f"{stage.__name__} {seed}")
-    out = tmp_path / "a.csv"
+    out = tmp_path / name
     left: list[asyncio.Task[Any]] = []
 
     async def cancelled() -> None:
@@ -121,8 +125,8 @@ def test_cancelled_at_a_random_await(
     assert (threading.active_count(), handles()) == before
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     if out.exists():  # it came too late
-        assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+        assert [path.name for path in tmp_path.iterdir()] == [name]
     else:
         result = asyncio.run(pull(sandbox, out))
         assert result.exports == WINDOWS
-    assert out.read_bytes() == undisturbed
+    assert out.read_bytes() == undisturbed[name]
