@@ -40,6 +40,7 @@ from bulkpull.events import OnEvent, Requested, Throttled, ignore
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
 MAX_SOCKETS = 64  # requests on the wire at a time: what the quota admits is sent at once, and so held back by a 429
+_READ = 1024 * 1024  # bytes of a file that may wait for the disk before its connection does
 MAX_ANSWER = 16 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
 MAX_MESSAGE = 300  # characters of what the API says that go into errors
 START_SECONDS = 30.0  # for which an API is tried that has never answered: more likely, its URL is wrong
@@ -112,6 +113,7 @@ class Clickwrap:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_timeout(self._stall_timeout, total=None),
             auto_decompress=False,
+            read_bufsize=_READ,
         )
         return self
 
