@@ -38,7 +38,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(bulkpull.__version__, prog_name="bulkpull")
 def cli() -> None:
-    """Bulk download of Ironclad Clickwrap activity into one deduplicated CSV.
+    """Bulk download of Ironclad Clickwrap activity into one deduplicated file.
 
     \b
     The token comes from the environment, never from an argument:

@@ -24,6 +24,7 @@ from bulkpull.pull.transfer import StretchRefused, Transfer, digest_of, spooled
 
 STRETCH_EVERY = 2.0  # seconds between two looks at how fast a file comes
 WORTH = 5.0  # seconds that the rest of a file takes, below which one stream is left alone
+_LEAST = 512 * 1024  # bytes of a stretch
 _BLOCK = 1024 * 1024
 
 
@@ -151,11 +152,11 @@ class _Stretches:
         before, began = first.offset, anyio.current_time()
         while not self.begins and not self.refused:
             await anyio.sleep(STRETCH_EVERY)
-            places = int(self.streams.available_tokens) if not self.streams.statistics().tasks_waiting else 0
-            if first.complete or first.validator is None or first.length is None or not places:
+            if first.complete or first.validator is None or first.length is None:
                 continue
             left, came = first.length - first.offset, first.offset - before
-            if came > 0 and left / came * (anyio.current_time() - began) > WORTH:
+            places = min(int(self.streams.available_tokens), left // _LEAST)
+            if places > 0 and came > 0 and left / came * (anyio.current_time() - began) > WORTH:
                 self._plan([first.offset + left * number // (places + 1) for number in range(1, places + 1)])
                 self._start(group)
 

@@ -133,7 +133,11 @@ class _Tables:
         if not self._partitioned:
             self._wait("", batch)
             return
-        months = _months(batch.column(CREATED))
+        created = batch.column(CREATED)
+        ends = pyarrow.compute.min_max(created)
+        months = _months(pa.array([ends["min"].as_py(), ends["max"].as_py()], _INSTANTS))
+        if created.null_count or months[0] != months[1]:
+            months = _months(created)
         distinct = list(dict.fromkeys(months))
         if len(self._writers.keys() | distinct) > MAX_PARTITIONS:
             id = batch.column(ID)[0].as_py()
