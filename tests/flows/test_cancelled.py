@@ -75,7 +75,7 @@ def handles() -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("seed", "name"), enumerate(OUTPUTS))
+@pytest.mark.parametrize(("seed", "name"), list(enumerate(OUTPUTS)))
 def test_cancelled_at_a_random_await(
     sandbox: SandboxProcess,
     tmp_path: Path,
