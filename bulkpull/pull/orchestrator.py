@@ -27,7 +27,7 @@ from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_w
 from bulkpull.pull.launch import launch
 from bulkpull.pull.links import Links, part_records
 from bulkpull.pull.merge import merge
-from bulkpull.pull.output import Output
+from bulkpull.pull.output import Output, disk_errors
 from bulkpull.pull.plan import AUTO, MAX_WINDOWS, moment, plan
 from bulkpull.pull.poll import poll
 from bulkpull.pull.render import Renderer, memory_to_render
@@ -220,7 +220,9 @@ class _Pull:
 
     def publish(self, finished: Path) -> None:
         """Lets the finished file appear, in a way that a run to come understands if this one is killed meanwhile."""
-        self.journal.publishing(finished.stat().st_ino, str(self.format))
+        with disk_errors(f"read {finished}"):
+            inode = finished.stat().st_ino
+        self.journal.publishing(inode, str(self.format))
         self.output.publish(finished)
 
     def close(self, journal: Journal | None) -> None:

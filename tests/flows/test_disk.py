@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import bulkpull
 from bulkpull import Clickwrap, OutputError, Result, events
 from bulkpull.events import Event
+from bulkpull.rows.sink import CsvSink
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 NOBODY = 65534
@@ -163,6 +164,24 @@ async def test_a_directory_that_goes_away(
     assert not out.exists()
     assert (await pull(sandbox, out)).rows == ROWS
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+async def test_a_directory_that_goes_away_when_all_is_merged(
+    sandbox: SandboxProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.csv"
+    finish = CsvSink.finish
+
+    def finish_and_remove(sink: CsvSink, checkpoint: Callable[[], None]) -> Path:
+        finished = finish(sink, checkpoint)
+        shutil.rmtree(tmp_path / "a.csv.bulkpull")
+        return finished
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvSink, "finish", finish_and_remove)
+        with pytest.raises(OutputError):
+            await pull(sandbox, out)
+    assert (await pull(sandbox, out)).rows == ROWS
 
 
 @pytest.mark.parametrize("file", ["output", "window-*"])
