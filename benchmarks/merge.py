@@ -10,20 +10,20 @@ without its start; the ratio is to `cat` of the same files.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 from measure import Run, machine, run, run_command, table
+from peers import with_duckdb, with_polars, write_first_rows
 
 PARTS = 20
 MEMORY = 32_000_000  # bytes for ids
@@ -121,37 +121,10 @@ def with_bulkpull(parts: list[Path], out: Path) -> None:
                 written.writelines(compressed(pieces, out.suffix[1:]))
 
 
-def with_polars(parts: list[Path], out: Path) -> None:
-    import polars
-
-    frame = polars.scan_csv(parts, infer_schema=False)
-    frame.unique(subset="id", keep="first", maintain_order=True).sink_csv(out)
-
-
-def with_duckdb(parts: list[Path], out: Path) -> None:
-    import duckdb
-
-    names = [str(part) for part in parts]
-    duckdb.sql(
-        f"COPY (SELECT DISTINCT ON (id) * FROM read_csv({names}, all_varchar = true, header = true)) "  # noqa: S608
-        f"TO '{out}' (HEADER)"
-    )
-
-
 def with_csv_and_a_set(parts: list[Path], out: Path) -> None:
-    seen: set[str] = set()
-    with out.open("w", encoding="utf-8", newline="") as written:
-        writer = csv.writer(written, lineterminator="\n")
-        for number, part in enumerate(parts):
-            with part.open(encoding="utf-8", newline="") as file:
-                rows = csv.reader(file)
-                header = next(rows)
-                if not number:
-                    writer.writerow(header)
-                for row in rows:
-                    if row[0] not in seen:
-                        seen.add(row[0])
-                        writer.writerow(row)
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open(encoding="utf-8", newline="")) for part in parts]
+        write_first_rows(files, out)
 
 
 WAYS: dict[str, Callable[[list[Path], Path], None]] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import os
 import random
 import shutil
@@ -31,6 +30,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from measure import Run, machine, run, run_command, table
+from peers import with_duckdb, with_polars, write_first_rows
 
 DATA = Path(__file__).parent / "data"
 SIZES = {  # files, rows of each
@@ -161,13 +161,9 @@ def serve_api(port: int, files: str, rows: int) -> None:
         link = f"{files}/{int(id):04d}.csv?signature=x"
         return web.json_response({"data": {"id": id, "status": "success", "links": [link]}})
 
-    async def here(_request: web.Request) -> web.Response:
-        return web.Response()
-
     app = web.Application()
     app.router.add_post("/tasks/export/activity", export)
     app.router.add_get("/tasks/export/{id}", export)
-    app.router.add_get("/", here)
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
@@ -217,27 +213,11 @@ def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, ou
     return ["sh", "-ec", f"{first}; {cat(parts, out) if merge == 'cat' else python(merge, parts, out)}"]
 
 
-def with_polars(parts: Path, out: Path) -> None:
-    import polars
-
-    frame = polars.scan_csv(parts / "*.csv", infer_schema=False)
-    frame.unique(subset="id", keep="first", maintain_order=True).sink_csv(out)
-
-
 def with_polars_to_parquet(parts: Path, out: Path) -> None:
     """Repeats and all."""
     import polars
 
     polars.scan_csv(parts / "*.csv", infer_schema=False).sink_parquet(out)
-
-
-def with_duckdb(parts: Path, out: Path) -> None:
-    import duckdb
-
-    duckdb.sql(
-        f"COPY (SELECT DISTINCT ON (id) * FROM read_csv('{parts}/*.csv', all_varchar = true, header = true)) "  # noqa: S608
-        f"TO '{out}' (HEADER)"
-    )
 
 
 async def by_hand(url: str, out: Path, count: int) -> None:
@@ -250,18 +230,7 @@ async def by_hand(url: str, out: Path, count: int) -> None:
 
     async with aiohttp.ClientSession() as session:
         texts = await asyncio.gather(*(fetch(session, number) for number in range(count)))
-    seen = set()
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for number, text in enumerate(texts):
-            rows = csv.reader(text.splitlines())
-            header = next(rows)
-            if not number:
-                writer.writerow(header)
-            for row in rows:
-                if row[0] not in seen:
-                    seen.add(row[0])
-                    writer.writerow(row)
+    write_first_rows((text.splitlines() for text in texts), out)
 
 
 def print_ids(out: Path) -> None:
@@ -305,9 +274,9 @@ def main() -> None:
         asyncio.run(by_hand(options.rest[0], Path(options.rest[1]), int(options.rest[2])))
     elif options.way:
         ways: dict[str, Callable[..., None]] = {
-            "polars": with_polars,
+            "polars": lambda parts, out: with_polars(sorted(parts.glob("*.csv")), out),
             "polars-parquet": with_polars_to_parquet,
-            "duckdb": with_duckdb,
+            "duckdb": lambda parts, out: with_duckdb(sorted(parts.glob("*.csv")), out),
             "ids": print_ids,
         }
         ways[options.way](*map(Path, options.rest))

@@ -21,11 +21,11 @@ from bulkpull.pull.journey import Part, cancelled_from_within
 from bulkpull.pull.links import Links
 from bulkpull.pull.output import disk_errors
 from bulkpull.pull.transfer import StretchRefused, Transfer, digest_of, spooled
+from bulkpull.rows.records import blocks
 
 STRETCH_EVERY = 2.0  # seconds between two looks at how fast a file comes
 WORTH = 5.0  # seconds that the rest of a file takes, below which one stream is left alone
 _LEAST = 512 * 1024  # bytes of a stretch
-_BLOCK = 1024 * 1024
 
 
 async def fetch(
@@ -117,11 +117,10 @@ class _Stretches:
         """Brings all stretches into the part's file."""
         first = self.first
         with disk_errors(f"spool {first.part}", at=first.part.path):
-            for begin, until in self._untils().items():
+            for begin in self.begins:
                 with self._path(begin).open("rb") as file:
                     file.seek(first.offset - begin)
-                    while first.offset != until and (block := file.read(_BLOCK)):
-                        from_thread.check_cancelled()
+                    for block in blocks(file, from_thread.check_cancelled):
                         first.store([block])
                         first.offset += len(block)
                 self._path(begin).unlink()

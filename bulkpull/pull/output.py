@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bulkpull.errors import OutputError
+from bulkpull.rows.format import DATA_SET_FILE
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -61,7 +62,7 @@ def _is_data_set(path: Path) -> bool:
     if not path.is_dir():
         return False
     months = {entry for entry in path.glob("month=*") if entry.is_dir()}
-    return {entry.name for entry in path.rglob("*") if entry not in months} <= {"activity.parquet"}
+    return {entry.name for entry in path.rglob("*") if entry not in months} <= {DATA_SET_FILE}
 
 
 class Output:

@@ -22,9 +22,9 @@ from bulkpull.rows.compress import compressed
 from bulkpull.rows.follow import Followed, Superseded
 from bulkpull.rows.format import Format
 from bulkpull.rows.ndjson import ndjson
+from bulkpull.rows.records import blocks
 from bulkpull.rows.sink import write_all
 
-_READ = 1024 * 1024
 _REPORT = 0.5  # seconds between two events
 
 
@@ -112,18 +112,15 @@ class Renderer:
         )
 
     def _write_text(self, merged: Followed) -> None:
-        pieces = ndjson(merged, flat=self.format.flat) if self.format.name == "ndjson" else _bytes(merged)
+        pieces: Iterator[bytes] = blocks(merged, from_thread.check_cancelled)
+        if self.format.name == "ndjson":
+            pieces = ndjson(merged, flat=self.format.flat)
         if self.format.compression:
             pieces = compressed(pieces, self.format.compression)
         with self.path.open("wb", buffering=0) as file:
             for piece in pieces:
                 from_thread.check_cancelled()
                 write_all(file.fileno(), [piece])
-
-
-def _bytes(file: Followed) -> Iterator[bytes]:
-    while block := file.read(_READ):
-        yield block
 
 
 def _sync(path: Path) -> None:

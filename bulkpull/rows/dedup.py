@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,14 @@ class Deduplicator:
                 columns, body = read_header(file, checkpoint)
                 layout = Layout(width=None, id_at=columns.index(ID))
                 place = len(header(columns)) + 1
-                with closing(self._ahead.blocks(self._scanner.blocks(file, body, layout, b"", b""))) as blocks:
-                    for block in blocks:
-                        checkpoint()
-                        self._thread.submit(self._learn, block, place).result()
-                        place += int(block.ends[-1])
+
+                def learn(block: Block) -> None:
+                    nonlocal place
+                    order = np.argsort(block.keys, kind="stable")
+                    self._seen.add(block.keys[order], block.starts[order] + place)
+                    place += int(block.ends[-1])
+
+                self._each(self._scanner.blocks(file, body, layout, b"", b""), learn, checkpoint)
         self.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
@@ -84,11 +88,8 @@ class Deduplicator:
                 unasked=tuple(column for column in columns if column not in self._sink.columns),
             )
             layout = layout_of(columns, self._sink.columns)
-            with closing(self._ahead.blocks(self._scanner.blocks(file, body, layout, start, end))) as blocks:
-                for block in blocks:
-                    checkpoint()
-                    merged.outside += block.outside
-                    self._thread.submit(self._merge, block, merged).result()
+            found = self._scanner.blocks(file, body, layout, start, end)
+            self._each(found, partial(self._merge, merged=merged), checkpoint)
         return merged
 
     def keep(self) -> None:
@@ -106,22 +107,26 @@ class Deduplicator:
         self._thread.shutdown()
         self._seen.close()
 
-    def _learn(self, block: Block, place: int) -> None:
-        order = np.argsort(block.keys, kind="stable")
-        self._seen.add(block.keys[order], block.starts[order] + place)
+    def _each(self, found: Generator[Block], work: Callable[[Block], None], checkpoint: Callable[[], None]) -> None:
+        """Does `work` on each block in the merge's thread, while the next one is found."""
+        with closing(self._ahead.blocks(found)) as blocks:
+            for block in blocks:
+                checkpoint()
+                self._thread.submit(work, block).result()
 
     def _merge(self, block: Block, merged: Merged) -> None:
+        merged.outside += block.outside
         order = np.argsort(block.keys, kind="stable")
         keys = block.keys[order]
         hits, places = self._seen.find(keys)
-        twins = np.flatnonzero(keys[1:] == keys[:-1])
+        as_before = keys[1:] == keys[:-1]
         offset = self._sink.offset
-        if not len(hits) and not len(twins):
+        if not len(hits) and not as_before.any():
             self._sink.append([block.data])
             self._seen.add(keys, block.starts[order] + offset)
             merged.rows += len(keys)
             return
-        kept = self._first_rows(block, order, keys, hits, places, merged)
+        kept = self._first_rows(block, order, keys, as_before, hits, places, merged)
         merged.rows += int(np.count_nonzero(kept))
         sizes = np.where(kept, block.ends - block.starts, 0)
         stands_at = offset + np.cumsum(sizes) - sizes
@@ -130,18 +135,26 @@ class Deduplicator:
         self._seen.add(block.keys[order], stands_at[order])
 
     def _first_rows(
-        self, block: Block, order: Positions, keys: Keys, hits: Positions, places: Positions, merged: Merged
+        self,
+        block: Block,
+        order: Positions,
+        keys: Keys,
+        as_before: NDArray[np.bool_],
+        hits: Positions,
+        places: Positions,
+        merged: Merged,
     ) -> NDArray[np.bool_]:
         """Which rows of the block are the first of their id: those whose keys are equal are compared."""
         kept = np.ones(len(order), np.bool_)
-        same = self._same(block, order[hits], places) if len(hits) else np.empty(0, np.bool_)
+        data = bytes(block.data)
+        same = self._same(block, data, order[hits], places)
         kept[order[hits[same]]] = False
         seen = np.zeros(len(order), np.bool_)
         seen[hits] = True
-        twins = 1 + np.flatnonzero((keys[1:] == keys[:-1]) & ~seen[1:])
+        twins = 1 + np.flatnonzero(as_before & ~seen[1:])
         begins = np.diff(twins, prepend=-1) != 1
         firsts = (twins[begins] - 1)[np.cumsum(begins) - 1]
-        equal = _equal_rows(block, order[twins], order[firsts]) if len(twins) else np.empty(0, np.bool_)
+        equal = _equal_rows(block, data, order[twins], order[firsts])
         kept[order[twins[equal]]] = False
         merged.duplicates += len(order) - int(np.count_nonzero(kept))
         # What is left is rare: other values, or another id with the same key.
@@ -166,11 +179,10 @@ class Deduplicator:
                     merged.conflicts += conflict
         return kept
 
-    def _same(self, block: Block, rows: Positions, places: Positions) -> NDArray[np.bool_]:
+    def _same(self, block: Block, data: bytes, rows: Positions, places: Positions) -> NDArray[np.bool_]:
         """Whether each of `rows` stands at the place beside it already, byte for byte."""
         by_place = np.argsort(places)
         rows, there = rows[by_place], places[by_place].tolist()
-        data = bytes(block.data)
         found: list[bool] = []
         begin, read = 0, b""
         for place, at, to in zip(there, block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True):
@@ -206,9 +218,8 @@ class Deduplicator:
         return _values(kept, width) == _values(repeat, width)
 
 
-def _equal_rows(block: Block, rows: Positions, others: Positions) -> NDArray[np.bool_]:
+def _equal_rows(block: Block, data: bytes, rows: Positions, others: Positions) -> NDArray[np.bool_]:
     """Whether each of `rows` is, byte for byte, what the one of `others` beside it is."""
-    data = bytes(block.data)
     spans = (edges[some].tolist() for some in (rows, others) for edges in (block.starts, block.ends))
     equal = (data[at:to] == data[begin:end] for at, to, begin, end in zip(*spans, strict=True))
     return np.fromiter(equal, np.bool_, len(rows))

@@ -10,6 +10,7 @@ from bulkpull.errors import UsageError
 
 FORMATS = ("csv", "ndjson", "parquet")
 PARTITIONS = ("month",)
+DATA_SET_FILE = "activity.parquet"  # in the directory of a month
 _SUFFIXES = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".pq": "parquet"}
 _COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 

@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
+from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.records import ID, MAX_RECORD, File
 from bulkpull.rows.scan import CREATED, read_header
 
@@ -24,7 +25,6 @@ ROW_GROUP = 16 * 1024 * 1024  # bytes of values, about: some 65,000 rows
 MAX_PARTITIONS = 512  # files that are open at a time: four decades of months
 _BLOCK = 1024 * 1024  # bytes that are parsed together, unless a record is longer
 _LONG_BLOCK = 2 * MAX_RECORD
-FILE = "activity.parquet"  # in the directory of a month
 _INSTANTS = pa.timestamp("ms", "UTC")
 _NO_MONTH = "__HIVE_DEFAULT_PARTITION__"  # Hive's name, which readers know, for rows without a value
 
@@ -170,7 +170,9 @@ class _Tables:
     def _open(self, month: str) -> None:
         path = self._path
         if self._partitioned:
-            path = path / f"month={month}" / FILE if month else path / FILE  # without rows, without a month
+            path = (
+                path / f"month={month}" / DATA_SET_FILE if month else path / DATA_SET_FILE
+            )  # without rows, without a month
             path.parent.mkdir(exist_ok=True)
         self._waiting[month] = []
         writer = pyarrow.parquet.ParquetWriter(
