@@ -170,9 +170,7 @@ class _Tables:
     def _open(self, month: str) -> None:
         path = self._path
         if self._partitioned:
-            path = (
-                path / f"month={month}" / DATA_SET_FILE if month else path / DATA_SET_FILE
-            )  # without rows, without a month
+            path = (path / f"month={month}" if month else path) / DATA_SET_FILE  # without rows, without a month
             path.parent.mkdir(exist_ok=True)
         self._waiting[month] = []
         writer = pyarrow.parquet.ParquetWriter(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bulkpull.errors import FormatError
 from bulkpull.rows import ndjson as module
 from bulkpull.rows.ndjson import ndjson
+from bulkpull.sandbox.data import csv_value
 
 VALUES = st.one_of(
     st.sampled_from(["", "a", "TRUE", "two\nlines", 'say "no"', "C:\\x", "é📝", ':""', ',"', "\x00", "\x7f\u2028"]),
@@ -51,7 +52,7 @@ def test_every_value_is_kept(rows: Rows, quote_all: bool) -> None:
     for number, values in enumerate(rows):
         row = [f"{number:024x}", *values]
         expected.append(dict(zip(COLUMNS, row, strict=True)))
-        text.write(",".join(_field(value, quote_all=quote_all) for value in row) + "\n")
+        text.write(",".join(csv_field(value, quote_all=quote_all) for value in row) + "\n")
     data = text.getvalue().encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_ROWS", 4)
@@ -59,13 +60,10 @@ def test_every_value_is_kept(rows: Rows, quote_all: bool) -> None:
         assert objects(data) == [nested(row) for row in expected]
 
 
-def _field(value: str | None, *, quote_all: bool) -> str:
-    """None is nothing at all, an empty string a quoted nothing."""
-    if value is None:
-        return ""
-    if quote_all or not value or any(character in value for character in ',"\r\n'):
+def csv_field(value: str | None, *, quote_all: bool) -> str:
+    if quote_all and value is not None:
         return '"' + value.replace('"', '""') + '"'
-    return value
+    return csv_value(value)
 
 
 def test_quotes_within_an_unquoted_value() -> None:

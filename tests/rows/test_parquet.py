@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bulkpull.errors import FormatError
 from bulkpull.rows import parquet as module
 from bulkpull.rows.parquet import write_parquet
-from tests.rows.test_ndjson import VALUES, _field
+from tests.rows.test_ndjson import VALUES, csv_field
 
 PROVENANCE = {"start": "2024-01-01T00:00:00.000Z", "rows": "3"}
 NOON = "2024-01-15T12:00:00.000Z"
@@ -45,7 +45,7 @@ def table(rows: list[tuple[str, str]]) -> bytes:
 @given(st.lists(st.lists(st.one_of(st.none(), VALUES), min_size=2, max_size=2), max_size=30), st.booleans())
 def test_every_value_is_kept(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], quote_all: bool) -> None:
     expected = [{"id": f"{number:024x}", "a": a, "b.c": b} for number, (a, b) in enumerate(rows)]
-    lines = [",".join(_field(value, quote_all=quote_all) for value in row.values()) for row in expected]
+    lines = [",".join(csv_field(value, quote_all=quote_all) for value in row.values()) for row in expected]
     data = "".join(f"{line}\n" for line in ("id,a,b.c", *lines)).encode()
     path = tmp_path_factory.mktemp("parquet") / "a.parquet"
     with pytest.MonkeyPatch.context() as patch:
