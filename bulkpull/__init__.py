@@ -23,7 +23,7 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import Event
-from bulkpull.pull import Result, Status, plan, pull, status
+from bulkpull.pull import Plan, Result, Shortfall, Status, plan, pull, status
 from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -41,8 +41,10 @@ __all__ = [
     "NotFoundError",
     "OutputError",
     "PartError",
+    "Plan",
     "Result",
     "RetryPolicy",
+    "Shortfall",
     "Status",
     "ThrottledError",
     "UnavailableError",

@@ -57,9 +57,12 @@ class Throttled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Planned(Event):
-    """The range has been cut into these windows."""
+    """The range has been cut into these windows, with so many `probes` (requests that count). `uncounted` is why the
+    windows are of equal length, where they should have been of equal volume; empty otherwise."""
 
     windows: tuple[Window, ...]
+    probes: int = 0
+    uncounted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Resumed(Event):
 
     The first `merged` windows are in the output already, and came to so many `parts`, `rows`, `duplicates`,
     `conflicts` and rows `outside`. Of the others, `exporting` have an export that had not succeeded yet and
-    `exported` one that had; `whole` of their files are on the disk, and `half` in part. `exports` were launched.
+    `exported` one that had; `whole` of their files are on the disk, and `half` in part; `skipped` were left out.
+    `exports` were launched, and windows cut in two by `splits`.
     """
 
     run: int
@@ -83,6 +87,8 @@ class Resumed(Event):
     exported: int
     whole: int
     half: int
+    skipped: int
+    splits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +112,38 @@ class Polled(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed(Event):
-    """An export failed or timed out, or its files are gone or damaged, for `reason`; its window is launched again
-    unless the limit is reached. `attempt` counts the exports of this run, from 1."""
+    """An export failed or timed out, or its files are gone or damaged, for `reason`; its window is launched again,
+    or, where that happened too often, cut in two. `attempt` counts the window's exports of this run, from 1."""
 
     window: Window
     export_id: str
     attempt: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Event):
+    """A window was cut in two, since its exports failed, for `reason`; the halves take its place."""
+
+    window: Window
+    halves: tuple[Window, Window]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Event):
+    """A window that could not be exported is left out, for `reason`."""
+
+    window: Window
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limited(Event):
+    """From now on at most so many exports are in flight, and so many files streamed."""
+
+    exports: int
+    downloads: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ def instant(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`[start, end)` in UTC, whole milliseconds; `index` is its place in the plan, from 0."""
+    """`[start, end)` in UTC, whole milliseconds; `index`, from 0, is its place in the plan, or, where it came of
+    cutting another in two, the next number that was free. `rows` is how many activities were counted in it."""
 
     index: int
     start: datetime
     end: datetime
+    rows: int | None = None
 
     def __str__(self) -> str:
         return f"window {self.index + 1} [{_short(self.start)}, {_short(self.end)})"

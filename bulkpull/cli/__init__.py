@@ -54,6 +54,7 @@ def cli() -> None:
       3    authentication: the token is wrong, or may not do this
       4    the API refused or failed, or a file could not be had
       5    local trouble: the disk, or the output exists
+      6    done, but windows that could not be exported were left out (--skip-failed)
       130  interrupted
     """
 
@@ -82,7 +83,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        cli(standalone_mode=False, prog_name="bulkpull")
+        return int(cli(standalone_mode=False, prog_name="bulkpull") or 0)
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE

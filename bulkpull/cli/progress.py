@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from bulkpull import Result, events
+from bulkpull import Result, Window, events
 from bulkpull.events import Event, OnEvent, ignore
 
 _LINE_EVERY = 10.0  # seconds, where there is no terminal
 _RATE_OVER = 5.0  # seconds
+_NAMED = 10  # windows
 
 
 @contextmanager
@@ -47,11 +48,27 @@ def summary(result: Result) -> str:
         f"{result.duplicates:,} duplicates left out, {result.conflicts:,} of them conflicts "
         "(same id, other values: the first was kept)",
     ]
+    if result.splits:
+        lines.insert(2, f"{result.splits:,} windows were cut in two, since their exports failed")
+    if result.short:
+        came, counted = sum(short.rows for short in result.short), sum(short.window.rows or 0 for short in result.short)
+        lines.append(
+            f"warning: {counted - came:,} of {result.counted or 0:,} counted activities did not come, from "
+            f"{_named([short.window for short in result.short])}; they may have been deleted meanwhile"
+        )
+    if result.skipped:
+        lines.append(f"warning: left out, since they could not be exported: {_named(result.skipped)}")
     if result.outside:
         lines.append(f"warning: {result.outside:,} rows lie outside their window: the API ignored the filter there")
     if result.throttled:
         lines.append("warning: the API's quota was hit; lower --requests-per-minute if others share the token")
     return "\n".join(lines)
+
+
+def _named(windows: Sequence[Window]) -> str:
+    """The first of them by name."""
+    more = f" and {len(windows) - _NAMED:,} more" if len(windows) > _NAMED else ""
+    return ", ".join(map(str, windows[:_NAMED])) + more
 
 
 def _size(output: Path) -> int:
@@ -67,10 +84,11 @@ class _State:
     began: float = field(default_factory=time.monotonic)
     windows: int = 0
     merged_before: int = 0  # windows, by earlier runs
-    launched: set[int] = field(default_factory=set)  # windows, by index
+    launched: set[int] = field(default_factory=set)  # windows, by index, of this run
     exported: dict[int, int] = field(default_factory=dict)  # and how many parts they have
     fetched: Counter[int] = field(default_factory=Counter)  # parts, of each window
-    merged: int = 0
+    merged: int = 0  # or left out
+    limit: int = 0  # exports in flight, at most
     rows: int = 0
     rendered: tuple[int, int] | None = None  # bytes of CSV, and how many there are so far
     bytes: int = 0
@@ -81,9 +99,7 @@ class _State:
             case events.Planned():
                 self.windows = len(event.windows)
             case events.Resumed():
-                self.merged = self.merged_before = event.merged
-                self.launched.update(range(event.merged))
-                self.exported.update(dict.fromkeys(range(event.merged), 0))
+                self.merged = self.merged_before = event.merged + event.skipped
                 self.rows = event.rows
             case events.Launched() | events.Polled():
                 self.launched.add(event.window.index)
@@ -93,6 +109,14 @@ class _State:
             case events.ExportFailed():
                 self.exported.pop(event.window.index, None)
                 self.fetched.pop(event.window.index, None)
+            case events.Split():
+                self.windows += 1
+                self.launched.discard(event.window.index)
+            case events.Skipped():
+                self.merged += 1
+                self.exported[event.window.index] = 0
+            case events.Limited():
+                self.limit = event.exports
             case events.Received():
                 self.bytes += event.size
                 self.arrivals.append((time.monotonic(), self.bytes))
@@ -110,6 +134,16 @@ class _State:
     def waiting(self) -> int:
         """Exports in flight."""
         return len(self.launched) - len(self.exported)
+
+    @property
+    def exports_launched(self) -> int:
+        """Windows that have an export, or had one and are merged."""
+        return self.merged_before + len(self.launched)
+
+    @property
+    def exports_done(self) -> int:
+        """Windows whose export is done."""
+        return self.merged_before + len(self.exported)
 
     @property
     def parts(self) -> int:
@@ -156,7 +190,7 @@ def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
         state(event)
         if line := _line(event, verbose=verbose):
             bars.console.print(escape(line))
-        bars.update(exports, completed=len(state.exported), total=state.windows or None)
+        bars.update(exports, completed=state.exports_done, total=state.windows or None)
         bars.update(fetch, completed=state.fetched.total(), total=state.parts or None)
         bars.update(merge, completed=state.merged, total=state.windows or None)
         if state.rendered:
@@ -177,8 +211,9 @@ class _Figures(ProgressColumn):
         state = self._state
         if task.description == "export":
             return Text(
-                f"{len(state.launched):,}/{state.windows:,} launched, {state.waiting:,} waiting, "
-                f"{len(state.exported):,} done"
+                f"{state.exports_launched:,}/{state.windows:,} launched, {state.waiting:,} waiting"
+                + (f" of {state.limit:,} at most" if state.limit else "")
+                + f", {state.exports_done:,} done"
             )
         if task.description == "fetch":
             return Text(
@@ -204,8 +239,8 @@ def _lines(console: Console, *, verbose: bool) -> OnEvent:
             last = time.monotonic()
             left = "" if state.left is None else f", about {_clock(state.left)} left"
             console.print(
-                f"{_clock(state.elapsed)}: {len(state.launched):,} of {state.windows:,} windows launched, "
-                f"{state.waiting:,} waiting, {len(state.exported):,} exported; {decimal(state.bytes)} received; "
+                f"{_clock(state.elapsed)}: {state.exports_launched:,} of {state.windows:,} windows launched, "
+                f"{state.waiting:,} waiting, {state.exports_done:,} exported; {decimal(state.bytes)} received; "
                 f"{state.rows:,} rows merged"
                 + (f", {decimal(state.rendered[0])} of {decimal(state.rendered[1])} rendered" if state.rendered else "")
                 + left,
@@ -224,7 +259,14 @@ def _line(event: Event, *, verbose: bool) -> str | None:
             return (
                 f"resuming: {event.merged:,} windows are merged ({event.rows:,} rows), {event.exported:,} exported, "
                 f"{event.exporting:,} being exported; {event.whole:,} files are whole, {event.half:,} half"
+                + (f"; {event.skipped:,} windows are left out" if event.skipped else "")
             )
+        case events.Planned() if event.uncounted:
+            return f"activity could not be counted, so windows are of equal length: {event.uncounted}"
+        case events.Split():
+            return f"{event.window} is cut in two, {event.halves[0]} and {event.halves[1]}: {event.reason}"
+        case events.Skipped():
+            return f"{event.window} is left out: {event.reason}"
         case events.ExportFailed():
             return f"{event.window}: export {event.export_id} will not do: {event.reason}"
         case events.Throttled():
@@ -245,7 +287,11 @@ def _line(event: Event, *, verbose: bool) -> str | None:
 def _verbose_line(event: Event) -> str | None:
     match event:
         case events.Planned():
-            return f"{len(event.windows):,} windows"
+            rows = [window.rows for window in event.windows if window.rows is not None]
+            counted = f", {sum(rows):,} activities counted with {event.probes:,} requests" if event.probes else ""
+            return f"{len(event.windows):,} windows{counted}"
+        case events.Limited():
+            return f"at most {event.exports:,} exports in flight, and {event.downloads:,} files streamed"
         case events.Launched():
             return f"{event.window}: launched export {event.export_id}"
         case events.Polled():

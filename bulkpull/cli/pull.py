@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -22,14 +23,19 @@ from rich.table import Table
 import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
-from bulkpull.clickwrap.filters import check_filter
-from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, EXPORTS, check_fields
+from bulkpull.pull.length import AUTO
+from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
 from bulkpull.pull.output import Output
-from bulkpull.pull.plan import MAX_WINDOWS
+from bulkpull.pull.plan import MAX_WINDOWS, Plan
+from bulkpull.pull.volume import ROWS_PER_EXPORT
 from bulkpull.rows.format import FORMATS, PARTITIONS
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_SKIPPED = 6
+ASSUMED_SECONDS = 60.0  # that an export takes, as long as none was made
+_BAR = 24  # characters
 
 
 class Size(click.ParamType[int]):
@@ -80,7 +86,14 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             show_default=True,
             metavar="LENGTH",
             help="Length of the window that one export covers: 30min, 6h, 1d, 2w, 1mo, 1y. "
-            "auto: the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24.",
+            "auto: as long as --rows-per-export says, by counting what is there.",
+        ),
+        click.option(
+            "--rows-per-export",
+            type=click.IntRange(min=1),
+            default=ROWS_PER_EXPORT,
+            show_default=True,
+            help="Activities that one export covers, about, where the window is auto.",
         ),
         click.option(
             "--max-windows",
@@ -92,9 +105,14 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
         click.option(
             "--exports",
             type=click.IntRange(min=1),
-            default=EXPORTS,
+            help="Exports in flight at most. Without it as many as the API is found to work on, and some more.",
+        ),
+        click.option(
+            "--max-exports",
+            type=click.IntRange(min=1),
+            default=MAX_EXPORTS,
             show_default=True,
-            help="Exports in flight at most.",
+            help="The most that --exports is found to be.",
         ),
         click.option(
             "--downloads",
@@ -125,7 +143,12 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             default=EXPORT_TIMEOUT,
             show_default=True,
             metavar="S",
-            help="Seconds after which an export is launched again.",
+            help="Seconds after which an export is given up, and its window cut in two.",
+        ),
+        click.option(
+            "--skip-failed",
+            is_flag=True,
+            help="Leave a window out that cannot be exported, however short, and exit with code 6.",
         ),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
         click.option("--fresh", is_flag=True, help="Start over instead of resuming what earlier runs have done."),
@@ -152,12 +175,14 @@ def pull(
     fields: str | None,
     site: str | None,
     window: str,
+    rows_per_export: int,
     max_windows: int,
     format: str | None,
     flat: bool,
     all_strings: bool,
     partition_by: str | None,
-    exports: int,
+    exports: int | None,
+    max_exports: int,
     downloads: int,
     spool: int,
     memory: int | None,
@@ -165,12 +190,13 @@ def pull(
     requests_per_minute: int,
     retry_for: float,
     export_timeout: float,
+    skip_failed: bool,
     overwrite: bool,
     fresh: bool,
     as_json: bool,
     verbose: bool,
     quiet: bool,
-) -> None:
+) -> int:
     """Pull the activity of a range of time into one CSV, NDJSON or Parquet, each id once.
 
     The range is cut into windows, one export each; exports run side by side, their files are streamed and merged as
@@ -196,16 +222,19 @@ def pull(
                     fields=split_fields(fields),
                     site=site,
                     window=window,
+                    rows_per_export=rows_per_export,
                     max_windows=max_windows,
                     format=format,
                     flat=flat,
                     all_strings=all_strings,
                     partition_by=partition_by,
                     exports=exports,
+                    max_exports=max_exports,
                     downloads=downloads,
                     spool=spool,
                     memory=memory,
                     export_timeout=export_timeout,
+                    skip_failed=skip_failed,
                     overwrite=overwrite,
                     resume=not fresh,
                     on_event=listener,
@@ -220,7 +249,12 @@ def pull(
     if not quiet:
         click.echo(summary(result), err=True)
     if as_json:
-        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)}))
+        windows = {
+            "skipped": [_window(window) for window in result.skipped],
+            "short": [_window(short.window) | {"rows": short.rows} for short in result.short],
+        }
+        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
+    return EXIT_SKIPPED if result.skipped else 0
 
 
 def _what_next(out: Path, end: Exception) -> str | None:
@@ -243,24 +277,71 @@ def plan(
     filter: str | None,
     fields: str | None,
     window: str,
+    rows_per_export: int,
     max_windows: int,
+    exports: int | None,
+    max_exports: int,
+    requests_per_minute: int,
+    base_url: str,
+    retry_for: float,
     as_json: bool,
     **_unused: object,
 ) -> None:
-    """Show the windows of a pull with the same options, without making any export or request."""
-    check_filter(filter)
+    """Show the windows of a pull with the same options, without making any export.
+
+    Where the window is auto, requests are made that count; else none.
+    """
     check_fields(split_fields(fields))
-    windows = bulkpull.plan(start, end, window, max_windows)
-    least = 2 * len(windows)
+    at_once = exports or max_exports
+
+    async def work() -> Plan:
+        async with client(base_url, requests_per_minute, retry_for, needs_token=window.strip().lower() == AUTO) as api:
+            return await bulkpull.plan(
+                api,
+                start=start,
+                end=end,
+                filter=filter,
+                window=window,
+                rows_per_export=rows_per_export,
+                max_windows=max_windows,
+            )
+
+    found = run(work)
+    windows = found.windows
+    requests = 2 * len(windows)  # at least: one launches an export, one finds it done
+    # In turns of as many exports as are in flight at most, unless the quota takes longer.
+    seconds = max(math.ceil(len(windows) / at_once) * ASSUMED_SECONDS, 60.0 * (requests // requests_per_minute))
     if as_json:
-        spans = [{"start": instant(window.start), "end": instant(window.end)} for window in windows]
-        click.echo(orjson.dumps({"windows": spans, "exports": len(windows), "requests": least}))
+        figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
+        times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_SECONDS}
+        reason = {"uncounted": found.uncounted or None}
+        click.echo(orjson.dumps({"windows": [_window(one) for one in windows]} | figures | times | reason))
         return
-    for span in windows:
-        click.echo(f"{span.index + 1:>6}  {instant(span.start)}  {instant(span.end)}")
+    table = _table("window", "start", "end", *(("rows", "share", "") if found.rows else ()))
+    most = max((one.rows or 0 for one in windows), default=0)
+    for one in windows:
+        cells = [str(one.index + 1), instant(one.start), instant(one.end)]
+        if found.rows:
+            rows = one.rows or 0
+            cells += [f"{rows:,}", f"{rows / found.rows:.1%}", "█" * math.ceil(_BAR * rows / most)]
+        table.add_row(*cells)
+    _print(table)
+    if found.uncounted:
+        click.echo(f"activity could not be counted, so windows are of equal length: {found.uncounted}")
+    counted = f"{found.rows:,} activities, counted with {found.probes:,} requests; " if found.rows is not None else ""
     click.echo(
-        f"{len(windows)} exports, {least} requests or more: one launches an export, one or more ask whether it is done."
+        f"{counted}{len(windows):,} exports, {requests:,} requests or more: one launches an export, one or more ask "
+        "whether it is done"
     )
+    click.echo(
+        f"about {_duration(seconds)}, if an export takes a minute and up to {at_once:,} are in flight; how long they "
+        "take is known once some were made"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 @click.command()
@@ -271,36 +352,55 @@ def status(file: Path, as_json: bool) -> None:
     found = bulkpull.status(file)
     if as_json:
         windows = [
-            {"start": instant(one.window.start), "end": instant(one.window.end)}
-            | {name: value for name, value in asdict(one).items() if name != "window"}
+            _window(one.window) | {name: value for name, value in asdict(one).items() if name != "window"}
             for one in found.windows
         ]
         click.echo(orjson.dumps(asdict(found) | {"output": _text(found.output), "windows": windows}))
         return
     states = Counter(one.state for one in found.windows)
-    table = Table("window", "start", "end", "state", "launches", "files", "rows", "export", box=None, pad_edge=False)
-    for name in ("window", "launches", "files", "rows"):
-        next(column for column in table.columns if column.header == name).justify = "right"
+    table = _table("window", "start", "end", "state", "counted", "launches", "files", "rows", "export")
     for one in found.windows:
         table.add_row(
             str(one.window.index + 1),
             instant(one.window.start),
             instant(one.window.end),
             one.state,
+            _count(one.window.rows),
             str(one.launches),
             f"{one.whole}/{one.parts}" if one.parts else "",
             f"{one.rows:,}" if one.state == "merged" else "",
             escape(f"{one.export_id or ''} {one.failure or ''}".strip()),
         )
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    console.print(table)
+    _print(table)
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
     click.echo(f"{found.output}: {options}")
     click.echo(
         f"{'running' if found.running else 'not running'}, run {found.runs:,}; {len(found.windows):,} windows: "
-        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.launches:,} exports launched; "
+        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut in two; "
+        f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"
     )
+
+
+def _window(window: bulkpull.Window) -> dict[str, object]:
+    return {"start": instant(window.start), "end": instant(window.end), "counted": window.rows}
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,}"
+
+
+def _table(*headers: str) -> Table:
+    """A table without lines, whose numbers are aligned on the right."""
+    table = Table(*headers, box=None, pad_edge=False)
+    for column in table.columns:
+        if column.header in ("window", "counted", "share", "launches", "files", "rows"):
+            column.justify = "right"
+    return table
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
 def _text(path: Path) -> str:

@@ -54,10 +54,12 @@ def client_options(command: F) -> F:
     )(command)
 
 
-def client(base_url: str, requests_per_minute: int, retry_for: float) -> Clickwrap:
-    """The client that the environment's token and the options describe."""
+def client(base_url: str, requests_per_minute: int, retry_for: float, *, needs_token: bool = True) -> Clickwrap:
+    """The client that the environment's token and the options describe; with `needs_token` unset it is not to be
+    asked for anything."""
     retry = RetryPolicy(seconds=retry_for)
-    return Clickwrap(_token(), base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
+    token = _token() if needs_token else "none"
+    return Clickwrap(token, base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
 
 
 def split_fields(fields: str | None) -> list[str]:

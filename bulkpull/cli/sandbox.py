@@ -30,6 +30,13 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
 @click.option("--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities.")
 @click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="The first activity's date.")
 @click.option("--end", default="2026-01-01", show_default=True, callback=_date, help="They end before it.")
+@click.option(
+    "--peak",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=DEFAULTS.peak,
+    show_default=True,
+    help="Share of the activities that falls into one week.",
+)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Same seed, same data.")
 @click.option(
     "--workers",
@@ -60,6 +67,7 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     show_default=True,
     help="Requests a minute.",
 )
+@click.option("--counting/--no-counting", default=True, help="Whether the list route counts.")
 @click.option(
     "--link-seconds",
     type=click.FloatRange(min=0),

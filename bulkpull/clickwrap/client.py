@@ -97,6 +97,11 @@ class Clickwrap:
         """The API that this client speaks to."""
         return str(self._base_url)
 
+    @property
+    def requests_per_minute(self) -> int:
+        """The budget for all requests."""
+        return self._governor.requests_per_minute
+
     async def __aenter__(self) -> Self:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
@@ -182,7 +187,10 @@ class Clickwrap:
             page_number += 1
 
     async def count(self, filter: str | None = None) -> int:
-        """`GET /activity` with one activity a page: how many a filter matches, for one request."""
+        """`GET /activity` with one activity a page: how many a filter matches, for one request.
+
+        Raises ApiError too where the API answers without a count.
+        """
         query = _query(filter, ()) | {"page": "1", "per_page": "1"}
         return await self._call("GET", "/activity", parse_count, query)
 

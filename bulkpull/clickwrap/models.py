@@ -105,10 +105,10 @@ def parse_page(answer: Any) -> Page:
 
 
 def parse_count(answer: Any) -> int:
-    """How many activities a filter matches."""
+    """How many activities a filter matches. Raises ApiError where that was not counted: asking again is of no use."""
     page = parse_page(answer)
     if page.total_count is None:
-        raise UnexpectedAnswer("an activity list without total_count")
+        raise ApiError("the activity list came without total_count")
     return page.total_count
 
 

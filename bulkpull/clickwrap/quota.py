@@ -35,7 +35,7 @@ class Governor:
     def __init__(self, requests_per_minute: int = DEFAULT_PER_MINUTE) -> None:
         if not 1 <= requests_per_minute <= QUOTA_PER_MINUTE:
             raise UsageError(f"requests per minute must be between 1 and {QUOTA_PER_MINUTE}, not {requests_per_minute}")
-        self._budget = requests_per_minute
+        self.requests_per_minute = requests_per_minute
         self._turn = anyio.Lock()
         self._in_flight = 0
         self._occupied_until: list[float] = []  # a heap, of requests that are over
@@ -89,7 +89,7 @@ class Governor:
                 heapq.heappop(self._occupied_until)
             if now < self._held_until:
                 await anyio.sleep_until(self._held_until)
-            elif self._in_flight + len(self._occupied_until) < self._budget:
+            elif self._in_flight + len(self._occupied_until) < self.requests_per_minute:
                 return
             elif self._occupied_until:
                 await anyio.sleep_until(self._occupied_until[0])

@@ -1,8 +1,9 @@
-"""One pull, a file per stage: plan, launch, poll, fetch, merge; and the orchestrator that joins them."""
+"""One pull, a file per stage: plan, launch, poll, fetch, merge; the journeys of all windows through them, and the
+orchestrator that joins it all."""
 
 from bulkpull.pull.orchestrator import pull
-from bulkpull.pull.plan import plan
-from bulkpull.pull.result import Result
+from bulkpull.pull.plan import Plan, plan
+from bulkpull.pull.result import Result, Shortfall
 from bulkpull.pull.status import Status, status
 
-__all__ = ["Result", "Status", "plan", "pull", "status"]
+__all__ = ["Plan", "Result", "Shortfall", "Status", "plan", "pull", "status"]

@@ -25,12 +25,15 @@ from bulkpull.errors import OutputError
 from bulkpull.pull.output import disk_errors
 from bulkpull.window import Window, instant
 
-VERSION = 1  # of the tables
+VERSION = 2  # of the tables
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TABLES = """
 CREATE TABLE pull (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE option (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE window (number INTEGER PRIMARY KEY, start TEXT NOT NULL, end TEXT NOT NULL);
+CREATE TABLE window (number INTEGER PRIMARY KEY, start TEXT NOT NULL, end TEXT NOT NULL, rows INTEGER, parent INTEGER,
+    skipped TEXT);
+CREATE VIEW active AS SELECT * FROM window WHERE number NOT IN (SELECT parent FROM window WHERE parent NOT NULL)
+    ORDER BY start;
 CREATE TABLE export (number INTEGER PRIMARY KEY, window INTEGER NOT NULL, launched TEXT NOT NULL, id TEXT,
     exported INTEGER NOT NULL DEFAULT 0, failure TEXT);
 CREATE INDEX export_of_window ON export (window);
@@ -60,10 +63,11 @@ class PartRecord:
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """A window's export, launched and not known to have failed; `exported` once it succeeded, with these parts."""
+    """A window's export, launched `age` seconds ago and not known to have failed; `exported` once it succeeded, with
+    these parts."""
 
     id: str
-    launched: datetime
+    age: float
     exported: bool
     parts: tuple[PartRecord, ...]
 
@@ -113,13 +117,14 @@ class Journal:
 
     # What the pull is
 
-    def begin(self, options: Mapping[str, str], windows: Iterable[Window]) -> None:
-        """The first run: what was asked for, and the plan."""
+    def begin(self, options: Mapping[str, str], end: datetime, windows: Iterable[Window]) -> None:
+        """The first run: what was asked for, where the range ends, and the plan."""
         with self._transaction() as db:
+            self._set("end", instant(end))
             db.executemany("INSERT INTO option VALUES (?, ?)", options.items())
             db.executemany(
-                "INSERT INTO window VALUES (?, ?, ?)",
-                ((window.index, instant(window.start), instant(window.end)) for window in windows),
+                "INSERT INTO window (number, start, end, rows) VALUES (?, ?, ?, ?)",
+                ((window.index, instant(window.start), instant(window.end), window.rows) for window in windows),
             )
 
     def start_run(self) -> int:
@@ -143,10 +148,45 @@ class Journal:
         return dict(self._rows("SELECT name, value FROM option"))
 
     @property
+    def end(self) -> str:
+        """Where the range ends."""
+        return str(self._rows("SELECT value FROM pull WHERE name = 'end'")[0][0])
+
+    @property
     def windows(self) -> tuple[Window, ...]:
-        """The plan."""
-        rows = self._rows("SELECT number, start, end FROM window ORDER BY number")
+        """The plan as it is now, halves in the place of what was cut in two."""
+        return tuple(_window(*row) for row in self._rows("SELECT number, start, end, rows FROM active"))
+
+    @property
+    def waiting(self) -> tuple[Window, ...]:
+        """The windows that are to be merged yet."""
+        rows = self._rows(
+            "SELECT number, start, end, rows FROM active "
+            "WHERE skipped IS NULL AND number NOT IN (SELECT window FROM merged)"
+        )
         return tuple(_window(*row) for row in rows)
+
+    @property
+    def skipped(self) -> tuple[Window, ...]:
+        """The windows that are left out."""
+        rows = self._rows("SELECT number, start, end, rows FROM active WHERE skipped NOT NULL")
+        return tuple(_window(*row) for row in rows)
+
+    @property
+    def splits(self) -> int:
+        """How many windows were cut in two."""
+        return int(self._rows("SELECT count(DISTINCT parent) FROM window")[0][0])
+
+    def short(self) -> tuple[tuple[Window, int], ...]:
+        """The merged windows of which fewer rows came than were counted, and how many came; none where, in all, as
+        many came as were counted: then rows have only changed their windows."""
+        rows = self._rows(
+            "SELECT number, start, end, window.rows, merged.rows FROM window JOIN merged ON merged.window = number "
+            "WHERE window.rows NOT NULL ORDER BY start"
+        )
+        if sum(came for *_, came in rows) >= sum(counted for *_, counted, _ in rows):
+            return ()
+        return tuple((_window(*row), came) for *row, came in rows if came < row[3])
 
     @property
     def runs(self) -> int:
@@ -156,16 +196,17 @@ class Journal:
 
     def by_window(self) -> list[tuple[Any, ...]]:
         """For each window its launches, of the last export the id, whether it succeeded, and its failure; its parts,
-        those that are whole, the parts merged, and their rows."""
+        those that are whole, the parts merged, their rows, and why the window is left out."""
         rows = self._rows(
-            "SELECT window.number, window.start, window.end, "
-            "(SELECT count(*) FROM export WHERE export.window = window.number), last.id, last.exported, last.failure, "
-            "(SELECT count(*) FROM part WHERE part.window = window.number), "
-            "(SELECT count(size) FROM part WHERE part.window = window.number), merged.parts, merged.rows FROM window "
-            "LEFT JOIN merged ON merged.window = window.number LEFT JOIN export AS last ON last.number = "
-            "(SELECT max(number) FROM export WHERE export.window = window.number) ORDER BY window.number"
+            "SELECT active.number, active.start, active.end, active.rows, "
+            "(SELECT count(*) FROM export WHERE export.window = active.number), last.id, last.exported, last.failure, "
+            "(SELECT count(*) FROM part WHERE part.window = active.number), "
+            "(SELECT count(size) FROM part WHERE part.window = active.number), merged.parts, merged.rows, "
+            "active.skipped FROM active "
+            "LEFT JOIN merged ON merged.window = active.number LEFT JOIN export AS last ON last.number = "
+            "(SELECT max(number) FROM export WHERE export.window = active.number) ORDER BY active.start"
         )
-        return [(_window(*row[:3]), *row[3:]) for row in rows]
+        return [(_window(*row[:4]), *row[4:]) for row in rows]
 
     # Exports
 
@@ -203,6 +244,25 @@ class Journal:
             db.execute("UPDATE export SET failure = ? WHERE id = ?", (reason, export_id))
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
 
+    def split(self, window: Window, cut: datetime, before: int | None, after: int | None) -> tuple[Window, Window]:
+        """The window is cut in two, at `cut`, with so many rows counted before and after; returns the halves."""
+        with self._transaction() as db:
+            [(number,)] = db.execute("SELECT max(number) + 1 FROM window")
+            halves = (
+                Window(number, window.start, cut, before),
+                Window(number + 1, cut, window.end, after),
+            )
+            db.executemany(
+                "INSERT INTO window (number, start, end, rows, parent) VALUES (?, ?, ?, ?, ?)",
+                ((half.index, instant(half.start), instant(half.end), half.rows, window.index) for half in halves),
+            )
+        return halves
+
+    def skip(self, window: Window, reason: str) -> None:
+        """The window is left out, for good."""
+        with self._transaction() as db:
+            db.execute("UPDATE window SET skipped = ? WHERE number = ?", (reason, window.index))
+
     @property
     def launches(self) -> int:
         """How many exports were launched, those whose answer was lost included."""
@@ -210,11 +270,12 @@ class Journal:
 
     def exports(self) -> dict[int, ExportRecord]:
         """By the window's index, the exports of windows that are not merged yet."""
+        now = datetime.now(UTC)
         parts: dict[int, list[PartRecord]] = {}
         for window, *values in self._rows("SELECT * FROM part ORDER BY window, number"):
             parts.setdefault(window, []).append(PartRecord(*values))
         return {
-            window: ExportRecord(id, datetime.fromisoformat(launched), bool(exported), tuple(parts.get(window, ())))
+            window: ExportRecord(id, _age(launched, now), bool(exported), tuple(parts.get(window, ())))
             for window, id, launched, exported in self._rows(
                 "SELECT window, id, launched, exported FROM export WHERE id NOT NULL AND failure IS NULL "
                 "AND window NOT IN (SELECT window FROM merged) ORDER BY number"
@@ -260,7 +321,9 @@ class Journal:
             "FROM merged"
         )
         windows, *figures = map(int, sums)
-        last = self._rows("SELECT output, columns FROM merged ORDER BY window DESC LIMIT 1")
+        last = self._rows(
+            "SELECT output, columns FROM merged JOIN window ON number = window ORDER BY start DESC LIMIT 1"
+        )
         offset, columns = last[0] if last else (0, "[]")
         return Frontier(windows, offset, tuple(orjson.loads(columns)), Figures(*figures))
 
@@ -306,5 +369,10 @@ class Journal:
         self._db.execute("INSERT OR REPLACE INTO pull VALUES (?, ?)", (name, value))
 
 
-def _window(number: int, start: str, end: str) -> Window:
-    return Window(number, datetime.fromisoformat(start), datetime.fromisoformat(end))
+def _window(number: int, start: str, end: str, rows: int | None) -> Window:
+    return Window(number, datetime.fromisoformat(start), datetime.fromisoformat(end), rows)
+
+
+def _age(launched: str, now: datetime) -> float:
+    """Seconds; at least a little, whatever the clocks say."""
+    return max(0.001, (now - datetime.fromisoformat(launched)).total_seconds())

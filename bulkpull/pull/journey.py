@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,16 @@ from bulkpull.window import Window
 
 class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: it turns into `kind` once no launch is left
     """An export that will not do, so that its window needs another: it failed, vanished, outlived its timeout, or its
-    files are gone or damaged. `kind` is the error that it comes to in the end."""
+    files are gone or damaged. `kind` is the error that it comes to in the end; `too_large` says that it was worked on
+    for as long as is allowed, so that another one would fare no better."""
 
-    def __init__(self, export_id: str, reason: str, kind: type[BulkpullError] = ExportError) -> None:
+    def __init__(
+        self, export_id: str, reason: str, kind: type[BulkpullError] = ExportError, *, too_large: bool = False
+    ) -> None:
         super().__init__(reason)
         self.export_id = export_id
         self.kind = kind
+        self.too_large = too_large
 
 
 @dataclass(slots=True)
@@ -43,14 +48,17 @@ class Part:
 class Journey:
     """A window on its way to the merge, which may turn it back: then it needs another export.
 
-    `past` is the export that an earlier run left. `parts` is complete once `fetched` is set.
+    `past` is the export that an earlier run left. Once `settled` is set, either `parts` is complete, or the window was
+    cut in two `halves`, which are journeys of their own, or it is `skipped`.
     """
 
     window: Window
     past: ExportRecord | None = None
     export_id: str = ""
     parts: list[Part] = field(default_factory=list)
-    fetched: anyio.Event = field(default_factory=anyio.Event)
+    halves: tuple[Journey, ...] = ()
+    skipped: bool = False
+    settled: anyio.Event = field(default_factory=anyio.Event)
     _judged: anyio.Event = field(default_factory=anyio.Event)
     _damage: ExportFailure | None = None
 
@@ -62,10 +70,20 @@ class Journey:
     async def hand_over(self) -> None:
         """All parts are whole: waits until the merge has them. Raises the ExportFailure that it found in them."""
         self._judged, self._damage = anyio.Event(), None
-        self.fetched.set()
+        self.settled.set()
         await self._judged.wait()
         if self._damage:
             raise self._damage
+
+    def split(self, halves: Iterable[Window]) -> None:
+        """The window is cut in two."""
+        self.halves = tuple(map(Journey, halves))
+        self.settled.set()
+
+    def skip(self) -> None:
+        """The window is left out."""
+        self.skipped = True
+        self.settled.set()
 
     def accept(self) -> None:
         """The merge has taken the parts in, and for good."""
@@ -73,7 +91,7 @@ class Journey:
 
     def reject(self, damage: ExportFailure) -> None:
         """The merge cannot take the parts; it awaits others."""
-        self.fetched = anyio.Event()
+        self.settled = anyio.Event()
         self._damage = damage
         self._judged.set()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ _UNCOMMITTED = 16  # windows that are merged and not yet durable
 
 
 async def merge(
-    journeys: AsyncIterable[Journey],
+    journeys: Iterable[Journey],
     path: Path,
     journal: Journal,
     *,
@@ -47,19 +48,24 @@ async def merge(
         work.followed = followed
         if followed and work.sink.offset:
             followed.reach(work.sink.offset, work.sink.columns)
-        through, done = False, 0
+        done = 0
+        pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
             group.start_soon(_commit, work, to_commit, on_event)
-            async for journey in journeys:
-                while True:
-                    await journey.fetched.wait()
-                    try:
-                        window = await to_thread.run_sync(work.merge, journey)
-                    except ExportFailure as damage:
-                        journey.reject(damage)
-                    else:
-                        break
+            while pending:
+                journey = pending[0]
+                await journey.settled.wait()
+                if journey.halves or journey.skipped:
+                    pending.popleft()
+                    pending.extendleft(reversed(journey.halves))
+                    continue
+                try:
+                    window = await to_thread.run_sync(work.merge, journey)
+                except ExportFailure as damage:
+                    journey.reject(damage)
+                    continue
+                pending.popleft()
                 journey.accept()
                 done += 1
                 if followed:
@@ -68,9 +74,7 @@ async def merge(
                     await merged.send(window)
                 except anyio.BrokenResourceError:  # what ended the commits comes out of the group
                     break
-            else:
-                through = True
-        if not through or work.committed < done:
+        if pending or work.committed < done:
             raise cancelled_from_within()
         return await to_thread.run_sync(work.finish)
 

@@ -1,85 +1,80 @@
-"""Plan: a range of time to half-open windows that cover it exactly, in order."""
+"""Plan: from a range of time to windows, in order."""
 
 from __future__ import annotations
 
-import calendar
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from bulkpull.clickwrap.filters import check_filter
 from bulkpull.errors import UsageError
+from bulkpull.pull.api import Api
+from bulkpull.pull.length import AUTO, by_length
+from bulkpull.pull.volume import ROWS_PER_EXPORT, Uncounted, by_volume
 from bulkpull.window import Window, instant
 
-AUTO = "auto"
 MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many mails
-_AUTO_LENGTHS = ("1d", "7d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "20y", "500y")
-_AUTO_MOST = 24  # windows: few exports, since each mails somebody, yet enough to work side by side
-_LENGTH = re.compile(r"([1-9]\d{0,5})(min|h|d|w|mo|y)")
-_SECONDS = {"min": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_MONTHS = {"mo": 1, "y": 12}
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
-    """A window's length: calendar months, or seconds of UTC."""
+class Plan:
+    """The windows of a pull of `[start, end)`, one export each, and how many `probes` (requests that count) they took.
 
-    months: int = 0
-    seconds: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Length:
-        """Reads `30min`, `6h`, `1d`, `2w`, `1mo` or `1y`; raises UsageError for anything else."""
-        match = _LENGTH.fullmatch(text.strip().lower())
-        if not match:
-            raise UsageError(f"the window {text!r} is no length such as 30min, 6h, 1d, 2w, 1mo, 1y, or auto")
-        count, unit = int(match[1]), match[2]
-        if unit in _MONTHS:
-            return cls(months=count * _MONTHS[unit])
-        return cls(seconds=count * _SECONDS[unit])
-
-    def after(self, start: datetime, times: int) -> datetime:
-        """`start` moved on `times` lengths; a day that a month lacks becomes that month's last (31 January plus one
-        month is 28 or 29 February, plus two is 31 March). Raises OverflowError beyond the year 9999."""
-        if self.seconds:
-            return start + timedelta(seconds=self.seconds * times)
-        year, month = divmod(start.year * 12 + start.month - 1 + self.months * times, 12)
-        if year > 9999:
-            raise OverflowError
-        last_day = calendar.monthrange(year, month + 1)[1]
-        return start.replace(year=year, month=month + 1, day=min(start.day, last_day))
-
-
-def plan(
-    start: date | datetime | str,
-    end: date | datetime | str | None,
-    window: str = AUTO,
-    max_windows: int = MAX_WINDOWS,
-) -> tuple[Window, ...]:
-    """Cuts `[start, end)` into windows of the length `window`, the last one possibly shorter.
-
-    `start` and `end` are dates (midnight UTC) or instants with an offset; without `end`, until now. `auto` takes
-    the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24 windows. An empty range has no window.
-    Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows.
+    `uncounted` is why they are of equal length where they should be of equal volume; empty otherwise.
     """
+
+    start: datetime
+    end: datetime
+    windows: tuple[Window, ...]
+    probes: int = 0
+    uncounted: str = ""
+
+    @property
+    def rows(self) -> int | None:
+        """The activities that were counted; None where they were not."""
+        counts = [window.rows for window in self.windows if window.rows is not None]
+        return sum(counts) if len(counts) == len(self.windows) and not self.uncounted else None
+
+
+async def plan(
+    clickwrap: Api,
+    *,
+    start: date | datetime | str,
+    end: date | datetime | str | None = None,
+    filter: str | None = None,
+    window: str = AUTO,
+    rows_per_export: int = ROWS_PER_EXPORT,
+    max_windows: int = MAX_WINDOWS,
+) -> Plan:
+    """The windows that a pull with the same options would take; makes no export.
+
+    `auto` windows hold about `rows_per_export` activities each, as counted by requests to the API; stretches without
+    activity are in none. Where counting is refused, they are of equal length, the shortest of 1d, 7d, 1mo, 3mo, 6mo,
+    1y, ... that makes at most 24. Any other `window` is a length, and takes no request.
+
+    Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows, and whatever
+    the client raises where the API cannot be reached or does not accept the token.
+    """
+    filter = check_filter(filter)
+    first, last = span(start, end)
+    window = window.strip().lower()
+    if rows_per_export < 1:
+        raise UsageError("an export must have a row at least")
+    if window != AUTO:
+        return Plan(first, last, by_length(first, last, window, max_windows))
+    try:
+        windows, probes = await by_volume(clickwrap, first, last, filter, rows_per_export, max_windows)
+    except Uncounted as uncounted:
+        return Plan(first, last, by_length(first, last, AUTO, max_windows), uncounted.probes, str(uncounted))
+    return Plan(first, last, windows, probes)
+
+
+def span(start: date | datetime | str, end: date | datetime | str | None) -> tuple[datetime, datetime]:
+    """The first and last instant of a range; without `end`, until now. Raises UsageError."""
     first = moment(start, "start")
     last = moment(end, "end") if end is not None else _whole_milliseconds(datetime.now(UTC))
     if last < first:
         raise UsageError(f"the end {instant(last)} is before the start {instant(first)}")
-    if window == AUTO:
-        lengths = map(Length.parse, _AUTO_LENGTHS)
-        length = next(length for length in lengths if _fits(first, last, length))
-    else:
-        length = Length.parse(window)
-    windows: list[Window] = []
-    for cut in _cuts(first, last, length):
-        if len(windows) == max_windows:
-            raise UsageError(
-                f"windows of {window} make more than {max_windows:,} exports, each of which mails somebody: take a "
-                "longer window, or allow so many on purpose (--max-windows)"
-            )
-        windows.append(Window(len(windows), *cut))
-    return tuple(windows)
+    return first, last
 
 
 def moment(value: date | datetime | str, what: str) -> datetime:
@@ -106,23 +101,3 @@ def moment(value: date | datetime | str, what: str) -> datetime:
 
 def _whole_milliseconds(moment: datetime) -> datetime:
     return moment + timedelta(microseconds=-moment.microsecond % 1000)
-
-
-def _cuts(first: datetime, last: datetime, length: Length) -> Iterator[tuple[datetime, datetime]]:
-    start = first
-    times = 1
-    while start < last:
-        try:
-            end = min(last, length.after(first, times))
-        except OverflowError:
-            end = last
-        yield start, end
-        start = end
-        times += 1
-
-
-def _fits(first: datetime, last: datetime, length: Length) -> bool:
-    try:
-        return length.after(first, _AUTO_MOST) >= last
-    except OverflowError:
-        return True

@@ -8,6 +8,15 @@ from pathlib import Path
 
 from bulkpull import events
 from bulkpull.events import Event
+from bulkpull.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A window of which `rows` came, fewer than were counted beforehand."""
+
+    window: Window
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +28,10 @@ class Result:
     lost included. All these are of the whole pull, however many `runs` it took. Of this run alone are `requests` (to
     the API), `throttled` (its 429 answers), `retries` (of requests and transfers), `bytes` (what came over the wire as
     parts) and `seconds`.
+
+    `counted` is how many activities were expected, None where that is not known, and `short` are the windows of which
+    fewer came, if fewer came in all: some may have been deleted meanwhile. `probes` requests counted, in this run.
+    `splits` windows were cut in two; those in `skipped` could not be exported, and are not in the output.
     """
 
     rows: int
@@ -35,6 +48,11 @@ class Result:
     runs: int
     seconds: float
     output: Path
+    counted: int | None
+    probes: int
+    splits: int
+    skipped: tuple[Window, ...]
+    short: tuple[Shortfall, ...]
 
 
 @dataclass(slots=True)
@@ -42,6 +60,7 @@ class Tally:
     """A listener that counts."""
 
     counts: Counter[str] = field(default_factory=lambda: Counter(runs=1))
+    counted: int | None = None
 
     def __call__(self, event: Event) -> None:
         counts = self.counts
@@ -56,9 +75,15 @@ class Tally:
                 counts["retries"] += 1
             case events.Planned():
                 counts["windows"] = len(event.windows)
+                counts["probes"] = event.probes
+                if not event.uncounted and all(window.rows is not None for window in event.windows):
+                    self.counted = sum(window.rows or 0 for window in event.windows)
+            case events.Split():
+                counts["windows"] += 1
+                counts["splits"] += 1
             case events.Resumed():
                 counts["runs"] = event.run
-                for name in ("parts", "rows", "duplicates", "conflicts", "outside", "exports"):
+                for name in ("parts", "rows", "duplicates", "conflicts", "outside", "exports", "splits"):
                     counts[name] = getattr(event, name)
             case events.Launched():
                 counts["exports"] += 1
@@ -70,7 +95,7 @@ class Tally:
                 counts["conflicts"] += event.conflicts
                 counts["outside"] += event.outside
 
-    def result(self, seconds: float, output: Path) -> Result:
+    def result(self, seconds: float, output: Path, skipped: tuple[Window, ...], short: tuple[Shortfall, ...]) -> Result:
         """The figures so far."""
-        counted = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
-        return Result(**counted, seconds=seconds, output=output)
+        figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
+        return Result(**figures, seconds=seconds, output=output, counted=self.counted, skipped=skipped, short=short)

@@ -8,20 +8,14 @@ from dataclasses import asdict
 from bulkpull.errors import UsageError
 from bulkpull.events import Resumed
 from bulkpull.pull.journal import Journal
-from bulkpull.window import Window
 
 
-def resume(
-    journal: Journal, options: Mapping[str, str], windows: tuple[Window, ...]
-) -> tuple[Resumed | None, tuple[Window, ...]]:
-    """Begins the pull, or takes it up: what there is to go on with where there is something, and the plan, which the
-    first run has made.
+def has_begun(journal: Journal, options: Mapping[str, str]) -> bool:
+    """Whether an earlier run has planned the pull.
 
-    Raises UsageError, naming the differences, where earlier runs were asked for something else; OutputError.
+    Raises UsageError, naming the differences, where it was asked for something else; OutputError.
     """
     recorded = journal.options
-    if not recorded:
-        journal.begin(options, windows)
     differences = [
         f"{name.replace('_', ' ')} {recorded[name] or '(none)'!s}, and now {options[name] or '(none)'}"
         for name in recorded
@@ -32,13 +26,18 @@ def resume(
             f"the pull that is to be resumed was begun with {'; '.join(differences)}: take the former options, or "
             "start over (--fresh)"
         )
+    return bool(recorded)
+
+
+def resume(journal: Journal) -> Resumed | None:
+    """A run starts: what there is to go on with, or None where no export was launched yet. Raises OutputError."""
     run = journal.start_run()
     if not journal.launches:
-        return None, journal.windows
+        return None
     exports = journal.exports().values()
     parts = [part for export in exports for part in export.parts]
     frontier = journal.frontier
-    resumed = Resumed(
+    return Resumed(
         run=run,
         merged=frontier.windows,
         **asdict(frontier.figures),
@@ -47,5 +46,6 @@ def resume(
         exported=sum(export.exported for export in exports),
         whole=sum(part.size is not None for part in parts),
         half=sum(part.size is None and part.validator is not None for part in parts),
+        skipped=len(journal.skipped),
+        splits=journal.splits,
     )
-    return resumed, journal.windows

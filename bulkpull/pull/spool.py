@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
 
 import anyio
 
-from bulkpull.events import Event, Exported, ExportFailed, PartFetched, WindowMerged
+from bulkpull.events import Event, Exported, ExportFailed, PartFetched, Skipped, Split, WindowMerged
+from bulkpull.window import Window
 
 SPOOL = 4_000_000_000  # bytes
 BACKLOG = 128_000_000  # bytes
@@ -24,7 +28,7 @@ class Spool:
         self._limit = limit
         self._by_window: Counter[int] = Counter()
         self._lacking: dict[int, int] = {}  # parts, of each exported window
-        self._awaited = 0  # the window that is merged next
+        self._order: list[Window] = []  # what is merged, in turn
         self._changed = anyio.Event()
 
     def __call__(self, event: Event) -> None:
@@ -36,8 +40,11 @@ class Spool:
                 self._by_window[event.window.index] += event.size
                 self._lacking[event.window.index] -= 1
                 return
-            case WindowMerged():
-                self._awaited = event.window.index + 1
+            case WindowMerged() | Skipped():
+                del self._order[self._place(event.window)]
+            case Split():
+                at = self._place(event.window)
+                self._order[at : at + 1] = event.halves
             case ExportFailed():
                 pass
             case _:
@@ -47,25 +54,33 @@ class Spool:
         self._changed.set()
         self._changed = anyio.Event()
 
-    def begin_at(self, window: int) -> None:
-        """The first windows are merged already, up to this one."""
-        self._awaited = window
+    def expect(self, windows: Iterable[Window]) -> None:
+        """These are merged, in this order."""
+        self._order = list(windows)
 
-    def has_room(self, window: int) -> bool:
+    def has_room(self, window: Window) -> bool:
         """Whether a download of this window may start."""
-        if window <= self._awaited:
+        if self._order and window.start <= self._order[0].start:
             return True
         return self._by_window.total() < self._limit and self._backlog() < BACKLOG
 
-    async def room(self, window: int) -> None:
+    async def room(self, window: Window) -> None:
         """Waits until a download of this window may start."""
         while not self.has_room(window):
             await self._changed.wait()
 
     def _backlog(self) -> int:
         """Bytes of windows that are whole, and so are all before them."""
-        size, window = 0, self._awaited
-        while self._lacking.get(window) == 0 and size < BACKLOG:
-            size += self._by_window[window]
-            window += 1
+        size = 0
+        for window in self._order:
+            if self._lacking.get(window.index) != 0 or size >= BACKLOG:
+                break
+            size += self._by_window[window.index]
         return size
+
+    def _place(self, window: Window) -> int:
+        return bisect_left(self._order, window.start, key=_start)
+
+
+def _start(window: Window) -> datetime:
+    return window.start

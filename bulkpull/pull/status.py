@@ -19,8 +19,8 @@ class WindowStatus:
     """How far one window has come.
 
     `state` is one of waiting, launching (an answer of the API was not recorded), exporting, failed (to be launched
-    again), exported, fetched, merged. `parts` are those of its export, `whole` of them on the disk; `rows` those that
-    it brought. `failure` is why its last failed export will not do.
+    again), exported, fetched, merged, skipped. `parts` are those of its export, `whole` of them on the disk; `rows`
+    those that it brought. `failure` is why its last export will not do, or why it is left out.
     """
 
     window: Window
@@ -35,14 +35,15 @@ class WindowStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An unfinished pull: `running` or not, what it was asked for, `runs` so far, `launches` in all, what has been
-    merged (into `size` bytes), and its windows."""
+    """An unfinished pull: `running` or not, what it was asked for, `runs` so far, `launches` in all, how many windows
+    were cut in two, what has been merged (into `size` bytes), and its windows."""
 
     output: Path
     running: bool
     options: dict[str, str]
     runs: int
     launches: int
+    splits: int
     merged: Figures
     size: int
     windows: tuple[WindowStatus, ...]
@@ -62,6 +63,7 @@ def status(out: str | os.PathLike[str]) -> Status:
             options=journal.options,
             runs=journal.runs,
             launches=journal.launches,
+            splits=journal.splits,
             merged=frontier.figures,
             size=frontier.offset,
             windows=tuple(starmap(_window, journal.by_window())),
@@ -80,8 +82,11 @@ def _window(
     whole: int,
     merged_parts: int | None,
     rows: int | None,
+    skipped: str | None,
 ) -> WindowStatus:
-    if merged_parts is not None:
+    if skipped is not None:
+        state, failure = "skipped", skipped
+    elif merged_parts is not None:
         state, parts, whole = "merged", merged_parts, merged_parts
     elif not launches:
         state = "waiting"

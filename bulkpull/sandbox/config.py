@@ -10,11 +10,13 @@ from bulkpull.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
-    """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one; `faults` see `Faults`."""
+    """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one; `peak` is the share of rows that falls
+    into one week; without `counting` the list route refuses to count; `faults` see `Faults`."""
 
     rows: int = 10_000
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     end: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    peak: float = 0.0
     seed: int = 0
     token: str = "sandbox-token"  # noqa: S105 - for anybody to use
     port: int = 0
@@ -22,6 +24,7 @@ class SandboxConfig:
     export_seconds: float = 1.0
     rows_per_file: int = 10_000
     requests_per_minute: int = 2000
+    counting: bool = True
     link_seconds: float = 300.0
     file_latency: float = 0.02  # until the first byte, as an object store has it
     faults: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -48,6 +49,8 @@ _ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for num
 _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
 
 _MASK = (1 << 64) - 1
+_WEEK_MS = 7 * 86_400_000
+_PEAK_AT = 0.6  # of the range, where the busy week begins
 
 
 @cache
@@ -85,7 +88,8 @@ class _Pools:
 
 @dataclass(slots=True)
 class Activities:
-    """`rows` activities spread over `[start, end)`, in the order of their time.
+    """`rows` activities spread over `[start, end)`, in the order of their time: evenly, but for a share `peak` of them
+    that falls into one week.
 
     Exports also deliver `repeats` (a share of rows) a second time, byte for byte, and under `conflicts` of the rows'
     times the id of an earlier activity with other values.
@@ -97,15 +101,25 @@ class Activities:
     seed: int = 0
     repeats: float = 0.01
     conflicts: float = 0.0002
+    peak: float = 0.0
     _start_ms: int = field(init=False)
-    _span_ms: int = field(init=False)
+    _slots: list[int] = field(init=False)  # between these, of 2^16 for each row, rows are evenly spread
+    _times: list[int] = field(init=False)  # over these milliseconds since the start
     _values: _Pools = field(init=False, default_factory=_Pools)
     _encoded: _Pools = field(init=False)
     _days: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._start_ms = milliseconds(self.start)
-        self._span_ms = milliseconds(self.end) - self._start_ms
+        span = milliseconds(self.end) - self._start_ms
+        slots = self.rows << 16
+        before = int(_PEAK_AT * (1 - self.peak) * self.rows) << 16
+        peak = int(self.peak * self.rows) << 16
+        at = int(_PEAK_AT * span)
+        self._slots, self._times = [0, slots], [0, span]
+        if peak:
+            self._slots[1:1] = [before, before + peak]
+            self._times[1:1] = [at, at + min(_WEEK_MS, span // 5)]
         self._encoded = self._values.encoded()
 
     def between(self, start: datetime, end: datetime) -> range:
@@ -138,7 +152,7 @@ class Activities:
 
     def _row(self, number: int, draw: int, pools: _Pools) -> tuple[Any, ...]:
         slot = number << 16 | draw & 0xFFFF  # an even spread, moved within its own slot: the order is the numbers'
-        ms = self._start_ms + slot * self._span_ms // (self.rows << 16)
+        ms = self._moment(slot)
         return (
             self._id(number, ms),
             _SIGNERS[draw >> 8 & 4095],
@@ -156,8 +170,12 @@ class Activities:
         return f"{ms // 1000:08x}{self.seed & 0xFFFFFFFFFF:010x}{number & 0xFFFFFF:06x}"
 
     def _ms(self, number: int) -> int:
-        slot = number << 16 | self._mix(number) & 0xFFFF
-        return self._start_ms + slot * self._span_ms // (self.rows << 16)
+        return self._moment(number << 16 | self._mix(number) & 0xFFFF)
+
+    def _moment(self, slot: int) -> int:
+        if len(self._slots) == 2:
+            return self._start_ms + slot * self._times[1] // self._slots[1]
+        return self._start_ms + _scaled(slot, self._slots, self._times)
 
     def _created(self, ms: int) -> str:
         day, rest = divmod(ms, 86_400_000)
@@ -168,7 +186,8 @@ class Activities:
 
     def _first_from(self, moment: datetime) -> int:
         ms = milliseconds(moment)
-        number = max(0, min(self.rows, (ms - self._start_ms) * self.rows // self._span_ms - 1))
+        since = max(0, min(self._times[-1], ms - self._start_ms))
+        number = max(0, (_scaled(since, self._times, self._slots) >> 16) - 1)
         while number < self.rows and self._ms(number) < ms:
             number += 1
         return number
@@ -179,6 +198,15 @@ class Activities:
         bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _MASK
         bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _MASK
         return bits ^ bits >> 31
+
+
+def _scaled(value: int, points: list[int], scale: list[int]) -> int:
+    """Where a value between two points lies on another scale."""
+    after = min(len(points) - 1, max(1, bisect_right(points, value)))
+    first, last = points[after - 1], points[after]
+    if last == first:
+        return scale[after]
+    return scale[after - 1] + (value - first) * (scale[after] - scale[after - 1]) // (last - first)
 
 
 def milliseconds(moment: datetime) -> int:

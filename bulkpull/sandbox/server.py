@@ -39,7 +39,9 @@ class Sandbox:
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
-        self._activities = Activities(self.config.rows, self.config.start, self.config.end, self.config.seed)
+        self._activities = Activities(
+            self.config.rows, self.config.start, self.config.end, self.config.seed, peak=self.config.peak
+        )
         self.exports: Exports
         self.files: FileOrigin
         self._stack = AsyncExitStack()
@@ -190,6 +192,8 @@ class Sandbox:
         selection = select(self._activities, query.get("filter", ""))
         first = (page - 1) * per_page
         counted = query.get("no_count") != "true"
+        if counted and not self.config.counting:
+            raise web.HTTPForbidden(reason="This token may not count")
         rows, has_more, total = await to_thread.run_sync(
             self._page, selection, first, per_page, sort.startswith("-"), counted
         )

@@ -59,7 +59,7 @@ def test_json_is_the_last_line_of_standard_output(sandbox: SandboxProcess, tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result) == {
         *("rows", "duplicates", "conflicts", "outside", "windows", "exports", "parts", "requests", "throttled"),
-        *("retries", "bytes", "runs", "seconds", "output"),
+        *("retries", "bytes", "runs", "seconds", "output", "counted", "probes", "splits", "skipped", "short"),
     }
     assert (result["rows"], result["windows"], result["output"]) == (3000, 6, str(out))
     assert len(done.stdout.splitlines()) == 1
@@ -96,7 +96,7 @@ def test_on_a_terminal_there_is_live_progress(sandbox: SandboxProcess, tmp_path:
 def test_plan_shows_the_windows_and_makes_no_request() -> None:
     done = bulkpull(None, "plan", *RANGE, "--window", "3mo", "--out", "x.csv", "--exports", "3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == [
+    assert done.stdout.splitlines()[1:3] == [
         "     1  2024-01-01T00:00:00.000Z  2024-04-01T00:00:00.000Z",
         "     2  2024-04-01T00:00:00.000Z  2024-07-01T00:00:00.000Z",
     ]
@@ -104,11 +104,16 @@ def test_plan_shows_the_windows_and_makes_no_request() -> None:
     done = bulkpull(None, "plan", *RANGE, "--window", "3mo", "--json")
     assert json.loads(done.stdout) == {
         "windows": [
-            {"start": "2024-01-01T00:00:00.000Z", "end": "2024-04-01T00:00:00.000Z"},
-            {"start": "2024-04-01T00:00:00.000Z", "end": "2024-07-01T00:00:00.000Z"},
+            {"start": "2024-01-01T00:00:00.000Z", "end": "2024-04-01T00:00:00.000Z", "counted": None},
+            {"start": "2024-04-01T00:00:00.000Z", "end": "2024-07-01T00:00:00.000Z", "counted": None},
         ],
+        "rows": None,
         "exports": 2,
+        "probes": 0,
         "requests": 4,
+        "seconds": 60.0,
+        "assumed_seconds_per_export": 60.0,
+        "uncounted": None,
     }
 
 
@@ -246,6 +251,7 @@ def test_the_status_of_an_unfinished_pull(sandbox: SandboxProcess, tmp_path: Pat
     assert status["windows"][-1] == {
         "start": "2024-06-01T00:00:00.000Z",
         "end": "2024-07-01T00:00:00.000Z",
+        "counted": None,
         "state": "waiting",
         "launches": 0,
         "export_id": None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bulkpull import ApiError
 from bulkpull.clickwrap.models import (
     UnexpectedAnswer,
     parse_count,
@@ -108,5 +109,5 @@ def test_a_page_and_its_count() -> None:
 
 
 def test_a_count_that_is_not_there_is_told() -> None:
-    with pytest.raises(UnexpectedAnswer):
+    with pytest.raises(ApiError, match="without total_count"):
         parse_count({"has_more": False, "data": []})

@@ -12,10 +12,12 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from bulkpull import BulkpullError, Clickwrap, RetryPolicy, plan, pull
+from bulkpull import BulkpullError, Clickwrap, RetryPolicy, pull
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.pull.journal import Journal
-from bulkpull.pull.orchestrator import MAX_LAUNCHES
+from bulkpull.pull.journeys import MAX_LAUNCHES
+from bulkpull.pull.length import by_length
+from bulkpull.pull.plan import span
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from tests.flows import victim
 
@@ -35,7 +37,7 @@ OPTIONS: dict[str, Any] = {
     "fields": ["connection_data.page_title", "custom_data.vip"],
     "export_timeout": 3.0,
 }
-WINDOWS = plan(OPTIONS["start"], OPTIONS["end"], OPTIONS["window"])
+WINDOWS = by_length(*span(OPTIONS["start"], OPTIONS["end"]), OPTIONS["window"], 100)
 RETRY = RetryPolicy(base=0.02, cap=0.2, seconds=60.0)
 TIMEOUTS: dict[str, Any] = {"request_timeout": 0.5, "stall_timeout": 0.5}
 MAX_RUNS = 40

@@ -109,7 +109,7 @@ async def test_an_interrupted_pull_leaves_the_same_bytes(tmp_path: Path, name: s
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, tmp_path / "other" / name)
         await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 3), exports=4)
-        await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 5))
+        await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 5), exports=16)
         exports = sandbox.seen.exports
         await pull(sandbox, tmp_path / name)
         assert sandbox.seen.exports == exports

@@ -89,6 +89,11 @@ async def test_everything_comes_once(tmp_path: Path) -> None:
         runs=1,
         seconds=result.seconds,
         output=out,
+        counted=None,
+        probes=0,
+        splits=0,
+        skipped=(),
+        short=(),
     )
     assert result.duplicates > result.conflicts > 0
     assert seen.exports == 26

@@ -11,8 +11,9 @@ import pytest
 from bulkpull import Export, ExportError, NotFoundError, RetryPolicy, Window
 from bulkpull.events import Event, Polled
 from bulkpull.pull.api import Api
+from bulkpull.pull.durations import Durations
 from bulkpull.pull.journey import ExportFailure
-from bulkpull.pull.poll import MOST, poll
+from bulkpull.pull.poll import poll
 from tests.clock import on_a_jumping_clock
 
 WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC))
@@ -58,7 +59,14 @@ def polled(
         export = await api.start_export("")
         try:
             return await poll(
-                stand_in(api), WINDOW, export, waited=waited, export_timeout=export_timeout, on_event=heard.append
+                stand_in(api),
+                WINDOW,
+                export,
+                durations=Durations(1800),
+                peek=True,
+                waited=waited,
+                export_timeout=export_timeout,
+                on_event=heard.append,
             )
         except ExportFailure as failure:
             return failure
@@ -81,16 +89,15 @@ def test_an_export_is_polled_until_it_succeeds() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 10, 60, 600, 3000])
-def test_polls_come_early_and_then_in_proportion(seconds: float) -> None:
+def test_where_nothing_is_known_yet_polls_come_early_and_then_in_proportion(seconds: float) -> None:
     api = Exporting((seconds, "success"))
     polled(api)
     assert 0.3 < api.polls[0] < 0.7
     delay = api.polls[-1] - seconds
-    assert delay <= min(max(0.6, 0.31 * seconds), 1.2 * MOST)
+    assert delay <= max(0.6, 0.28 * seconds)
     gaps = [later - earlier for earlier, later in zip(api.polls, api.polls[1:], strict=False)]
-    assert all(gap <= 1.2 * MOST for gap in gaps)
     assert len(set(gaps)) == len(gaps)  # jitter: no two alike
-    assert len(api.polls) < 25 + seconds / 20
+    assert len(api.polls) < 45
 
 
 def test_an_export_of_an_earlier_run_is_asked_for_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Windows cover their range exactly, whatever it is."""
+"""Windows of a length cover their range exactly, whatever it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bulkpull import UsageError, plan
-from bulkpull.pull.plan import MAX_WINDOWS
+from bulkpull import UsageError, Window
+from bulkpull.pull.length import by_length
+from bulkpull.pull.plan import MAX_WINDOWS, span
 from bulkpull.window import instant
 
 MOMENTS = st.datetimes(
@@ -19,18 +20,27 @@ MOMENTS = st.datetimes(
 LENGTHS = st.sampled_from(["30min", "6h", "1d", "7d", "2w", "1mo", "5mo", "1y", "auto"])
 
 
+def plan(
+    start: date | datetime | str,
+    end: date | datetime | str | None,
+    window: str = "auto",
+    max_windows: int = MAX_WINDOWS,
+) -> tuple[Window, ...]:
+    return by_length(*span(start, end), window, max_windows)
+
+
 def bounds(start: str, end: str, window: str) -> list[str]:
     """The instants at which the plan cuts, first and last included."""
     windows = plan(start, end, window)
     return [instant(windows[0].start), *(instant(window.end) for window in windows)]
 
 
-@given(start=MOMENTS, span=st.timedeltas(timedelta(0), timedelta(days=3000)), window=LENGTHS)
-def test_windows_cover_the_range_without_gap_or_overlap(start: datetime, span: timedelta, window: str) -> None:
+@given(start=MOMENTS, length=st.timedeltas(timedelta(0), timedelta(days=3000)), window=LENGTHS)
+def test_windows_cover_the_range_without_gap_or_overlap(start: datetime, length: timedelta, window: str) -> None:
     assume(timedelta(days=2) < start.replace(tzinfo=UTC) - datetime.min.replace(tzinfo=UTC))
     assume(start.replace(tzinfo=UTC) < datetime(9990, 1, 1, tzinfo=UTC))
-    span = min(span, timedelta(days=30)) if window == "30min" else span
-    windows = plan(start, start + span, window, 20_000)
+    length = min(length, timedelta(days=30)) if window == "30min" else length
+    windows = plan(start, start + length, window, 20_000)
     for one, following in pairwise(windows):
         assert one.end == following.start
     assert all(one.start < one.end for one in windows)
@@ -38,9 +48,9 @@ def test_windows_cover_the_range_without_gap_or_overlap(start: datetime, span: t
     if windows:
         # Rows have whole milliseconds: a row is in [start, end) exactly when it is in [ceil(start), ceil(end)).
         assert timedelta(0) <= windows[0].start - start < timedelta(milliseconds=1)
-        assert timedelta(0) <= windows[-1].end - (start + span) < timedelta(milliseconds=1)
+        assert timedelta(0) <= windows[-1].end - (start + length) < timedelta(milliseconds=1)
     else:
-        assert span < timedelta(milliseconds=1)
+        assert length < timedelta(milliseconds=1)
     if window == "auto":
         assert len(windows) <= 24
 
