@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +17,14 @@ import anyio
 
 PEEK = 1.0  # seconds after its launch, when an export is asked for only to see whether the server works on it yet
 LEAST = 0.4  # seconds between two polls of an export
-MOST = 300.0  # seconds
+QUEUED = 600.0  # seconds at least, to the next poll of an export that should still wait for a worker
 JITTER = 0.1  # share by which an interval varies, so that exports launched together drift apart
 POLLS = 4.5  # of an export, about, where durations differ much
-DELAY = 0.04  # of its duration, with which an export is noticed on average where durations differ little
+DELAY = 0.06  # of its duration, with which an export is noticed on average where durations differ little
 SHARE_OF_QUOTA = 0.5  # of all requests, that polls may take: the rest is for launches
-COLD_SHARE = 0.25  # of the time waited so far, to the next poll while nothing has finished yet, if few wait,
-COLD_POLLED = 4  # this many; if more do, each is asked the less often: the first that finishes teaches about all
+COLD_SHARE = 0.1  # of the time waited so far, between polls of any export, while nothing has finished yet: so that of
+COLD_GROWTH = 0.25, 2.0  # an export is this share at least and at most: the first to finish teaches about all others
+COLD_JITTER = 0.3  # exports launched together should not be polled together then
 _KEPT = 64  # durations that are remembered
 _LEAST_SPREAD = 0.01
 _DOUBT = 0.5  # spread that a single duration leaves open
@@ -89,61 +90,134 @@ def _at(points: Sequence[float], values: Sequence[float], point: float) -> float
     return values[after - 1] + share * (values[after] - values[after - 1])
 
 
+@dataclass(slots=True, eq=False)
+class Wait:
+    """One export in flight: its `rows`, when it was launched, when a worker took it (as far as is known), and when it
+    was last seen unfinished, all in seconds of the event loop."""
+
+    rows: int | None
+    launched: float
+    started: float | None
+    seen: float
+
+
 class Durations:
-    """What is known of how long exports take; `requests_per_minute` is the quota that polls share with launches."""
+    """What is known of how long exports take, and of how many workers the server has.
+
+    Workers are taken to take exports in the order of their launch, as long as what is seen agrees with that: so an
+    export begins when all but as many as there are workers have finished of those before it.
+    `requests_per_minute` is the quota that polls share with launches.
+    """
 
     def __init__(self, requests_per_minute: int) -> None:
         self._polls_per_second = SHARE_OF_QUOTA * requests_per_minute / 60
         self._finished: deque[tuple[int | None, float, float]] = deque(maxlen=_KEPT)
-        self._waiting: dict[object, tuple[int | None, float]] = {}
+        self._waits: list[Wait] = []
+        self._workers: int | None = None
+        self._moved = 0.0  # when an export was last taken, or finished
         self._law: Law | None = None
         self._changed = anyio.Event()
 
     @property
     def law(self) -> Law | None:
-        """None until an export has finished."""
+        """That of the time from a worker's taking an export to its end; None until an export has finished."""
         return self._law
 
+    @property
+    def workers(self) -> int | None:
+        """None until some exports were seen to wait."""
+        return self._workers
+
     @contextmanager
-    def waiting(self, rows: int | None, launched: float) -> Iterator[None]:
-        """An export of so many rows is in flight, since `launched`."""
-        key = object()
-        self._waiting[key] = rows, launched
+    def waiting(self, rows: int | None, launched: float) -> Iterator[Wait]:
+        """An export is in flight."""
+        wait = Wait(rows, launched, None, launched)
+        insort(self._waits, wait, key=_launched)
+        self._take_up()
         try:
-            yield
+            yield wait
         finally:
-            del self._waiting[key]
+            self._waits.remove(wait)
+            self._moved = anyio.current_time()
+            self._take_up()
 
-    def learn(self, rows: int | None, after: float, by: float) -> None:
-        """An export of so many rows finished between `after` and `by` seconds after its launch."""
-        self._finished.append((rows, after, max(by, 1e-3)))
+    def see(self, wait: Wait, *, queued: bool, at: float) -> None:
+        """The export was unfinished `at` some time: it waited for a worker, or was worked on."""
+        wait.seen = at
+        place = self._waits.index(wait)
+        if queued:
+            if place < (self._workers or place + 1):
+                # Those before it that were seen to be worked on tell how many workers there are.
+                self._workers = max(1, sum(before.started is not None for before in self._waits[:place]))
+                for behind in self._waits[place:]:
+                    behind.started = None
+        else:
+            if self._workers is not None and place >= self._workers:
+                self._workers = place + 1
+            if wait.started is None:
+                wait.started = wait.launched
+        self._take_up()
+
+    def learn(self, wait: Wait, by: float) -> None:
+        """The export has finished, at `by` at the latest."""
+        started = wait.launched if wait.started is None else wait.started
+        self._finished.append((wait.rows, max(0.0, wait.seen - started), max(by - started, 1e-3)))
         former, self._law = self._law, self._fitted()
-        median = self._law.median(rows)
-        if former is None or not 0.8 < former.median(rows) / median < 1.25 or former.spread > 1.5 * self._law.spread:
-            self._changed.set()
-            self._changed = anyio.Event()
+        median = self._law.median(wait.rows)
+        if former is None or not 0.8 < former.median(wait.rows) / median < 1.25:
+            self._wake()
 
-    async def next_poll(
-        self, rows: int | None, launched: float, known: float, *, peek: bool = False, at_most: float
-    ) -> None:
-        """Waits until an export should be asked for that was launched at `launched` and unfinished `known` seconds
-        after; with `peek`, soon for the first time. Never beyond the time `at_most`.
-        """
-        jitter = random.uniform(1 - JITTER, 1 + JITTER)
+    def running_since(self, wait: Wait) -> float:
+        """Since when the server has kept an export for itself alone: since a worker took it, or, while it waits for
+        one, since anything moved."""
+        if wait.started is None and self._workers is not None:
+            return max(wait.launched, self._moved)
+        return wait.started or wait.launched
+
+    async def next_poll(self, wait: Wait, *, patience: float, peek: bool = False) -> None:
+        """Waits until an export should be asked for; with `peek`, soon for the first time. In any case when the server
+        has kept it for `patience` seconds."""
+        share = JITTER if self._law else COLD_JITTER
+        jitter = random.uniform(1 - share, 1 + share)
         while True:
-            interval = max(self._next_poll(rows, known) - known, LEAST)
-            if peek and not known:
+            interval = max(self._interval(wait), LEAST, len(self._waits) / self._polls_per_second)
+            if peek and wait.seen == wait.launched:
                 interval = min(interval, PEEK)
-            interval = min(MOST, max(interval, len(self._waiting) / self._polls_per_second))
-            with anyio.CancelScope(deadline=min(launched + known + interval * jitter, at_most)):
+            at_most = self.running_since(wait) + patience
+            with anyio.CancelScope(deadline=min(wait.seen + interval * jitter, at_most)):
                 await self._changed.wait()
                 continue
             return
 
-    def _next_poll(self, rows: int | None, known: float) -> float:
+    def _interval(self, wait: Wait) -> float:
+        """Seconds from when an export was last seen to when it should be asked for."""
+        started = wait.launched
+        if self._workers is not None:
+            if wait.started is None:  # it cannot be done, if all is as it seems
+                return max(COLD_GROWTH[1] * (wait.seen - wait.launched), QUEUED, 4 * self._median(wait))
+            started = wait.started
+        known = max(0.0, wait.seen - started)
         if self._law:
-            return self._law.next_poll(rows, known)
-        return known * (1 + min(2.0, COLD_SHARE * max(1.0, len(self._waiting) / COLD_POLLED)))
+            return started + self._law.next_poll(wait.rows, known) - wait.seen
+        running = min(len(self._waits), self._workers or len(self._waits))
+        least, most = COLD_GROWTH
+        return known * min(most, max(least, COLD_SHARE * running))
+
+    def _median(self, wait: Wait) -> float:
+        return self._law.median(wait.rows) if self._law else 0.0
+
+    def _take_up(self) -> None:
+        """Exports are taken by workers that became free."""
+        now = anyio.current_time()
+        taken = [wait for wait in self._waits[: self._workers or 0] if wait.started is None]
+        for wait in taken:
+            wait.started = now
+        if taken:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def _fitted(self) -> Law:
         """The law that fits best what has finished, and, as long as that is little, what has not yet."""
@@ -156,8 +230,9 @@ class Durations:
         mean = fmean(logs)
         variance = max(0.0, fmean((value - mean) ** 2 for value in logs) - blur / len(logs))
         spread = max(math.sqrt(variance), _DOUBT / len(logs), _LEAST_SPREAD)
-        if len(logs) < len(self._waiting) and len(logs) < _KEPT:
-            mean, spread = self._with_unfinished(logs, mean, spread, base, per_row)
+        running = [wait for wait in self._waits if self._workers is None or wait.started is not None]
+        if len(logs) < min(len(running), _KEPT):
+            mean, spread = self._with_unfinished(running, logs, mean, spread, base, per_row)
         factor = math.exp(mean)
         return Law(base * factor, per_row * factor, round(min(spread, 2.0), 2))
 
@@ -179,14 +254,13 @@ class Durations:
         return max(mean_seconds - per_row * mean_rows, 1e-3), per_row
 
     def _with_unfinished(
-        self, logs: list[float], mean: float, spread: float, base: float, per_row: float
+        self, running: list[Wait], logs: list[float], mean: float, spread: float, base: float, per_row: float
     ) -> tuple[float, float]:
         """Mean and spread where exports that still run count too: the first to finish are the shortest. Found by
         expectation and maximization, for a normal law censored from the right."""
-        now = anyio.current_time()
         ages = [
-            math.log(max(1e-3, now - launched) / (base + per_row * (rows or 0)))
-            for rows, launched in self._waiting.values()
+            math.log(max(1e-3, wait.seen - (wait.started or wait.launched)) / (base + per_row * (wait.rows or 0)))
+            for wait in running
         ]
         for _ in range(8):
             total, squares = math.fsum(logs), math.fsum((value - mean) ** 2 for value in logs)
@@ -198,3 +272,7 @@ class Durations:
             count = len(logs) + len(ages)
             mean, spread = total / count, max(math.sqrt(squares / count), _LEAST_SPREAD)
         return mean, spread
+
+
+def _launched(wait: Wait) -> float:
+    return wait.launched

@@ -11,7 +11,7 @@ from bulkpull.pull.durations import PEEK
 from bulkpull.pull.poll import QUEUED
 
 START = 4  # exports
-QUEUE = 0.5  # exports that wait at the server, for each that it works on: its workers need not wait for us
+QUEUE = 1.0  # exports that wait at the server, for each that it works on: its workers need not wait for us
 EARLY = 3 * PEEK  # seconds after its launch, in which a look at an export tells of free workers
 SAMPLE = 8  # one launch in so many is looked at, once something was seen to wait
 FAILURES = 0.2  # the share of exports that fail, above which the limit falls
@@ -24,9 +24,9 @@ GAIN = 0.5  # of what a raised limit could bring at best, that it must bring to 
 class Climb:
     """A limit that is raised as long as more comes of it.
 
-    It is doubled until that brings less than half of what it could, and then stands where it was; after a rest, a
-    quarter more is tried again and again. The first measurement after a change counts for nothing: it still shows what
-    was begun before.
+    It is doubled until that brings less than half of what it could, and then stands where it helped. After a rest, a
+    quarter less and a quarter more are tried in turn, and kept where that costs or brings little or much. The first
+    measurement after a change counts for nothing: it still shows what was begun before.
     """
 
     def __init__(self, start: int, most: int) -> None:
@@ -67,13 +67,15 @@ class Climb:
         if self._base:
             before, former = self._base
             if rate < former * (1 + GAIN * (limit / before - 1)):
-                self.set(before)
-                self._factor, self._rest = 1.25, REST
+                self.set(before * max(1.0, rate / former))
+                self._factor, self._rest = (0.75 if limit > before else 1.25), REST
                 return
         self._base = None
         self._rest -= 1
-        if climb and self._rest < 0 and limit < self._most:
-            self.limiter.total_tokens = min(self._most, math.ceil(limit * self._factor))
+        if climb and self._rest < 0:
+            if limit == self._most:
+                self._factor = 0.75
+            self.limiter.total_tokens = max(1, min(self._most, math.ceil(limit * self._factor)))
             self._base = limit, rate
             self._begin(settling=True)
         else:
@@ -87,7 +89,7 @@ class Flight(Climb):
     """A listener that finds how many exports should be in flight, at most `most`; `fixed` where that is said.
 
     It begins with a few, and allows one more for each that the server is seen to work on right away, until some are
-    seen to wait: that shows how many workers the server has, and half as many may wait there besides. Where a server
+    seen to wait: that shows how many workers the server has, and as many may wait there besides. Where a server
     does not tell, the rows that finish in a second do.
     """
 
@@ -96,7 +98,8 @@ class Flight(Climb):
         self._fixed = fixed is not None
         self._started: set[int] = set()  # windows whose export the server was seen to work on
         self._queue = False  # an export was seen to wait, in this measurement
-        self._tells = False  # one was seen to be worked on right away
+        self._prompt = False  # one was seen to be worked on right away
+        self._tells = False  # and another to wait
         self._launches = self._finished = self._failed = 0
         self._throttled_at = -math.inf
 
@@ -123,7 +126,7 @@ class Flight(Climb):
                 if event.window.index not in self._started:
                     self._started.add(event.window.index)
                     if event.waited <= EARLY:
-                        self._tells = True
+                        self._prompt = True
                         self.set(self.limit + 1)
             case Exported():
                 self._started.discard(event.window.index)
@@ -138,6 +141,7 @@ class Flight(Climb):
                 self.set(self.limit / 2)
 
     def _see_queue(self) -> None:
+        self._tells = self._tells or self._prompt
         if self._tells and not self._queue:
             enough = len(self._started) * (1 + QUEUE)
             if enough > self.limit:
@@ -151,7 +155,8 @@ class Flight(Climb):
         if self._failed > FAILURES * self._finished:
             self.set(self.limit * 3 / 4)
         else:
-            self.measured(climb=not (self._tells and self._queue))
+            saturated = self.limiter.statistics().tasks_waiting > 0
+            self.measured(climb=saturated and not self._tells)
         self._finished = self._failed = 0
         self._queue = False
 

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
-from anyio.abc import TaskGroup
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskGroup, TaskStatus
 
 from bulkpull.clickwrap import Export
 from bulkpull.errors import ExportError
@@ -49,7 +49,6 @@ class Journeys:
     on_event: OnEvent
     durations: Durations = field(init=False)
     launching: anyio.Lock = field(default_factory=anyio.Lock)
-    answered: anyio.Event = field(default_factory=anyio.Event)
     exported: bool = False  # an export has succeeded
     splits: int = 0
 
@@ -60,8 +59,8 @@ class Journeys:
         """Starts all journeys: those whose export an earlier run has launched at once, the others as places in flight
         become free.
 
-        The first launch is alone until it is answered: a token or a filter that the API refuses is found out with one
-        request, not with one for each export.
+        A launch is answered before the next: a token or a filter that the API refuses is found out with one request,
+        not with one for each export.
         """
         under_way = [journey for journey in journeys if journey.past]
         self.flight.take_up(sum(not journey.exported for journey in under_way))
@@ -70,8 +69,7 @@ class Journeys:
         order = Order((journey for journey in journeys if not journey.past), self.flight, self.durations)
         while len(order):
             place = await self.place()
-            self.group.start_soon(self.travel, order.next(), place)
-            await self.answered.wait()
+            await self.group.start(self.travel, order.next(), place)
 
     async def place(self) -> object:
         """A place in flight, to be released once the export is done."""
@@ -79,21 +77,24 @@ class Journeys:
         await self.flight.limiter.acquire_on_behalf_of(place)
         return place
 
-    async def travel(self, journey: Journey, place: object = None) -> None:
+    async def travel(
+        self, journey: Journey, place: object = None, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
         """One window's way from its launch to the merge: with another export where one will not do, or cut in two where
-        that is of no use."""
+        that is of no use. It has started once its first export is launched."""
         window = journey.window
         for attempt in range(1, MAX_LAUNCHES + 1):
             if attempt > 1:
                 await anyio.sleep(self.api.retry.backoff(attempt - 1))
             try:
-                await self.attempt(journey, attempt, place)
+                await self.attempt(journey, attempt, place, task_status)
                 return
             except ExportFailure as failure:
                 reason, kind = f"export {failure.export_id}: {failure}", failure.kind
                 await to_thread.run_sync(self.journal.failed, window, failure.export_id, str(failure))
                 self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
                 journey.past = place = None
+                task_status = TASK_STATUS_IGNORED
                 too_large = failure.kind is ExportError and (failure.too_large or attempt == MAX_LAUNCHES)
             if too_large and await self.split(journey, reason):
                 return
@@ -123,14 +124,14 @@ class Journeys:
             self.group.start_soon(self.travel, half)
         return True
 
-    async def attempt(self, journey: Journey, attempt: int, place: object) -> None:
+    async def attempt(self, journey: Journey, attempt: int, place: object, task_status: TaskStatus[None]) -> None:
         """One export's way to the merge. Raises ExportFailure where it will not do."""
         past = journey.past
         if past and past.exported:
             export, records = Export(past.id, "success"), past.parts
             self.on_event(Exported(journey.window, past.id, len(records), past.age))
         else:
-            export = await self.export(journey, attempt, place or await self.place())
+            export = await self.export(journey, attempt, place or await self.place(), task_status)
             records = part_records(export)
             await to_thread.run_sync(self.journal.exported, journey.window, export.id, records)
         journey.export_id = export.id
@@ -149,7 +150,7 @@ class Journeys:
             raise cancelled_from_within()
         await journey.hand_over()
 
-    async def export(self, journey: Journey, attempt: int, place: object) -> Export:
+    async def export(self, journey: Journey, attempt: int, place: object, task_status: TaskStatus[None]) -> Export:
         """A succeeded export of the window: the one that an earlier run launched, or a new one."""
         window, past = journey.window, journey.past
         try:
@@ -160,7 +161,7 @@ class Journeys:
                     export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
                 waited = 0.0
                 self.on_event(Launched(window, export.id, attempt))
-                self.answered.set()
+                task_status.started()
             began = anyio.current_time()
             export = await poll(
                 self.api,

@@ -36,7 +36,7 @@ from bulkpull.rows.format import Format, format_of
 from bulkpull.window import Window, instant
 
 ALWAYS = ("id", "signer_id", "created_time")  # the API's documents ask for these in every export
-MAX_EXPORTS = 100
+MAX_EXPORTS = 128
 DOWNLOADS = 8
 EXPORT_TIMEOUT = 3600.0
 MEMORY = 256_000_000  # bytes

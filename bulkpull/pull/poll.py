@@ -29,33 +29,33 @@ async def poll(
     """Asks for `export`, launched `waited` seconds ago, until it has succeeded, whenever `durations` make that likely;
     at once where it was launched by an earlier run, and with `peek` soon for the first time, to see its status.
 
-    Raises ExportFailure where it failed, vanished, or is not done when it is asked for `export_timeout` seconds after
-    its launch or later: a time in which nothing can be asked does not count against it.
+    Raises ExportFailure where it failed, vanished, or is not done when it is asked for after the server has worked on
+    it for `export_timeout` seconds: neither a time in which nothing can be asked counts against it, nor one in which it
+    waits for others.
     """
     launched = anyio.current_time() - waited
-    known = 0.0  # seconds after its launch, when it was last seen unfinished
 
     async def ask() -> Export:
-        nonlocal known
-        asked = anyio.current_time() - launched
+        asked = anyio.current_time()
         try:
             answer = await api.get_export(export.id)
         except NotFoundError as error:
             raise ExportFailure(export.id, f"it vanished: {error}") from error
         if answer.succeeded:
-            durations.learn(window.rows, known, anyio.current_time() - launched)
-        known = asked
+            durations.learn(wait, by=anyio.current_time())
+        elif not answer.failed:
+            durations.see(wait, queued=answer.status in QUEUED, at=asked)
         on_event(Polled(window, export.id, answer.status, anyio.current_time() - launched))
         return answer
 
-    with durations.waiting(window.rows, launched):
+    with durations.waiting(window.rows, launched) as wait:
         if waited:
             export = await ask()
         while not export.succeeded and not export.failed:
-            if anyio.current_time() - launched >= export_timeout:
+            if anyio.current_time() - durations.running_since(wait) >= export_timeout:
                 reason = f"it was still {export.status} after {export_timeout:g} s"
                 raise ExportFailure(export.id, reason, too_large=export.status not in QUEUED)
-            await durations.next_poll(window.rows, launched, known, peek=peek, at_most=launched + export_timeout)
+            await durations.next_poll(wait, peek=peek, patience=export_timeout)
             export = await ask()
     if export.failed:
         raise ExportFailure(export.id, export.message or "it failed, and the API gave no message")

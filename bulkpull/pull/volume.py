@@ -15,7 +15,7 @@ from bulkpull.pull.api import Api
 from bulkpull.window import Window
 
 ROWS_PER_EXPORT = 100_000
-PROBES = 16  # at a time
+PROBES = 32  # at a time
 PATIENCE = 120.0  # seconds for one probe, with all its attempts
 _SPARE = 16  # probes beyond two an export, to home in on little activity in a long range
 _TOO_LARGE = 1.5  # shares: a segment with more is cut

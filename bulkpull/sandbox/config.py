@@ -10,8 +10,8 @@ from bulkpull.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
-    """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one; `peak` is the share of rows that falls
-    into one week; without `counting` the list route refuses to count; `faults` see `Faults`."""
+    """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one; `peak` is the share of rows that
+    falls into one week; without `counting` the list route refuses to count; `faults` see `Faults`."""
 
     rows: int = 10_000
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)

@@ -1,0 +1,98 @@
+"""A clock that jumps to the next timer, and threads that are none: what runs is a function of the seed alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, Self, TypeVar
+from unittest.mock import patch
+
+import anyio
+import looptime
+from anyio.lowlevel import checkpoint
+
+T = TypeVar("T")
+
+EPOCH = 1_700_000_000  # seconds since 1970, where simulated time begins
+
+
+def on_a_jumping_clock(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Runs `main` in an event loop whose time costs nothing."""
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        return runner.run(main())
+
+
+def simulated(seed: int, main: Callable[[], Awaitable[T]], *, hours: float = 10_000) -> T:
+    """Runs `main` on a jumping clock, in one thread, with whatever is random drawn from the seed. Raises TimeoutError
+    where it takes more than so many hours of simulated time, or waits for what never comes."""
+
+    async def limited() -> T:
+        with anyio.fail_after(hours * 3600):
+            return await main()
+
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        with _without_threads(), asyncio.Runner(loop_factory=_Loop) as runner:
+            return runner.run(limited())
+    finally:
+        random.setstate(state)
+
+
+class _Clock(datetime):
+    """The wall clock, as the event loop sees it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(EPOCH, tz) + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+class _Jumping(selectors.DefaultSelector):
+    """Where nothing comes from outside: whoever waits for a timer finds that its time has come."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("everything waits, and nothing will ever come")
+        self.now += max(0.0, timeout)
+        return []
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop in simulated time, without threads. looptime, which serves the other tests, looks for what may come
+    from outside between any two timers, which takes twice as long."""
+
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        return self._jumping.now
+
+    def run_in_executor(self, _executor: object, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(work(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def _without_threads() -> Iterator[None]:
+    async def run_sync(work: Callable[..., T], *arguments: object, **_options: object) -> T:
+        await checkpoint()
+        return work(*arguments)
+
+    with (
+        patch("anyio.to_thread.run_sync", run_sync),
+        patch("anyio.from_thread.check_cancelled", lambda: None),
+        patch("bulkpull.pull.journal.datetime", _Clock),
+    ):
+        yield

@@ -1,0 +1,297 @@
+"""A Clickwrap in memory: a queue, workers, durations by law, a quota, and misbehaviour, all drawn from a seed."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self, cast
+
+import anyio
+
+from bulkpull import ApiError, Export, NotFoundError, RetryPolicy
+from bulkpull.clickwrap import Download, LinkExpiredError, TransientError
+from bulkpull.clickwrap.quota import Governor
+from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
+from bulkpull.sandbox.quota import RateLimit
+from bulkpull.window import instant
+
+_BOUNDS = re.compile(r"created_time>=(\S+) and created_time<(\S+)")
+Law = Literal["constant", "lognormal"]
+Fate = Literal["success", "failed", "vanishes", "never", "damaged", "gone"]
+_FATES: Sequence[Fate] = ("failed", "vanishes", "never", "damaged", "gone")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a server is like.
+
+    An export takes `seconds` plus `seconds_per_row` for each row, times a factor of the `law` (log-normal: around 1,
+    with the standard deviation `sigma` of its logarithm). `tells` says whether an export that waits for a worker is
+    called scheduled. `latency` is that of one request, on average. Of exports the share `failing` fails, and whatever
+    has more rows than `too_large` always does. `trouble` is the share of requests and files that something befalls.
+    Without `files` exports bring none, so that nothing but the orchestration takes time.
+    """
+
+    workers: int = 8
+    seconds: float = 60.0
+    seconds_per_row: float = 0.0
+    law: Law = "lognormal"
+    sigma: float = 0.0
+    tells: bool = True
+    latency: float = 0.1
+    failing: float = 0.0
+    too_large: float = float("inf")
+    trouble: float = 0.0
+    poisoned: tuple[datetime, ...] = ()
+    counting: bool = True
+    files: bool = True
+    requests_per_minute: int = 2000
+
+
+@dataclass(slots=True)
+class Task:
+    """An export: when it was launched, when a worker took it, when it ended, and how."""
+
+    id: str
+    start: datetime
+    end: datetime
+    rows: range
+    launched: float
+    started: float
+    finished: float
+    fate: Fate
+    detected: float | None = None
+    polls: int = 0
+
+
+@dataclass(slots=True)
+class Server:
+    """The activities are `moments`, in order. What it saw is there for whoever wants to know."""
+
+    model: Model
+    moments: Sequence[datetime]
+    seed: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    throttled: int = 0
+    lost: int = 0  # launches whose answer was lost
+    in_flight: list[Task] = field(default_factory=list)
+    peak: int = 0  # exports in flight
+    downloads: int = 0
+    peak_downloads: int = 0
+    _random: random.Random = field(init=False)
+    _quota: RateLimit = field(init=False)
+    _free: list[float] = field(init=False)  # a heap: when each worker is free
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(f"server {self.seed}")
+        self._quota = RateLimit(self.model.requests_per_minute)
+        self._free = [0.0] * self.model.workers
+
+    # What the API does
+
+    def selected(self, filter: str) -> tuple[datetime, datetime, range]:
+        """The bounds of a filter, and the numbers of the activities between."""
+        match = _BOUNDS.match(filter)
+        assert match, filter
+        start, end = (datetime.fromisoformat(bound) for bound in match.groups())
+        return start, end, range(bisect_left(self.moments, start), bisect_left(self.moments, end))
+
+    def launch(self, filter: str) -> Task:
+        """A new export, whose end is decided, though nobody knows."""
+        model, draw = self.model, self._random
+        now = anyio.current_time()
+        start, end, rows = self.selected(filter)
+        factor = draw.lognormvariate(0, model.sigma) if model.law == "lognormal" and model.sigma else 1.0
+        seconds = (model.seconds + model.seconds_per_row * len(rows)) * factor
+        fate: Fate = "success"
+        hopeless = len(rows) > model.too_large or any(start <= moment < end for moment in model.poisoned)
+        if hopeless or draw.random() < model.failing:
+            fate = "failed"
+        elif draw.random() < model.trouble:
+            fate = draw.choice(_FATES if rows else _FATES[:1])
+        if fate == "failed":
+            seconds *= draw.random()
+        started = max(now, heapq.heappop(self._free))
+        heapq.heappush(self._free, started + (seconds if fate != "never" else 2 * seconds))
+        finished = started + seconds if fate != "never" else float("inf")
+        task = Task(f"{len(self.tasks):024x}", start, end, rows, now, started, finished, fate)
+        self.tasks[task.id] = task
+        self.in_flight = [task for task in self.in_flight if task.finished > now] + [task]
+        self.peak = max(self.peak, len(self.in_flight))
+        return task
+
+    def show(self, id: str) -> Export:
+        """An export's status, now."""
+        now = anyio.current_time()
+        task = self.tasks[id]
+        if task.detected is None:
+            task.polls += 1
+        if now < task.started:
+            return Export(id, "scheduled" if self.model.tells else "started")
+        if task.fate == "vanishes" and now >= (task.started + task.finished) / 2:
+            raise NotFoundError("no such export", status=404)
+        if now < task.finished:
+            return Export(id, "started")
+        if task.detected is None:
+            task.detected = now
+        if task.fate == "failed":
+            return Export(id, "failed", "Export failed")
+        has_file = self.model.files and (task.rows or int(id, 16) % 2)
+        return Export(id, "success", links=(f"https://files/{id}.csv",) if has_file else ())
+
+    def file(self, link: str) -> bytes:
+        """What a link leads to. Raises LinkExpiredError."""
+        task = self.tasks[link.removeprefix("https://files/").removesuffix(".csv")]
+        if task.fate == "gone":
+            raise LinkExpiredError(404)
+        lines = [f"{number:024x},{number % 97},{instant(self.moments[number])}\n" for number in task.rows]
+        content = "".join(("id,signer_id,created_time\n", *lines)).encode()
+        return content[: -len(lines[-1]) // 2] if task.fate == "damaged" else content
+
+    def counts_against_quota(self, token: str = "token") -> float | None:  # noqa: S107
+        """Seconds until the quota is whole again, where it is exhausted."""
+        wait = self._quota.retry_after(token, anyio.current_time())
+        self.throttled += wait is not None
+        return wait
+
+    def befalls(self) -> str | None:
+        """What befalls the next request, if anything does."""
+        if self._random.random() >= self.model.trouble:
+            return None
+        return self._random.choice(("refused", "lost", "slow"))
+
+    def latency(self) -> float:
+        return self.model.latency * self._random.uniform(0.5, 1.5)
+
+    # What came of it
+
+    @property
+    def work(self) -> float:
+        """Seconds that workers spent."""
+        return sum(task.finished - task.started for task in self.tasks.values() if task.finished != float("inf"))
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest export, from where a worker took it."""
+        return max((task.finished - task.started for task in self.tasks.values()), default=0.0)
+
+    @property
+    def least(self) -> float:
+        """Seconds that nobody can go below who makes these exports."""
+        return max(self.work / self.model.workers, self.longest)
+
+
+class SimulatedClickwrap:
+    """A client of a server in memory, with the quota and the backoff of the real one."""
+
+    retry = RetryPolicy(base=0.5, cap=5.0)
+    base_url = "https://simulated"
+
+    def __init__(self, server: Server, requests_per_minute: int = 1800) -> None:
+        self.server = server
+        self.requests_per_minute = requests_per_minute
+        self._governor = Governor(requests_per_minute)
+        self._on_event: OnEvent = ignore
+
+    def observed(self, on_event: OnEvent) -> Self:
+        twin = copy(self)
+        twin._on_event = on_event
+        return twin
+
+    async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
+        task = await self._request("POST", lambda: self.server.launch(filter))
+        return Export(task.id, "pending")
+
+    async def get_export(self, export_id: str) -> Export:
+        return cast(Export, await self._request("GET", lambda: self.server.show(export_id)))
+
+    async def export_fields(self, site: str | int) -> list[str]:
+        return ["id", "signer_id", "created_time"]
+
+    async def count(self, filter: str | None = None) -> int:
+        if not self.server.model.counting:
+            raise ApiError("this token may not count", status=403, undone=True)
+        return cast(int, await self._request("COUNT", lambda: len(self.server.selected(filter or "")[2])))
+
+    async def _request(self, route: str, act: Any) -> Any:
+        attempt = 0
+        while True:
+            attempt += 1
+            async with self._governor.place():
+                self._on_event(Requested(route))
+                self.server.requests[route] += 1
+                await anyio.sleep(self.server.latency() / 2)
+                wait = self.server.counts_against_quota()
+                if wait is None:
+                    trouble = self.server.befalls()
+                    if trouble != "refused":
+                        answer = act()
+                        await anyio.sleep(self.server.latency() / 2 + (20.0 if trouble == "slow" else 0.0))
+                        if trouble != "lost":
+                            return answer
+                        self.server.lost += route == "POST"
+                else:
+                    self._on_event(Throttled(route, self._governor.throttled(wait)))
+            pause = self.retry.backoff(attempt)
+            self._on_event(Retried(route, attempt, pause, "trouble"))
+            await anyio.sleep(pause)
+
+    @asynccontextmanager
+    async def download(self, link: str, *, offset: int = 0, validator: str | None = None) -> AsyncIterator[Download]:
+        server = self.server
+        await anyio.sleep(server.latency())
+        content = server.file(link)
+        server.downloads += 1
+        server.peak_downloads = max(server.peak_downloads, server.downloads)
+        try:
+            yield cast(Download, _Body(content, server))
+        finally:
+            server.downloads -= 1
+
+
+@dataclass(slots=True)
+class _Body:
+    content: bytes
+    server: Server
+    offset: int = 0
+    validator: str | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.content)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        await anyio.sleep(self.server.latency())
+        if self.server.befalls():
+            yield self.content[: len(self.content) // 2]
+            raise TransientError("the transfer broke")
+        yield self.content
+
+
+def evenly(rows: int, start: datetime, end: datetime) -> list[datetime]:
+    """So many moments, evenly spread."""
+    return [start + (end - start) * number / rows for number in range(rows)]
+
+
+def in_bursts(rows: int, start: datetime, end: datetime, seed: int) -> list[datetime]:
+    """So many moments, most of them in a few bursts."""
+    draw = random.Random(f"bursts {seed}")
+    bursts = [draw.random() for _ in range(draw.randint(1, 4))]
+    places = sorted(
+        min(1 - 1e-9, max(0.0, draw.gauss(draw.choice(bursts), 0.004))) if draw.random() < 0.9 else draw.random()
+        for _ in range(rows)
+    )
+    span = (end - start) // timedelta(milliseconds=1)
+    return [start + timedelta(milliseconds=int(place * span)) for place in places]
+
+
+START, END = datetime(2022, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
