@@ -7,12 +7,14 @@ from typing import TypeVar
 
 import anyio
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError
 from bulkpull.pull.api import Api
 from bulkpull.pull.journal import Journal
+from bulkpull.pull.journey import cancelled_from_within
 from bulkpull.window import Window
 
 GRACE = 3.0  # seconds that a cancelled launch waits for its answer
@@ -62,4 +64,7 @@ async def _settled(work: Callable[[], Awaitable[T]]) -> T:
         group.cancel_scope.cancel()
     if errors:
         raise errors[0]
+    if not results:
+        await checkpoint()  # the answer did not come within the grace: the cancellation goes on
+        raise cancelled_from_within()
     return results[0]

@@ -1,0 +1,166 @@
+"""What one seed comes to: a server, a pull, what goes wrong, and what must hold all the same."""
+
+from __future__ import annotations
+
+import csv
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import anyio
+
+from bulkpull import BulkpullError, Result, Window, events, pull
+from bulkpull.events import Event
+from tests.simulation.clock import simulated
+from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, in_bursts
+
+MAX_RUNS = 30
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was heard and made, over all runs of a pull: `result` is None where no run can come to an end."""
+
+    seed: int
+    server: Server
+    options: dict[str, Any]
+    log: list[Event] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    kills: int = 0
+    result: Result | None = None
+    rows: list[str] = field(default_factory=list)
+    peak: int = 0
+
+
+@contextmanager
+def memory() -> Iterator[Path]:
+    """A directory in memory, if there is such a thing: syncs cost nothing there."""
+    shared = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+def drawn(seed: int) -> tuple[Server, dict[str, Any], list[float]]:
+    """A server, the options of a pull, and after how many seconds its first runs are killed."""
+    draw = random.Random(seed)
+    moments = in_bursts(draw.randint(0, 90), START, END, seed)
+    troubled = draw.random() < 0.7
+    model = Model(
+        workers=draw.choice((1, 2, 4, 9)),
+        seconds=draw.choice((0.1, 5.0, 120.0, 1800.0)),
+        seconds_per_row=draw.choice((0.0, 0.5)),
+        sigma=draw.choice((0.0, 0.6)),
+        tells=draw.random() < 0.7,
+        failing=draw.choice((0.0, 0.3)) if troubled else 0.0,
+        trouble=draw.choice((0.02, 0.15)) if troubled else 0.0,
+        too_large=draw.choice((3, 8, 30)) if draw.random() < 0.3 else float("inf"),
+        poisoned=(draw.choice(moments),) if moments and draw.random() < 0.1 else (),
+        counting=draw.random() < 0.9,
+        # So little that it is felt; a poll a second would exceed it.
+        requests_per_minute=draw.choice((40, 2000)),
+    )
+    options: dict[str, Any] = {
+        "start": START,
+        "end": END,
+        "window": draw.choice(("auto", "auto", "auto", "1mo", "3mo")),
+        "rows_per_export": draw.choice((4, 9, 40)),
+        "exports": draw.choice((None, None, 1, 5)),
+        "max_exports": draw.choice((3, 128)),
+        "downloads": draw.choice((1, 8)),
+        "spool": draw.choice((200, 4_000_000_000)),
+        "export_timeout": 40_000.0,
+        "skip_failed": draw.random() < 0.5,
+    }
+    kills = [draw.expovariate(1 / 200) for _ in range(draw.choice((0, 0, 0, 1, 4)))]
+    return Server(model, moments, seed), options, kills
+
+
+def followed(seed: int) -> Outcome:
+    """Pulls as the seed says, again after each kill and each error, until the output stands or nothing can help."""
+    server, options, kills = drawn(seed)
+    outcome = Outcome(seed, server, options)
+    with memory() as directory, patch("bulkpull.pull.split.LEAST_ROWS", 1):
+        simulated(seed, partial(_runs, outcome, directory / "a.csv", kills))
+        assert [path.name for path in directory.iterdir()] == (["a.csv"] if outcome.result else ["a.csv.bulkpull"])
+        if outcome.result:
+            with (directory / "a.csv").open(newline="") as file:
+                outcome.rows = [row[0] for row in csv.reader(file)][1:]
+    return outcome
+
+
+async def _runs(outcome: Outcome, out: Path, kills: list[float]) -> None:
+    clickwrap = SimulatedClickwrap(outcome.server, outcome.server.model.requests_per_minute * 9 // 10)
+    in_flight: set[int] = set()
+
+    def listen(event: Event) -> None:
+        outcome.log.append(event)
+        match event:
+            case events.Launched() | events.Polled():
+                in_flight.add(event.window.index)
+                outcome.peak = max(outcome.peak, len(in_flight))
+            case events.Exported() | events.ExportFailed():
+                in_flight.discard(event.window.index)
+
+    while outcome.result is None and len(outcome.errors) < MAX_RUNS:
+        in_flight.clear()
+        with anyio.move_on_after(kills.pop(0) if kills else float("inf")) as killed:
+            try:
+                outcome.result = await pull(clickwrap, out=out, on_event=listen, **outcome.options)
+            except BulkpullError as error:
+                outcome.errors.append(str(error))
+                if _is_hopeless(outcome):
+                    return
+        outcome.kills += killed.cancelled_caught
+
+
+def _is_hopeless(outcome: Outcome) -> bool:
+    """Whether the window that the last error names holds what can never be exported."""
+    windows = {str(window): window for window in _windows(outcome)}
+    [named] = [window for name, window in windows.items() if f"{name}:" in outcome.errors[-1]]
+    model = outcome.server.model
+    rows = sum(named.start <= moment < named.end for moment in outcome.server.moments)
+    return _holds(named, model.poisoned) or rows > model.too_large
+
+
+def _windows(outcome: Outcome) -> list[Window]:
+    found = [window for event in outcome.log if isinstance(event, events.Planned) for window in event.windows]
+    return found + [half for event in outcome.log if isinstance(event, events.Split) for half in event.halves]
+
+
+def _holds(window: Window, moments: tuple[datetime, ...]) -> bool:
+    return any(window.start <= moment < window.end for moment in moments)
+
+
+def check(outcome: Outcome) -> None:
+    """What must hold, whatever happened."""
+    server, options = outcome.server, outcome.options
+    assert server.throttled == 0
+    assert server.peak_downloads <= options["downloads"]
+    # What an earlier run left in flight is polled at once.
+    assert outcome.peak <= (options["exports"] or options["max_exports"])
+    merged = [event.window for event in outcome.log if isinstance(event, events.WindowMerged)]
+    assert merged == sorted(merged, key=lambda window: window.start)
+    assert len({window.index for window in merged}) == len(merged)
+    failures = sum(isinstance(event, events.ExportFailed) for event in outcome.log)
+    result = outcome.result
+    if result is None:
+        assert not options["skip_failed"] or not outcome.errors or _is_hopeless(outcome)
+        return
+    assert not options["skip_failed"] or not outcome.errors
+    split = {event.window.index for event in outcome.log if isinstance(event, events.Split)}
+    assert result.splits == len(split)
+    left_out = [moment for moment in server.moments if any(_holds(window, (moment,)) for window in result.skipped)]
+    came = [moment for moment in server.moments if moment not in set(left_out)]
+    assert outcome.rows == [f"{number:024x}" for number, moment in enumerate(server.moments) if moment in set(came)]
+    assert result.rows == len(outcome.rows)
+    assert len(merged) + len(result.skipped) == result.windows
+    # Whatever ends a run may lose the answer of the launch that is under way.
+    assert len(server.tasks) <= len(merged) + failures + server.lost + outcome.kills + len(outcome.errors)
+    assert not result.short
