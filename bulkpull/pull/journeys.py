@@ -70,6 +70,7 @@ class Journeys:
         while len(order):
             place = await self.place()
             await self.group.start(self.travel, order.next(), place)
+        self.durations.hurry()
 
     async def place(self) -> object:
         """A place in flight, to be released once the export is done."""

@@ -36,8 +36,8 @@ class Order:
             heapq.heappop(self._largest)
         rows, index = -self._largest[0][0], self._largest[0][1]
         base, per_row = 0.0, 1.0
-        if law := self._durations.law:
-            base, per_row = law.base, law.per_row
+        if (law := self._durations.law) and law.by == "rows":
+            base, per_row = law.base, law.slope
         left = base * len(self._waiting) + per_row * self._rows
         if left / self._flight.limit >= ENDGAME * (base + per_row * rows):
             index = next(iter(self._waiting))

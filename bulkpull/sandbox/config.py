@@ -37,9 +37,10 @@ class SandboxConfig:
 
 @dataclass(slots=True)
 class Seen:
-    """What a sandbox saw. `leaks` counts requests to the file origin that carried an Authorization header,
-    `lost_posts` exports that were started though the answer was lost, `faults` what was injected of each kind;
-    `throttled` does not count injected 429."""
+    """What a sandbox saw. `worked` are the seconds that its workers spent on exports, and `longest` those of the
+    longest. `leaks` counts requests to the file origin that carried an Authorization header, `lost_posts` exports that
+    were started though the answer was lost, `faults` what was injected of each kind; `throttled` does not count injected
+    429."""
 
     requests: dict[str, int] = field(default_factory=dict)
     throttled: int = 0
@@ -49,6 +50,8 @@ class Seen:
     leaks: int = 0
     exports: int = 0
     lost_posts: int = 0
+    worked: float = 0.0
+    longest: float = 0.0
     peak_exports: int = 0
     peak_requests: int = 0
     peak_downloads: int = 0

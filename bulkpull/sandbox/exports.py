@@ -70,6 +70,7 @@ class Exports:
     ) -> None:
         self.tasks: dict[str, Task] = {}
         self.peak_running = 0
+        self.worked = self.longest = 0.0  # seconds
         self._activities = activities
         self._directory = directory
         self._workers = anyio.CapacityLimiter(workers)
@@ -113,6 +114,9 @@ class Exports:
                 task.status, task.message = "failed", str(error)
                 return
             await anyio.sleep_until(began + duration)
+            took = anyio.current_time() - began
+            self.worked += took
+            self.longest = max(self.longest, took)
         task.files = self._made[key]
         fault = self._faults.strike("export", task.filter, without=() if rows else _OF_FILES)
         task.fault = fault.kind if fault else None

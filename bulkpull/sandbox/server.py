@@ -51,6 +51,7 @@ class Sandbox:
         """The figures so far."""
         self._seen.exports = len(self.exports.tasks)
         self._seen.peak_exports = self.exports.peak_running
+        self._seen.worked, self._seen.longest = self.exports.worked, self.exports.longest
         self._seen.faults = dict(self.faults.injected)
         return self._seen
 

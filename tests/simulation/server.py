@@ -8,7 +8,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,6 @@ from bulkpull.sandbox.quota import RateLimit
 from bulkpull.window import instant
 
 _BOUNDS = re.compile(r"created_time>=(\S+) and created_time<(\S+)")
-Law = Literal["constant", "lognormal"]
 Fate = Literal["success", "failed", "vanishes", "never", "damaged", "gone"]
 _FATES: Sequence[Fate] = ("failed", "vanishes", "never", "damaged", "gone")
 
@@ -33,18 +32,19 @@ _FATES: Sequence[Fate] = ("failed", "vanishes", "never", "damaged", "gone")
 class Model:
     """What a server is like.
 
-    An export takes `seconds` plus `seconds_per_row` for each row, times a factor of the `law` (log-normal: around 1,
-    with the standard deviation `sigma` of its logarithm). `tells` says whether an export that waits for a worker is
-    called scheduled. `latency` is that of one request, on average. Of exports the share `failing` fails, and whatever
-    has more rows than `too_large` always does. `trouble` is the share of requests and files that something befalls.
-    Without `files` exports bring none, so that nothing but the orchestration takes time.
+    An export takes `seconds` plus `seconds_per_row` for each row, times a factor: log-normal around 1, with the standard
+    deviation `sigma` of its logarithm, or uniform within `spread` of 1. `tells` says whether an export that waits for a
+    worker is called scheduled. `latency` is that of one request, on average. Of exports the share `failing` fails, and
+    whatever has more rows than `too_large`, or one of the `poisoned` moments, always does. `trouble` is the share of
+    requests and files that something befalls. Without `files` exports bring none, so that nothing but the orchestration
+    takes time.
     """
 
     workers: int = 8
     seconds: float = 60.0
     seconds_per_row: float = 0.0
-    law: Law = "lognormal"
     sigma: float = 0.0
+    spread: float = 0.0
     tells: bool = True
     latency: float = 0.1
     failing: float = 0.0
@@ -87,6 +87,7 @@ class Server:
     peak: int = 0  # exports in flight
     downloads: int = 0
     peak_downloads: int = 0
+    _launches: Counter[int] = field(default_factory=Counter)
     _random: random.Random = field(init=False)
     _quota: RateLimit = field(init=False)
     _free: list[float] = field(init=False)  # a heap: when each worker is free
@@ -110,16 +111,20 @@ class Server:
         model, draw = self.model, self._random
         now = anyio.current_time()
         start, end, rows = self.selected(filter)
-        factor = draw.lognormvariate(0, model.sigma) if model.law == "lognormal" and model.sigma else 1.0
+        # The same for whoever exports the same activity for the same time.
+        key = rows.start // 5
+        self._launches[key] += 1
+        luck = random.Random(f"{self.seed} {key} {self._launches[key]}")
+        factor = luck.lognormvariate(0, model.sigma) * luck.uniform(1 - model.spread, 1 + model.spread)
         seconds = (model.seconds + model.seconds_per_row * len(rows)) * factor
         fate: Fate = "success"
         hopeless = len(rows) > model.too_large or any(start <= moment < end for moment in model.poisoned)
-        if hopeless or draw.random() < model.failing:
+        if hopeless or luck.random() < model.failing:
             fate = "failed"
         elif draw.random() < model.trouble:
             fate = draw.choice(_FATES if rows else _FATES[:1])
         if fate == "failed":
-            seconds *= draw.random()
+            seconds *= luck.random()
         started = max(now, heapq.heappop(self._free))
         heapq.heappush(self._free, started + (seconds if fate != "never" else 2 * seconds))
         finished = started + seconds if fate != "never" else float("inf")
@@ -186,8 +191,17 @@ class Server:
 
     @property
     def least(self) -> float:
-        """Seconds that nobody can go below who makes these exports."""
+        """Seconds that nobody can go below who makes these exports: the lower bound of any makespan."""
         return max(self.work / self.model.workers, self.longest)
+
+    @property
+    def unforeseen(self) -> float:
+        """Seconds that the exports take in the order of their launch, if no worker ever waits: nobody can count on less
+        who does not know beforehand how long each takes."""
+        free = [0.0] * self.model.workers
+        for task in self.tasks.values():
+            heapq.heapreplace(free, free[0] + task.finished - task.started)
+        return max(free)
 
 
 class SimulatedClickwrap:
@@ -196,8 +210,9 @@ class SimulatedClickwrap:
     retry = RetryPolicy(base=0.5, cap=5.0)
     base_url = "https://simulated"
 
-    def __init__(self, server: Server, requests_per_minute: int = 1800) -> None:
+    def __init__(self, server: Server, requests_per_minute: int = 1800, *, paced: bool = True) -> None:
         self.server = server
+        self.paced = paced  # a client that is not paced waits for the quota only when it is told to
         self.requests_per_minute = requests_per_minute
         self._governor = Governor(requests_per_minute)
         self._on_event: OnEvent = ignore
@@ -226,7 +241,7 @@ class SimulatedClickwrap:
         attempt = 0
         while True:
             attempt += 1
-            async with self._governor.place():
+            async with self._governor.place() if self.paced else nullcontext():
                 self._on_event(Requested(route))
                 self.server.requests[route] += 1
                 await anyio.sleep(self.server.latency() / 2)
@@ -241,7 +256,7 @@ class SimulatedClickwrap:
                         self.server.lost += route == "POST"
                 else:
                     self._on_event(Throttled(route, self._governor.throttled(wait)))
-            pause = self.retry.backoff(attempt)
+            pause = self.retry.backoff(attempt) + (wait or 0.0)
             self._on_event(Retried(route, attempt, pause, "trouble"))
             await anyio.sleep(pause)
 
