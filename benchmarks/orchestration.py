@@ -331,7 +331,7 @@ def main() -> None:
     began = perf_counter()
     one = measure(large, OURS, 0)
     print(
-        f"\n{one.exports:,} windows, 64 workers, log-normal, 1 min: {one.makespan / 3600:.1f} h of the server's time in "
+        f"\n{one.exports:,} windows, 64 workers, log-normal, 1 min: {one.makespan / 3600:.1f} h of server time in "
         f"{perf_counter() - began:.0f} s; makespan {one.makespan / one.least:.3f} of its bound, {one.polls:.1f} polls "
         f"an export, {one.throttled} times 429"
     )

@@ -26,8 +26,8 @@ _KEPT = 64  # durations that are remembered
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when a worker took it (as far
-    as is known), and when it was last seen unfinished; times are the event loop's."""
+    """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when a worker took it (as
+    far as is known), and when it was last seen unfinished; times are the event loop's."""
 
     rows: int
     launched: float

@@ -94,7 +94,7 @@ def fit(finished: Sequence[Took], running: Sequence[Took]) -> Law:
 
 
 def _line(finished: Sequence[Took]) -> tuple[float, float, Literal["rows", "ahead"]]:
-    """Least squares by rows or by what was ahead, whichever explains more; drawn to a constant as far as neither does."""
+    """Least squares by rows or by what was ahead, whichever explains more; drawn to a constant where neither does."""
     seconds = [took.seconds for took in finished]
     mean = _mean(seconds)
     best: tuple[float, float, float, Literal["rows", "ahead"]] = (0.0, mean, 0.0, "rows")

@@ -39,8 +39,8 @@ class SandboxConfig:
 class Seen:
     """What a sandbox saw. `worked` are the seconds that its workers spent on exports, and `longest` those of the
     longest. `leaks` counts requests to the file origin that carried an Authorization header, `lost_posts` exports that
-    were started though the answer was lost, `faults` what was injected of each kind; `throttled` does not count injected
-    429."""
+    were started though the answer was lost, `faults` what was injected of each kind; `throttled` does not count
+    injected 429."""
 
     requests: dict[str, int] = field(default_factory=dict)
     throttled: int = 0

@@ -32,12 +32,12 @@ _FATES: Sequence[Fate] = ("failed", "vanishes", "never", "damaged", "gone")
 class Model:
     """What a server is like.
 
-    An export takes `seconds` plus `seconds_per_row` for each row, times a factor: log-normal around 1, with the standard
-    deviation `sigma` of its logarithm, or uniform within `spread` of 1. `tells` says whether an export that waits for a
-    worker is called scheduled. `latency` is that of one request, on average. Of exports the share `failing` fails, and
-    whatever has more rows than `too_large`, or one of the `poisoned` moments, always does. `trouble` is the share of
-    requests and files that something befalls. Without `files` exports bring none, so that nothing but the orchestration
-    takes time.
+    An export takes `seconds` plus `seconds_per_row` for each row, times a factor: log-normal around 1, with the
+    standard deviation `sigma` of its logarithm, or uniform within `spread` of 1. `tells` says whether an export that
+    waits for a worker is called scheduled. `latency` is that of one request, on average. Of exports the share `failing`
+    fails, and whatever has more rows than `too_large`, or one of the `poisoned` moments, always does. `trouble` is the
+    share of requests and files that something befalls. Without `files` exports bring none, so that nothing but the
+    orchestration takes time.
     """
 
     workers: int = 8
