@@ -68,7 +68,7 @@ class Law:
         late = median * math.exp(_LATE * self.spread)
         polls = _polls(self.spread)
         if known < late:
-            done = _at(_GRID, polls, math.log(known / median) / self.spread) if known > 0 else 0.0
+            done = _at(_GRID, polls, math.log(known / median) / self.spread) if known > 1e-9 * median else 0.0
             if done + step < polls[-1]:
                 return median * math.exp(_at(polls, _GRID, done + step) * self.spread)
         # It is late: the law may no longer hold, so that intervals grow.
@@ -116,7 +116,7 @@ def _line(finished: Sequence[Took]) -> tuple[float, float, Literal["rows", "ahea
 def _censored(ratios: Sequence[float], running: Sequence[float], mean: float, spread: float) -> tuple[float, float]:
     """Mean and spread where exports that still run count too, since the first to finish are the shortest: by
     expectation and maximization, for a normal law censored from the right."""
-    for _ in range(8):
+    for _ in range(20):
         total, squares = math.fsum(ratios), math.fsum((value - mean) ** 2 for value in ratios)
         for value in running:
             deviation = min(4.0, (value - mean) / spread)

@@ -10,7 +10,7 @@ from bulkpull.window import Window
 
 LEAST_ROWS = 1000  # of a window that is cut: with fewer, its size is not what is wrong
 LEAST_LENGTH = timedelta(minutes=1)
-_PROBES = 8  # that look for the middle
+_PROBES = 20  # that look for the middle
 _FAIR = 1 / 3  # of the rows, on either side of the cut
 
 

@@ -1,0 +1,164 @@
+"""Windows by volume: few probes, no monster, nothing lost, whatever the activity is like."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TypeVar
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulkpull import ApiError, AuthenticationError, Plan, UnavailableError, UsageError, plan
+from bulkpull.pull.volume import PATIENCE
+from tests.simulation.clock import simulated
+from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, evenly, in_bursts
+
+T = TypeVar("T")
+MONTHS = [datetime(2015, 6, 1, tzinfo=UTC) + timedelta(days=number / 10) for number in range(900)]
+
+
+def planned(moments: Sequence[datetime], rows: int, start: datetime = START, end: datetime = END) -> Plan:
+    """The plan for so many rows an export."""
+    clickwrap = SimulatedClickwrap(Server(Model(), moments))
+
+    async def main() -> Plan:
+        return await plan(clickwrap, start=start, end=end, rows_per_export=rows, max_windows=10_000)
+
+    return simulated(0, main)
+
+
+def counting(count: Callable[[], Awaitable[int]]) -> SimulatedClickwrap:
+    """An API that counts like that."""
+
+    class Counting(SimulatedClickwrap):
+        async def count(self, filter: str | None = None) -> int:
+            return await count()
+
+    return Counting(Server(Model(), []))
+
+
+def raises(error: type[Exception], count: Callable[[], Awaitable[int]]) -> str:
+    """What a plan raises where `count` is how the API counts."""
+    clickwrap = counting(count)
+
+    async def main() -> str:
+        with pytest.raises(error) as caught:
+            await plan(clickwrap, start=START, end=END)
+        return str(caught.value)
+
+    return simulated(0, main)
+
+
+@settings(max_examples=60)
+@given(rows=st.integers(0, 3000), per_export=st.sampled_from([1, 7, 100, 5000]), seed=st.integers(0, 99))
+def test_every_activity_is_in_one_window_and_counted_there(rows: int, per_export: int, seed: int) -> None:
+    moments = in_bursts(rows, START, END, seed)
+    found = planned(moments, per_export)
+    exports = -(-rows // per_export)
+    assert [window.index for window in found.windows] == list(range(len(found.windows)))
+    assert all(START <= window.start < window.end <= END for window in found.windows)
+    assert all(one.end <= following.start for one, following in pairwise(found.windows))
+    for window in found.windows:
+        assert window.rows == sum(window.start <= moment < window.end for moment in moments) > 0
+    assert found.rows == sum(window.rows or 0 for window in found.windows) == rows
+    assert found.probes <= 2 * exports + 16
+
+
+@pytest.mark.parametrize("exports", [1, 2, 3, 10, 64, 500])
+def test_evenly_spread_activity_takes_as_many_probes_as_windows(exports: int) -> None:
+    found = planned(evenly(exports * 1000, START, END), 1000)
+    assert 0.98 * exports <= len(found.windows) <= 1.02 * exports
+    assert found.probes == pytest.approx(exports, rel=0.02)
+    assert all(900 < (window.rows or 0) < 1100 for window in found.windows)
+
+
+def test_ten_years_with_all_activity_in_three_months_take_few_probes() -> None:
+    found = planned(MONTHS, 45, datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
+    assert len(found.windows) <= 25
+    assert found.probes <= 40
+    assert max(window.rows or 0 for window in found.windows) <= 1.5 * 45
+    assert sum(window.end - window.start < timedelta(days=10) for window in found.windows) >= 18
+
+
+def test_windows_are_about_equal_where_activity_is_not() -> None:
+    moments = sorted(in_bursts(20_000, START, END, 3))
+    found = planned(moments, 500)
+    assert max(window.rows or 0 for window in found.windows) <= 1.5 * 500
+    assert len(found.windows) <= 1.4 * 40
+    assert found.probes <= 2 * len(found.windows)
+
+
+def test_stretches_without_activity_make_no_export() -> None:
+    found = planned(MONTHS, 450, datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
+    covered = sum((window.end - window.start for window in found.windows), timedelta(0))
+    assert covered < timedelta(days=400)
+    empty = planned([], 10)
+    assert (empty.windows, empty.rows, empty.probes) == ((), 0, 1)
+
+
+def test_cuts_are_at_round_times() -> None:
+    found = planned(evenly(6000, START, END), 1000)
+    assert {(window.start.minute, window.start.second) for window in found.windows} == {(0, 0)}
+
+
+def test_activity_of_a_single_moment_cannot_be_cut() -> None:
+    found = planned([START + timedelta(hours=1)] * 5000, 10)
+    [window] = found.windows
+    assert window.rows == 5000
+    assert window.end - window.start < timedelta(days=365)
+
+
+def test_more_windows_than_allowed_are_refused_with_one_probe() -> None:
+    clickwrap = SimulatedClickwrap(Server(Model(), evenly(5000, START, END)))
+
+    async def main() -> None:
+        with pytest.raises(UsageError, match=r"5,000 activities at 10 an export make more than 499 exports"):
+            await plan(clickwrap, start=START, end=END, rows_per_export=10, max_windows=499)
+
+    simulated(0, main)
+    assert clickwrap.server.requests["COUNT"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 504])
+def test_where_counting_is_refused_windows_are_of_equal_length_and_it_says_so(status: int) -> None:
+    asked = 0
+
+    async def count() -> int:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise UnavailableError("no", status=status) if status == 504 else ApiError("no", status=status)
+        return 5000 // asked
+
+    async def main() -> Plan:
+        return await plan(counting(count), start=START, end=END, rows_per_export=100)
+
+    found = simulated(0, main)
+    assert (len(found.windows), found.rows, found.uncounted) == (24, None, "no")
+    assert found.probes == asked
+
+
+def test_counting_that_takes_too_long_is_given_up() -> None:
+    async def count() -> int:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> Plan:
+        return await plan(counting(count), start=START, end=END)
+
+    assert simulated(0, main).uncounted == f"counting took more than {PATIENCE:.0f} s"
+
+
+def test_a_wrong_token_or_an_outage_is_not_taken_for_a_refusal_to_count() -> None:
+    async def wrong() -> int:
+        raise AuthenticationError("wrong", status=401)
+
+    async def out() -> int:
+        raise UnavailableError("out")
+
+    assert raises(AuthenticationError, wrong) == "wrong"
+    assert raises(UnavailableError, out) == "out"
