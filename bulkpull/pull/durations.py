@@ -128,7 +128,7 @@ class Durations:
         share = JITTER if self._law else COLD_JITTER
         jitter = random.uniform(1 - share, 1 + share)
         while True:
-            interval = max(self._interval(wait), LEAST, len(self._waits) / self._polls_per_second)
+            interval = max(self._interval(wait), LEAST, self._running / self._polls_per_second)
             if peek and wait.seen == wait.launched:
                 interval = min(interval, PEEK)
             at_most = self.running_since(wait) + patience
@@ -146,8 +146,12 @@ class Durations:
         if self._law:
             started = wait.launched if wait.started is None else wait.started
             return started + self._law.next_poll(self._median(wait), known, hurry=self._hurry) - wait.seen
-        running = min(len(self._waits), self._workers or len(self._waits))
-        return known * min(most, max(least, COLD_SHARE * running))
+        return known * min(most, max(least, COLD_SHARE * self._running))
+
+    @property
+    def _running(self) -> int:
+        """How many exports are worked on, and so are worth asking for."""
+        return min(len(self._waits), self._workers or len(self._waits))
 
     def _median(self, wait: Wait) -> float:
         return self._law.median(wait.rows, wait.ahead) if self._law else 0.0

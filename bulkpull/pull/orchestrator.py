@@ -117,7 +117,6 @@ async def pull(
         format=form,
         plan=partial(
             plan,
-            clickwrap,
             start=first,
             end=last,
             filter=filter,
@@ -177,7 +176,7 @@ class _Pull:
     clickwrap: InitVar[Api]
     output: Output
     format: Format
-    plan: Callable[[], Awaitable[Plan]]
+    plan: Callable[[Api], Awaitable[Plan]]
     options: dict[str, str]
     fields: tuple[str, ...]
     site: str | int | None
@@ -218,7 +217,7 @@ class _Pull:
             if await to_thread.run_sync(has_begun, journal, self.options):
                 self.announce(Planned(await to_thread.run_sync(lambda: journal.windows)))
             else:
-                plan = await self.plan()
+                plan = await self.plan(self.api)
                 await to_thread.run_sync(journal.begin, self.options, plan.end, plan.windows)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
             if resumed := await to_thread.run_sync(resume, journal):

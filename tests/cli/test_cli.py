@@ -117,6 +117,49 @@ def test_plan_shows_the_windows_and_makes_no_request() -> None:
     }
 
 
+def test_the_plan_by_volume_is_a_table_with_bars(sandbox: SandboxProcess) -> None:
+    done = bulkpull(sandbox, "plan", *RANGE, "--rows-per-export", "1000")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["window", "start", "end", "rows", "share"]
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    assert all(20 <= line.count("█") <= 24 and "33." in line for line in lines[1:4])
+    assert lines[4].startswith("3,000 activities, counted with 3 requests; 3 exports, 6 requests or more")
+    assert lines[5].startswith("about 1 min, if an export takes a minute and up to 128 are in flight")
+    found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--rows-per-export", "1000", "--json").stdout)
+    assert sum(window["counted"] for window in found["windows"]) == found["rows"] == 3000
+    assert (found["exports"], found["probes"], found["requests"], found["uncounted"]) == (3, 3, 6, None)
+    assert (found["seconds"], found["assumed_seconds_per_export"]) == (60.0, 60.0)
+
+
+def test_a_plan_that_cannot_count_says_so() -> None:
+    with sandbox_process("--rows", "100", "--end", "2024-07-01", "--no-counting") as sandbox:
+        done = bulkpull(sandbox, "plan", *RANGE)
+        found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--json").stdout)
+    assert "activity could not be counted, so windows are of equal length: " in done.stdout
+    assert "6 exports, 12 requests or more" in done.stdout
+    assert "may not do this" in found["uncounted"]
+    assert (found["rows"], len(found["windows"])) == (None, 6)
+
+
+def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    options = ["--rows", "3000", "--end", "2024-07-01", "--export-seconds", "0.05", "--faults", "export-always-fails:2"]
+    command = ["pull", *RANGE, "--out", str(out), "--rows-per-export", "100"]
+    with sandbox_process(*options) as sandbox:
+        done = bulkpull(sandbox, *command)
+        assert done.returncode == 4, done.stderr
+        assert "leave the window out (--skip-failed)" in done.stderr
+        done = bulkpull(sandbox, *command, "--skip-failed", "--json")
+    assert done.returncode == 6, done.stderr
+    result = json.loads(done.stdout)
+    assert result["rows"] + sum(window["counted"] for window in result["skipped"]) == result["counted"] == 3000
+    assert f"[{result['skipped'][0]['start'][:10]}" in done.stderr
+    assert "is left out: export " in done.stderr
+    assert "warning: left out, since they could not be exported: window " in done.stderr
+    assert out.exists()
+
+
 def test_fields_and_activity(sandbox: SandboxProcess) -> None:
     assert bulkpull(sandbox, "fields", "--site", "5193").stdout.splitlines()[:3] == ["id", "signer_id", "created_time"]
     done = bulkpull(sandbox, "activity", "--filter", "event_type==sent", "--limit", "120", "--fields", "id,event_type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,6 +142,45 @@ def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:
     assert again.frontier == Frontier(2, 700, ("id", "v", "w"), Figures(3, 15, 2, 1, 3))
     assert [record.id for record in again.exports().values()] == ["three"]
     assert isinstance(again.exports()[2], ExportRecord)
+
+
+def test_halves_take_the_place_of_a_window_and_the_last_merged_is_the_latest(reopen: Reopen) -> None:
+    journal = reopen()
+    journal.launched(journal.launching(WINDOWS[1]), "one")
+    journal.exported(WINDOWS[1], "one", [PartRecord(1, "a")])
+    journal.failed(WINDOWS[1], "one", "gone")
+    noon = WINDOWS[1].start + (WINDOWS[1].end - WINDOWS[1].start) / 2
+    halves = journal.split(WINDOWS[1], noon, 30, None)
+    assert halves == (Window(3, WINDOWS[1].start, noon, 30), Window(4, noon, WINDOWS[1].end, None))
+    again = reopen()
+    assert again.windows == again.waiting == (WINDOWS[0], *halves, WINDOWS[2])
+    assert again.exports() == {}
+    assert (again.splits, again.launches) == (1, 1)
+    for number, window in enumerate((WINDOWS[0], *halves)):
+        again.merged(window, Figures(1, 10, 0, 0, 0), 100 * number, [f"column {number}"])
+    assert reopen().frontier == Frontier(3, 200, ("column 2",), Figures(3, 30, 0, 0, 0))
+    assert reopen().waiting == (WINDOWS[2],)
+    assert [row[0].index for row in reopen().by_window()] == [0, 3, 4, 2]
+
+
+def test_what_is_left_out_is_not_waited_for(reopen: Reopen) -> None:
+    reopen().skip(WINDOWS[1], "it always fails")
+    again = reopen()
+    assert again.windows == WINDOWS
+    assert again.waiting == (WINDOWS[0], WINDOWS[2])
+    assert again.skipped == (WINDOWS[1],)
+    assert [row[-1] for row in again.by_window()] == [None, "it always fails", None]
+
+
+def test_a_shortfall_names_windows_only_where_rows_are_missing_in_all(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    counted = [replace(window, rows=100) for window in WINDOWS]
+    journal.begin(OPTIONS, WINDOWS[-1].end, counted)
+    for window, rows in zip(counted, (90, 110, 100), strict=True):
+        assert journal.short() == (((counted[0], 90),) if window is counted[1] else ())
+        journal.merged(window, Figures(1, rows, 0, 0, 0), 0, [])
+    assert journal.end == "2024-01-04T00:00:00.000Z"
+    journal.close()
 
 
 def test_what_is_about_to_be_published(reopen: Reopen) -> None:

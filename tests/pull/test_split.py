@@ -34,6 +34,7 @@ def test_about_as_many_lie_before_as_after(seed: int, skew: float, known: bool) 
     assert found is not None
     at, before, after = found
     assert START < at < START + DAY
+    assert before is not None
     assert before == sum(moment < at for moment in moments)
     assert before + (after or 0) == 5000
     assert 1 / 3 <= before / 5000 <= 2 / 3

@@ -1,0 +1,145 @@
+"""Plans by volume, splits and what is left out, over real sockets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import bulkpull
+from bulkpull import Clickwrap, ExportError, Plan, Result, RetryPolicy, events
+from bulkpull.events import Event
+from bulkpull.pull import split
+from bulkpull.sandbox import Sandbox, SandboxConfig
+
+START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
+CONFIG = SandboxConfig(rows=6000, start=START, end=END, export_seconds=0.05, rows_per_file=300)
+RETRY = RetryPolicy(base=0.02, cap=0.1)
+
+
+async def pull(sandbox: Sandbox, out: Path, **options: Any) -> Result:
+    defaults: dict[str, Any] = {"start": START, "end": END, "fields": ["custom_data.vip"], "rows_per_export": 500}
+    async with Clickwrap(sandbox.config.token, base_url=sandbox.url, retry=RETRY) as clickwrap:
+        return await bulkpull.pull(clickwrap, out=out, **(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("undisturbed") / "a.csv"
+
+    async def main() -> None:
+        async with Sandbox(CONFIG) as sandbox:
+            await pull(sandbox, out, window="1y")
+
+    anyio.run(main)
+    return out.read_bytes()
+
+
+async def test_windows_by_volume_bring_the_same_bytes_as_any_others(tmp_path: Path, undisturbed: bytes) -> None:
+    heard: list[Event] = []
+    async with Sandbox(CONFIG) as sandbox:
+        result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
+        assert sandbox.seen.requests["GET /v1.1/activity"] == result.probes == 12
+    assert (tmp_path / "a.csv").read_bytes() == undisturbed
+    assert (result.windows, result.counted, result.rows, result.short) == (12, 6000, 6000, ())
+    assert isinstance(heard[0], events.Requested)
+    [planned] = [event for event in heard if isinstance(event, events.Planned)]
+    assert (planned.probes, planned.uncounted) == (12, "")
+
+
+async def test_a_busy_week_is_cut_finely_and_quiet_years_are_not(tmp_path: Path) -> None:
+    config = replace(CONFIG, end=datetime(2026, 1, 1, tzinfo=UTC), peak=0.95)
+    async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
+        plan = await bulkpull.plan(clickwrap, start=config.start, end=config.end, rows_per_export=500)
+    assert isinstance(plan, Plan)
+    assert plan.rows == 6000
+    assert 12 <= len(plan.windows) <= 17
+    assert max(window.rows or 0 for window in plan.windows) <= 750
+    assert sum((window.end - window.start).days < 2 for window in plan.windows) >= 9
+
+
+async def test_where_counting_is_refused_the_pull_goes_by_length(tmp_path: Path, undisturbed: bytes) -> None:
+    heard: list[Event] = []
+    async with Sandbox(replace(CONFIG, counting=False)) as sandbox:
+        result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
+        assert sandbox.seen.requests["GET /v1.1/activity"] == 1
+    assert (tmp_path / "a.csv").read_bytes() == undisturbed
+    assert (result.windows, result.counted, result.probes) == (6, None, 1)
+    [planned] = [event for event in heard if isinstance(event, events.Planned)]
+    assert "may not do this" in planned.uncounted
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_windows_that_always_fail_are_cut_in_two_and_the_bytes_are_the_same(
+    tmp_path: Path, undisturbed: bytes, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "LEAST_ROWS", 1)
+    heard: list[Event] = []
+    async with Sandbox(replace(CONFIG, faults=f"export-always-fails:{seed}")) as sandbox:
+        result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
+    assert (tmp_path / "a.csv").read_bytes() == undisturbed
+    splits = [event for event in heard if isinstance(event, events.Split)]
+    assert result.splits == len(splits) == result.windows - 12 > 0
+    for event in splits:
+        one, other = event.halves
+        assert (one.start, one.end, other.end) == (event.window.start, other.start, event.window.end)
+        assert (one.rows or 0) + (other.rows or 0) == event.window.rows
+        assert (one.rows or 0) * 4 >= (event.window.rows or 0)
+    assert result.exports == result.windows + 3 * len(splits)
+
+
+async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_knows(
+    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "LEAST_ROWS", 1)
+    out = tmp_path / "a.csv"
+    async with Sandbox(replace(CONFIG, faults="export-never-ends:1", workers=50)) as sandbox:
+        with anyio.CancelScope() as scope:
+
+            def stop(event: Event) -> None:
+                if isinstance(event, events.Split):
+                    scope.cancel()
+
+            await pull(sandbox, out, export_timeout=1.0, on_event=stop)
+        assert scope.cancelled_caught
+        assert bulkpull.status(out).splits == 1
+        result = await pull(sandbox, out, export_timeout=1.0)
+        fates = [task.fault for task in sandbox.exports.tasks.values()]
+    assert out.read_bytes() == undisturbed
+    assert result.runs == 2
+    assert result.splits == fates.count("export-never-ends") > 0
+
+
+async def test_a_window_that_cannot_be_cut_ends_the_pull_or_is_left_out(tmp_path: Path, undisturbed: bytes) -> None:
+    out = tmp_path / "a.csv"
+    async with Sandbox(replace(CONFIG, faults="export-always-fails:2")) as sandbox:
+        with pytest.raises(ExportError, match=r"none of its 3 exports succeeded.*--skip-failed"):
+            await pull(sandbox, out)
+        result = await pull(sandbox, out, skip_failed=True)
+        assert len(result.skipped) >= 1
+        assert all(sandbox.faults.dooms(task.filter) for task in sandbox.exports.tasks.values() if task.fault)
+    assert (result.splits, result.short) == (0, ())
+    assert result.rows == 6000 - sum(window.rows or 0 for window in result.skipped)
+    assert set(out.read_bytes().splitlines()) < set(undisturbed.splitlines())
+
+
+async def test_rows_that_do_not_come_are_told_with_their_window(tmp_path: Path) -> None:
+    async with (
+        Sandbox(CONFIG) as sandbox,
+        Sandbox(replace(CONFIG, rows=5400)) as later,
+        Clickwrap(CONFIG.token, base_url=sandbox.url) as counting,
+        Clickwrap(CONFIG.token, base_url=later.url, retry=RETRY) as clickwrap,
+    ):
+        # Activity that was deleted after it was counted.
+        clickwrap.count = counting.count  # type: ignore[method-assign]
+        observed = clickwrap.observed(lambda _event: None)
+        assert observed.count == counting.count
+        result = await bulkpull.pull(clickwrap, start=START, end=END, out=tmp_path / "a.csv", rows_per_export=500)
+    assert (result.counted, result.rows) == (6000, 5400)
+    missing = sum((short.window.rows or 0) - short.rows for short in result.short)
+    assert missing == 600
+    assert len(result.short) == 12
