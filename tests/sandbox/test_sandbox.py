@@ -188,6 +188,27 @@ async def test_the_list_pages_counts_sorts_and_shrinks() -> None:
         assert filtered["total_count"] == len(filtered["data"]) < 250
 
 
+async def test_a_sandbox_may_refuse_to_count() -> None:
+    async with running(counting=False) as (sandbox, session):
+        url = f"{sandbox.url}/activity"
+        async with session.get(url, headers=AUTHORIZED) as response:
+            assert response.status == 403
+        assert "total_count" not in await ask(session, "GET", url, per_page="1", no_count="true")
+
+
+@pytest.mark.parametrize("peak", [0.5, 0.95])
+def test_a_share_of_the_rows_may_fall_into_one_week(peak: float) -> None:
+    activities = Activities(20_000, START, END, seed=1, peak=peak)
+    times = [datetime.fromisoformat(str(activities.row(number)[2])) for number in range(20_000)]
+    assert times == sorted(times)
+    assert START <= times[0] < times[-1] < END
+    busy = START + (END - START) * 0.6
+    week = activities.between(busy, busy + timedelta(days=7))
+    assert len(week) == pytest.approx(peak * 20_000, rel=0.01)
+    for moment in (START, busy, busy + timedelta(hours=5, milliseconds=7), END - timedelta(days=90), END):
+        assert activities.between(START, moment).stop == sum(time < moment for time in times)
+
+
 async def test_export_fields() -> None:
     async with running() as (sandbox, session):
         fields = await ask(session, "GET", f"{sandbox.url}/sites/5193/exportFields")
