@@ -15,25 +15,26 @@ from bulkpull.pull.law import Law, Took, fit
 
 PEEK = 1.0  # seconds after its launch, when an export is asked for only to see whether the server works on it yet
 LEAST = 0.4  # seconds between two polls of an export
+LAST = 8  # exports that are asked for more often at the end, where the server does not tell how many it works on
 QUEUED = 600.0  # seconds at least, to the next poll of an export that should still wait for a worker
-JITTER = 0.1  # share by which an interval varies, so that exports launched together drift apart
+JITTER = 0.3  # share by which an interval varies, so that exports launched together drift apart
 SHARE_OF_QUOTA = 0.5  # of all requests, that polls may take: the rest is for launches
 COLD_SHARE = 0.1  # of the time waited so far, between polls of any export, while nothing has finished yet: so that of
 COLD_GROWTH = 0.25, 2.0  # an export is this share at least and at most: the first to finish teaches about all others
-COLD_JITTER = 0.3  # exports launched together should not be polled together then
 _KEPT = 64  # durations that are remembered
 
 
 @dataclass(slots=True, eq=False)
 class Wait:
     """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when a worker took it (as
-    far as is known), and when it was last seen unfinished; times are the event loop's."""
+    far as is known), when it was last seen unfinished, and about when it ended; times are the event loop's."""
 
     rows: int
     launched: float
     ahead: int
     seen: float
     started: float | None = None
+    ended: float | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def wake(self) -> None:
@@ -61,16 +62,16 @@ class Durations:
         self._workers: int | None = None  # as long as none was seen to wait
         self._moved = 0.0  # when an export was last taken, or finished
         self._law: Law | None = None
-        self._hurry = False
+        self._ending = False
 
     @property
     def law(self) -> Law | None:
         """That of the time from a worker's taking an export to its end; None until an export has finished."""
         return self._law
 
-    def hurry(self) -> None:
-        """Nothing is left to be launched: from now on each delay is one of the whole pull."""
-        self._hurry = True
+    def end(self) -> None:
+        """Nothing is left to be launched."""
+        self._ending = True
         self._wake_all()
 
     @contextmanager
@@ -84,7 +85,9 @@ class Durations:
         finally:
             self._waits.remove(wait)
             self._moved = anyio.current_time()
-            self._take_up()
+            self._take_up(since=wait.ended)
+            if self._ending and len(self._waits) == self._last:
+                self._wake_all()
 
     def see(self, wait: Wait, *, queued: bool, at: float) -> None:
         """The export was unfinished `at` some time: it waited for a worker, or was worked on."""
@@ -105,6 +108,9 @@ class Durations:
     def learn(self, wait: Wait, by: float) -> None:
         """The export has finished, at `by` at the latest."""
         started = wait.launched if wait.started is None else wait.started
+        # As likely as not in the middle; more likely, if that is possible, after as long as others took.
+        usual = started + self._median(wait)
+        wait.ended = usual if wait.seen < usual < by else (wait.seen + by) / 2
         self._finished.append(Took(wait.rows, wait.ahead, wait.known(), max(by - started, 1e-3)))
         running = [
             Took(other.rows, other.ahead, other.known())
@@ -125,28 +131,36 @@ class Durations:
     async def next_poll(self, wait: Wait, *, patience: float, peek: bool = False) -> None:
         """Waits until an export should be asked for; with `peek`, soon for the first time. In any case when the server
         has kept it for `patience` seconds."""
-        share = JITTER if self._law else COLD_JITTER
-        jitter = random.uniform(1 - share, 1 + share)
+        jitter = random.uniform(1 - JITTER, 1 + JITTER)
+        least = max(LEAST, self._running / self._polls_per_second)
         while True:
-            interval = max(self._interval(wait), LEAST, self._running / self._polls_per_second)
+            interval = max(self._interval(wait, jitter), least * jitter)
             if peek and wait.seen == wait.launched:
-                interval = min(interval, PEEK)
+                interval = min(interval, PEEK * jitter)
             at_most = self.running_since(wait) + patience
-            with anyio.CancelScope(deadline=min(wait.seen + interval * jitter, at_most)):
+            with anyio.CancelScope(deadline=min(wait.seen + interval, at_most)):
                 await wait.changed.wait()
                 continue
             return
 
-    def _interval(self, wait: Wait) -> float:
+    def _interval(self, wait: Wait, jitter: float) -> float:
         """Seconds from when an export was last seen to when it should be asked for."""
         least, most = COLD_GROWTH
         if self._workers is not None and wait.started is None:  # it cannot be done, if all is as it seems
-            return max(most * (wait.seen - wait.launched), QUEUED, 4 * self._median(wait))
+            return jitter * max(most * (wait.seen - wait.launched), QUEUED, 4 * self._median(wait))
         known = wait.known()
         if self._law:
             started = wait.launched if wait.started is None else wait.started
-            return started + self._law.next_poll(self._median(wait), known, hurry=self._hurry) - wait.seen
-        return known * min(most, max(least, COLD_SHARE * self._running))
+            # Once no other waits for its worker, each delay may be one of the whole pull.
+            hurry = self._ending and len(self._waits) <= self._last
+            following = self._law.next_poll(self._median(wait), known, jitter=jitter, hurry=hurry)
+            return started + following - wait.seen
+        return jitter * known * min(most, max(least, COLD_SHARE * self._running))
+
+    @property
+    def _last(self) -> int:
+        """How many exports are the last."""
+        return LAST if self._workers is None else self._workers
 
     @property
     def _running(self) -> int:
@@ -156,11 +170,11 @@ class Durations:
     def _median(self, wait: Wait) -> float:
         return self._law.median(wait.rows, wait.ahead) if self._law else 0.0
 
-    def _take_up(self) -> None:
-        """Exports are taken by workers that became free."""
+    def _take_up(self, since: float | None = None) -> None:
+        """Exports are taken by workers that became free, just now or `since` then."""
         for wait in self._waits[: self._workers or 0]:
             if wait.started is None:
-                wait.started = anyio.current_time()
+                wait.started = max(wait.launched, anyio.current_time() if since is None else since)
                 wait.wake()
 
     def _wake_all(self) -> None:

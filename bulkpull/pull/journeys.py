@@ -70,7 +70,7 @@ class Journeys:
         while len(order):
             place = await self.place()
             await self.group.start(self.travel, order.next(), place)
-        self.durations.hurry()
+        self.durations.end()
 
     async def place(self) -> object:
         """A place in flight, to be released once the export is done."""

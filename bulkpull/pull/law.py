@@ -13,7 +13,8 @@ from typing import Literal
 
 POLLS = 4.2  # of an export, about, where durations differ much
 DELAY = 0.06  # of its duration, with which an export is noticed on average where durations differ little
-HURRY = 0.5  # of an interval, once the end of the pull waits for each export
+HURRY = 0.5  # of an interval, once the end of the pull waits for each export,
+NARROW, HURRY_NARROW = 0.1, 0.125  # and where durations differ less than this, so that it takes few polls
 _LEAST_SPREAD = 0.01
 _MOST_SPREAD = 2.0
 _DOUBT = 0.5  # spread that a single duration leaves open
@@ -56,15 +57,17 @@ class Law:
         """Seconds, of an export with so many rows and so many others ahead."""
         return self.base + self.slope * (rows if self.by == "rows" else ahead)
 
-    def next_poll(self, median: float, known: float, *, hurry: bool = False) -> float:
+    def next_poll(self, median: float, known: float, *, jitter: float = 1.0, hurry: bool = False) -> float:
         """When, in seconds after its begin, an export is best asked for that was unfinished after `known` seconds.
 
         Polls that come at the rate sqrt(h / (2 c)), where h is the hazard (how likely it finishes now, if it has not
         yet) and c what a poll costs in seconds of delay, make the sum of delay and cost the least; that is found by
         varying the rate in the integral of both. The number of polls is the integral of the rate; the next comes where
-        that has grown by one, or, in a `hurry`, by less.
+        that has grown by one, times a `jitter`, or, in a `hurry`, by less.
         """
-        step = HURRY if hurry and known > 0.9 * median else 1.0
+        step = jitter
+        if hurry and known > 0.95 * median:
+            step *= HURRY_NARROW if self.spread <= NARROW else HURRY
         late = median * math.exp(_LATE * self.spread)
         polls = _polls(self.spread)
         if known < late:
