@@ -26,14 +26,16 @@ _KEPT = 64  # durations that are remembered
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when a worker took it (as
-    far as is known), when it was last seen unfinished, and about when it ended; times are the event loop's."""
+    """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when it was last seen
+    unfinished, about when a worker took it (`started`; `taken` at the latest) and about when it ended, as far as that
+    is known. Times are the event loop's."""
 
     rows: int
     launched: float
     ahead: int
     seen: float
     started: float | None = None
+    taken: float | None = None
     ended: float | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
 
@@ -60,7 +62,7 @@ class Durations:
         self._finished: deque[Took] = deque(maxlen=_KEPT)
         self._waits: list[Wait] = []
         self._workers: int | None = None  # as long as none was seen to wait
-        self._moved = 0.0  # when an export was last taken, or finished
+        self._moved = 0.0  # when an export was last seen to be worked on, or finished
         self._law: Law | None = None
         self._ending = False
 
@@ -97,8 +99,9 @@ class Durations:
             # Those before it that were seen to be worked on tell how many workers there are.
             self._workers = max(1, sum(before.started is not None for before in self._waits[:place]))
             for behind in self._waits[place:]:
-                behind.started = None
+                behind.started = behind.taken = None
         elif not queued:
+            self._moved = max(self._moved, at)
             if self._workers is not None and place >= self._workers:
                 self._workers = place + 1
             if wait.started is None:
@@ -123,10 +126,10 @@ class Durations:
 
     def running_since(self, wait: Wait) -> float:
         """Since when the server has kept an export for itself alone: since a worker took it, or, while it waits for
-        one, since anything moved."""
+        one, since others were seen to be worked on."""
         if wait.started is None and self._workers is not None:
             return max(wait.launched, self._moved)
-        return wait.launched if wait.started is None else wait.started
+        return wait.launched if wait.taken is None else wait.taken
 
     async def next_poll(self, wait: Wait, *, patience: float, peek: bool = False) -> None:
         """Waits until an export should be asked for; with `peek`, soon for the first time. In any case when the server
@@ -174,7 +177,8 @@ class Durations:
         """Exports are taken by workers that became free, just now or `since` then."""
         for wait in self._waits[: self._workers or 0]:
             if wait.started is None:
-                wait.started = max(wait.launched, anyio.current_time() if since is None else since)
+                wait.taken = anyio.current_time()
+                wait.started = max(wait.seen, wait.taken if since is None else since)
                 wait.wake()
 
     def _wake_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, in_bursts
 
 MAX_RUNS = 30
+SEEDS = int(os.environ.get("BULKPULL_SEEDS", "1000"))  # of pulls with kills, and as many of pulls without
+AT_ONCE = 50
 
 
 @dataclass(slots=True)
@@ -47,8 +50,8 @@ def memory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def drawn(seed: int) -> tuple[Server, dict[str, Any], list[float]]:
-    """A server, the options of a pull, and after how many seconds its first runs are killed."""
+def drawn(seed: int, *, killed: bool) -> tuple[Server, dict[str, Any], list[float]]:
+    """A server, the options of a pull, and, if its first runs are killed, after how many seconds."""
     draw = random.Random(seed)
     moments = in_bursts(draw.randint(0, 90), START, END, seed)
     troubled = draw.random() < 0.7
@@ -78,13 +81,13 @@ def drawn(seed: int) -> tuple[Server, dict[str, Any], list[float]]:
         "export_timeout": 40_000.0,
         "skip_failed": draw.random() < 0.5,
     }
-    kills = [draw.expovariate(1 / 200) for _ in range(draw.choice((0, 0, 0, 1, 4)))]
+    kills = [draw.expovariate(1 / 200) for _ in range(draw.choice((1, 1, 4)))] if killed else []
     return Server(model, moments, seed), options, kills
 
 
-def followed(seed: int) -> Outcome:
+def followed(seed: int, *, killed: bool = False) -> Outcome:
     """Pulls as the seed says, again after each kill and each error, until the output stands or nothing can help."""
-    server, options, kills = drawn(seed)
+    server, options, kills = drawn(seed, killed=killed)
     outcome = Outcome(seed, server, options)
     with memory() as directory, patch("bulkpull.pull.split.LEAST_ROWS", 1):
         simulated(seed, partial(_runs, outcome, directory / "a.csv", kills))
@@ -136,6 +139,16 @@ def _windows(outcome: Outcome) -> list[Window]:
 
 def _holds(window: Window, moments: tuple[datetime, ...]) -> bool:
     return any(window.start <= moment < window.end for moment in moments)
+
+
+def check_seeds(first: int, *, killed: bool) -> None:
+    """Follows and checks AT_ONCE seeds; what is raised names the seed."""
+    for seed in range(first, first + AT_ONCE):
+        try:
+            check(followed(seed, killed=killed))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
 
 
 def check(outcome: Outcome) -> None:
