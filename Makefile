@@ -19,6 +19,8 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/orchestration.py --plot benchmarks/data/orchestration.svg
+	$(BIN)/python benchmarks/skewed.py
 	$(BIN)/python benchmarks/pull.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/quota.py

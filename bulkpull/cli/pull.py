@@ -143,7 +143,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             default=EXPORT_TIMEOUT,
             show_default=True,
             metavar="S",
-            help="Seconds after which an export is given up, and its window cut in two.",
+            help="Seconds that the server may work on an export; then its window is cut in two.",
         ),
         click.option(
             "--skip-failed",

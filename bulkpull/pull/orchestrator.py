@@ -88,7 +88,7 @@ async def pull(
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
     Without it 256 MB, or 364 MB for Parquet.
-    `export_timeout`: seconds after which an export is given up, and its window cut in two.
+    `export_timeout`: seconds that the server may work on an export, after which its window is cut in two.
     `skip_failed`: leaves a window out that cannot be exported and is too small to be cut, instead of failing.
     `on_event`: called in the event loop with each event.
 
