@@ -82,6 +82,7 @@ class _State:
     """How far a pull has come, counted from its events."""
 
     began: float = field(default_factory=time.monotonic)
+    probes: int = 0
     windows: int = 0
     merged_before: int = 0  # windows, by earlier runs
     launched: set[int] = field(default_factory=set)  # windows, by index, of this run
@@ -96,6 +97,8 @@ class _State:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case events.Requested(route="GET /activity"):
+                self.probes += 1
             case events.Planned():
                 self.windows = len(event.windows)
             case events.Resumed():
@@ -209,6 +212,8 @@ class _Figures(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         state = self._state
+        if task.description == "export" and not state.windows:
+            return Text(f"counting: {state.probes:,} requests")
         if task.description == "export":
             return Text(
                 f"{state.exports_launched:,}/{state.windows:,} launched, {state.waiting:,} waiting"

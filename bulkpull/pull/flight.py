@@ -6,6 +6,7 @@ import math
 
 import anyio
 
+from bulkpull.clickwrap.quota import WINDOW
 from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pull.durations import PEEK
 from bulkpull.pull.poll import QUEUED
@@ -136,7 +137,7 @@ class Flight(Climb):
                 self._started.discard(event.window.index)
                 self._failed += 1
                 self._finish()
-            case Throttled() if self.limiter.borrowed_tokens and anyio.current_time() > self._throttled_at + 60:
+            case Throttled() if anyio.current_time() > self._throttled_at + WINDOW:
                 self._throttled_at = anyio.current_time()
                 self.set(self.limit / 2)
 

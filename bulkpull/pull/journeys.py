@@ -114,10 +114,10 @@ class Journeys:
         window = journey.window
         if not self.exported and self.splits >= MAX_SPLITS_UNPROVEN:
             return False
-        self.splits += 1
         cut = await middle(self.api, window, self.filter)
         if cut is None:
             return False
+        self.splits += 1
         halves = await to_thread.run_sync(self.journal.split, window, *cut)
         self.on_event(Split(window, halves, reason))
         journey.split(halves)
