@@ -126,10 +126,10 @@ class Flight(Climb):
             case Polled(status=status) if status not in ("success", "failed"):
                 if event.window.index not in self._started:
                     self._started.add(event.window.index)
-                    if event.waited <= EARLY:
-                        self._prompt = True
-                        self.set(self.limit + 1)
+                    self._see_worker(event.waited)
             case Exported():
+                if event.window.index not in self._started and not self._queue:
+                    self._see_worker(event.seconds)
                 self._started.discard(event.window.index)
                 self.add(event.window.rows or 1)
                 self._finish()
@@ -140,6 +140,11 @@ class Flight(Climb):
             case Throttled() if anyio.current_time() > self._throttled_at + WINDOW:
                 self._throttled_at = anyio.current_time()
                 self.set(self.limit / 2)
+
+    def _see_worker(self, waited: float) -> None:
+        if waited <= EARLY:
+            self._prompt = True
+            self.set(self.limit + 1)
 
     def _see_queue(self) -> None:
         self._tells = self._tells or self._prompt

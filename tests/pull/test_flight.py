@@ -50,6 +50,16 @@ def test_it_grows_with_every_export_that_is_taken_at_once_until_some_wait() -> N
     simulated(0, main)
 
 
+def test_exports_that_are_done_at_once_show_free_workers_too() -> None:
+    async def main() -> None:
+        flight, coming = Flight(None, 128), windows()
+        for window in [next(coming) for _ in range(20)]:
+            flight(Exported(window, "1", 1, 0.4))
+        assert flight.limit == START + 20
+
+    simulated(0, main)
+
+
 def test_a_bound_is_kept_and_a_fixed_number_stays() -> None:
     async def main() -> None:
         bounded, fixed, coming = Flight(None, 6), Flight(10, 3), windows()
