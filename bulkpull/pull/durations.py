@@ -16,11 +16,13 @@ from bulkpull.pull.law import Law, Took, fit
 PEEK = 1.0  # seconds after its launch, when an export is asked for only to see whether the server works on it yet
 LEAST = 0.4  # seconds between two polls of an export
 LAST = 8  # exports that are asked for more often at the end, where the server does not tell how many it works on
-QUEUED = 600.0  # seconds at least, to the next poll of an export that should still wait for a worker
+UNSTARTED = 600.0  # seconds at least, to the next poll of an export that should still wait for a worker
 JITTER = 0.3  # share by which an interval varies, so that exports launched together drift apart
 SHARE_OF_QUOTA = 0.5  # of all requests, that polls may take: the rest is for launches
-COLD_SHARE = 0.1  # of the time waited so far, between polls of any export, while nothing has finished yet: so that of
-COLD_GROWTH = 0.25, 2.0  # an export is this share at least and at most: the first to finish teaches about all others
+# While nothing has finished yet: the interval to the next poll of any export, as a share of the time waited so far. For
+# each it is as many times that as there are exports, within bounds: the first to finish teaches about all others.
+COLD_SHARE = 0.1
+COLD_GROWTH = 0.25, 2.0
 _KEPT = 64  # durations that are remembered
 
 
@@ -150,7 +152,7 @@ class Durations:
         """Seconds from when an export was last seen to when it should be asked for."""
         least, most = COLD_GROWTH
         if self._workers is not None and wait.started is None:  # it cannot be done, if all is as it seems
-            return jitter * max(most * (wait.seen - wait.launched), QUEUED, 4 * self._median(wait))
+            return jitter * max(most * (wait.seen - wait.launched), UNSTARTED, 4 * self._median(wait))
         known = wait.known()
         if self._law:
             started = wait.launched if wait.started is None else wait.started
