@@ -328,6 +328,7 @@ def main() -> None:
     }
     print(report(results))
     if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(results, options.plot)
     large = Case("10,000 windows", Model(workers=64, sigma=0.6), 10_000 / 64)
     began = perf_counter()

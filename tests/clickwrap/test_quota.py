@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bulkpull.clickwrap.quota import WINDOW, Governor
 from bulkpull.errors import UsageError
-from tests.simulation.clock import on_a_jumping_clock
+from tests.clock import on_a_jumping_clock
 
 
 class FixedWindowServer:

@@ -11,7 +11,7 @@ from bulkpull.clickwrap import RetryPolicy, TransientError
 from bulkpull.clickwrap.retry import retry_after
 from bulkpull.errors import UsageError
 from bulkpull.events import Event, Retried, ignore
-from tests.simulation.clock import on_a_jumping_clock
+from tests.clock import on_a_jumping_clock
 
 
 def failing(times: int, *, wait: float = 0.0, policy: RetryPolicy) -> tuple[list[Retried], bool]:

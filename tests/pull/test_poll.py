@@ -14,7 +14,7 @@ from bulkpull.pull.api import Api
 from bulkpull.pull.durations import Durations
 from bulkpull.pull.journey import ExportFailure
 from bulkpull.pull.poll import poll
-from tests.simulation.clock import on_a_jumping_clock
+from tests.clock import on_a_jumping_clock
 
 WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC))
 

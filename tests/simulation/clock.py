@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
 import anyio
-import looptime
 from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
 
 EPOCH = 1_700_000_000  # seconds since 1970, where simulated time begins
-
-
-def on_a_jumping_clock(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs `main` in an event loop whose time costs nothing."""
-    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
-        return runner.run(main())
 
 
 def simulated(seed: int, main: Callable[[], Awaitable[T]], *, hours: float = 10_000) -> T:
