@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from bulkpull import Clickwrap, __version__
+from bulkpull import Clickwrap, Result, Shortfall, Window, __version__
+from bulkpull.cli.progress import summary
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
@@ -140,6 +143,27 @@ def test_a_plan_that_cannot_count_says_so() -> None:
     assert "6 exports, 12 requests or more" in done.stdout
     assert "may not do this" in found["uncounted"]
     assert (found["rows"], len(found["windows"])) == (None, 6)
+
+
+def test_a_shortfall_is_told_with_its_windows(tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    out.write_bytes(b"id\n")
+    day = datetime(2024, 1, 1, tzinfo=UTC)
+    windows = [Window(number, day + timedelta(number), day + timedelta(number + 1), 100) for number in range(12)]
+    counts = dict.fromkeys([field.name for field in fields(Result) if field.type == "int"], 0)
+    result = Result(
+        **counts,
+        seconds=1.0,
+        output=out,
+        counted=1200,
+        skipped=(),
+        short=tuple(Shortfall(window, 95) for window in windows),
+    )
+    assert (
+        "warning: 60 of 1,200 counted activities did not come, from window 1 [2024-01-01, 2024-01-02), window 2 "
+        in summary(result)
+    )
+    assert "window 10 [2024-01-10, 2024-01-11) and 2 more; they may have been deleted meanwhile" in summary(result)
 
 
 def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
