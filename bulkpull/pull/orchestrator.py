@@ -190,22 +190,24 @@ class _Pull:
     listener: OnEvent
     api: Api = field(init=False)
     journal: Journal = field(init=False)
+    limits: tuple[int, int] = field(init=False)
     tally: Tally = field(default_factory=Tally)
     skipped: tuple[Window, ...] = ()
     short: tuple[Shortfall, ...] = ()
     published: bool = False
 
     def __post_init__(self, clickwrap: Api) -> None:
+        self.limits = self.flight.limit, self.streams.limit
         self.api = clickwrap.observed(self.announce)
 
     def announce(self, event: Event) -> None:
         self.tally(event)
         self.spool(event)
-        before = self.flight.limit, self.streams.limit
         self.flight(event)
         self.listener(event)
-        if (after := (self.flight.limit, self.streams.limit)) != before:
-            self.listener(Limited(*after))
+        if (limits := (self.flight.limit, self.streams.limit)) != self.limits:
+            self.limits = limits
+            self.listener(Limited(*limits))
 
     async def run(self) -> None:
         journal = None

@@ -5,14 +5,25 @@ A seed that fails does so again: `check(followed(seed))`.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from bulkpull.events import Limited
 from tests.simulation.schedule import AT_ONCE, SEEDS, check_seeds, followed
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
 def test_every_window_is_merged_once_within_the_limits(first: int) -> None:
     check_seeds(first, killed=False)
+
+
+def test_limits_are_told_whenever_they_change_and_only_then() -> None:
+    outcomes = [followed(seed) for seed in range(40)]
+    told = [[event for event in outcome.log if isinstance(event, Limited)] for outcome in outcomes]
+    assert all(one != another for limits in told for one, another in pairwise(limits))
+    fixed = [limits for outcome, limits in zip(outcomes, told, strict=True) if outcome.options["exports"]]
+    assert any(fixed)  # downloads find their number there too
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 5, 8])
