@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,6 +27,12 @@ class Window:
 
     def __str__(self) -> str:
         return f"window {self.index + 1} [{_short(self.start)}, {_short(self.end)})"
+
+
+def counted(windows: Sequence[Window]) -> int | None:
+    """The activities in all these windows; None where some were not counted."""
+    rows = [window.rows for window in windows if window.rows is not None]
+    return sum(rows) if len(rows) == len(windows) else None
 
 
 def _short(moment: datetime) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from bulkpull import Result, Window, events
 from bulkpull.events import Event, OnEvent, ignore
+from bulkpull.window import counted
 
 _LINE_EVERY = 10.0  # seconds, where there is no terminal
 _RATE_OVER = 5.0  # seconds
@@ -51,9 +52,9 @@ def summary(result: Result) -> str:
     if result.splits:
         lines.insert(2, f"{result.splits:,} windows were cut in two, since their exports failed")
     if result.short:
-        came, counted = sum(short.rows for short in result.short), sum(short.window.rows or 0 for short in result.short)
+        missing = sum((short.window.rows or 0) - short.rows for short in result.short)
         lines.append(
-            f"warning: {counted - came:,} of {result.counted or 0:,} counted activities did not come, from "
+            f"warning: {missing:,} of {result.counted or 0:,} counted activities did not come, from "
             f"{_named([short.window for short in result.short])}; they may have been deleted meanwhile"
         )
     if result.skipped:
@@ -292,9 +293,9 @@ def _line(event: Event, *, verbose: bool) -> str | None:
 def _verbose_line(event: Event) -> str | None:
     match event:
         case events.Planned():
-            rows = [window.rows for window in event.windows if window.rows is not None]
-            counted = f", {sum(rows):,} activities counted with {event.probes:,} requests" if event.probes else ""
-            return f"{len(event.windows):,} windows{counted}"
+            rows = counted(event.windows)
+            probed = f", {rows:,} activities counted with {event.probes:,} requests" if rows and event.probes else ""
+            return f"{len(event.windows):,} windows{probed}"
         case events.Limited():
             return f"at most {event.exports:,} exports in flight, and {event.downloads:,} files streamed"
         case events.Launched():

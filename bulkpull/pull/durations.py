@@ -46,9 +46,15 @@ class Wait:
         self.changed.set()
         self.changed = anyio.Event()
 
+    @property
+    def begun(self) -> float:
+        """Since when it has run, about; since its launch, where nothing else is known."""
+        return self.launched if self.started is None else self.started
+
+    @property
     def known(self) -> float:
         """Seconds for which it has run at least."""
-        return max(0.0, self.seen - (self.launched if self.started is None else self.started))
+        return max(0.0, self.seen - self.begun)
 
 
 class Durations:
@@ -112,15 +118,14 @@ class Durations:
 
     def learn(self, wait: Wait, by: float) -> None:
         """The export has finished, at `by` at the latest."""
-        started = wait.launched if wait.started is None else wait.started
         # As likely as not in the middle; more likely, if that is possible, after as long as others took.
-        usual = started + self._median(wait)
+        usual = wait.begun + self._median(wait)
         wait.ended = usual if wait.seen < usual < by else (wait.seen + by) / 2
-        self._finished.append(Took(wait.rows, wait.ahead, wait.known(), max(by - started, 1e-3)))
+        self._finished.append(Took(wait.rows, wait.ahead, wait.known, max(by - wait.begun, 1e-3)))
         running = [
-            Took(other.rows, other.ahead, other.known())
+            Took(other.rows, other.ahead, other.known)
             for other in self._waits
-            if other is not wait and (self._workers is None or other.started is not None)
+            if other is not wait and not self._is_queued(other)
         ]
         former, self._law = self._law, fit(self._finished, running)
         if former is None or not 0.8 < former.median(wait.rows, wait.ahead) / self._median(wait) < 1.25:
@@ -129,7 +134,7 @@ class Durations:
     def running_since(self, wait: Wait) -> float:
         """Since when the server has kept an export for itself alone: since a worker took it, or, while it waits for
         one, since others were seen to be worked on."""
-        if wait.started is None and self._workers is not None:
+        if self._is_queued(wait):
             return max(wait.launched, self._moved)
         return wait.launched if wait.taken is None else wait.taken
 
@@ -151,16 +156,19 @@ class Durations:
     def _interval(self, wait: Wait, jitter: float) -> float:
         """Seconds from when an export was last seen to when it should be asked for."""
         least, most = COLD_GROWTH
-        if self._workers is not None and wait.started is None:  # it cannot be done, if all is as it seems
+        if self._is_queued(wait):  # it cannot be done, if all is as it seems
             return jitter * max(most * (wait.seen - wait.launched), UNSTARTED, 4 * self._median(wait))
-        known = wait.known()
+        known = wait.known
         if self._law:
-            started = wait.launched if wait.started is None else wait.started
             # Once no other waits for its worker, each delay may be one of the whole pull.
             hurry = self._ending and len(self._waits) <= self._last
             following = self._law.next_poll(self._median(wait), known, jitter=jitter, hurry=hurry)
-            return started + following - wait.seen
+            return wait.begun + following - wait.seen
         return jitter * known * min(most, max(least, COLD_SHARE * self._running))
+
+    def _is_queued(self, wait: Wait) -> bool:
+        """Whether it should still wait for a worker."""
+        return self._workers is not None and wait.started is None
 
     @property
     def _last(self) -> int:

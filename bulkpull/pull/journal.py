@@ -155,22 +155,17 @@ class Journal:
     @property
     def windows(self) -> tuple[Window, ...]:
         """The plan as it is now, halves in the place of what was cut in two."""
-        return tuple(_window(*row) for row in self._rows("SELECT number, start, end, rows FROM active"))
+        return self._active()
 
     @property
     def waiting(self) -> tuple[Window, ...]:
         """The windows that are to be merged yet."""
-        rows = self._rows(
-            "SELECT number, start, end, rows FROM active "
-            "WHERE skipped IS NULL AND number NOT IN (SELECT window FROM merged)"
-        )
-        return tuple(_window(*row) for row in rows)
+        return self._active("WHERE skipped IS NULL AND number NOT IN (SELECT window FROM merged)")
 
     @property
     def skipped(self) -> tuple[Window, ...]:
         """The windows that are left out."""
-        rows = self._rows("SELECT number, start, end, rows FROM active WHERE skipped NOT NULL")
-        return tuple(_window(*row) for row in rows)
+        return self._active("WHERE skipped NOT NULL")
 
     @property
     def splits(self) -> int:
@@ -356,6 +351,10 @@ class Journal:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, disk_errors(f"write the journal {self._path}", at=self._path), self._db as db:
             yield db
+
+    def _active(self, condition: str = "") -> tuple[Window, ...]:
+        rows = self._rows(f"SELECT number, start, end, rows FROM active {condition}")  # noqa: S608
+        return tuple(_window(*row) for row in rows)
 
     def _rows(self, query: str) -> list[Any]:
         with self._lock, disk_errors(f"read the journal {self._path}"), closing(self._db.execute(query)) as rows:

@@ -48,13 +48,16 @@ class Part:
 class Journey:
     """A window on its way to the merge, which may turn it back: then it needs another export.
 
-    `past` is the export that an earlier run left. Once `settled` is set, either `parts` is complete, or the window was
-    cut in two `halves`, which are journeys of their own, or it is `skipped`.
+    `past` is the export that an earlier run left, `place` the one in flight that the journey holds, if any. Once
+    `settled` is set, either `parts` is complete, or the window was cut in two `halves`, which are journeys of their
+    own, or it is `skipped`.
     """
 
     window: Window
     past: ExportRecord | None = None
     export_id: str = ""
+    place: object = None
+    launched: anyio.Event = field(default_factory=anyio.Event)
     parts: list[Part] = field(default_factory=list)
     halves: tuple[Journey, ...] = ()
     skipped: bool = False

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio import TASK_STATUS_IGNORED, to_thread
-from anyio.abc import TaskGroup, TaskStatus
+from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import Export
 from bulkpull.errors import ExportError
@@ -69,7 +69,10 @@ class Journeys:
         order = Order((journey for journey in journeys if not journey.past), self.flight, self.durations)
         while len(order):
             place = await self.place()
-            await self.group.start(self.travel, order.next(), place)
+            journey = order.next()
+            journey.place = place
+            self.group.start_soon(self.travel, journey)
+            await journey.launched.wait()
         self.durations.end()
 
     async def place(self) -> object:
@@ -78,24 +81,21 @@ class Journeys:
         await self.flight.limiter.acquire_on_behalf_of(place)
         return place
 
-    async def travel(
-        self, journey: Journey, place: object = None, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
-    ) -> None:
+    async def travel(self, journey: Journey) -> None:
         """One window's way from its launch to the merge: with another export where one will not do, or cut in two where
-        that is of no use. It has started once its first export is launched."""
+        that is of no use."""
         window = journey.window
         for attempt in range(1, MAX_LAUNCHES + 1):
             if attempt > 1:
                 await anyio.sleep(self.api.retry.backoff(attempt - 1))
             try:
-                await self.attempt(journey, attempt, place, task_status)
+                await self.attempt(journey, attempt)
                 return
             except ExportFailure as failure:
                 reason, kind = f"export {failure.export_id}: {failure}", failure.kind
                 await to_thread.run_sync(self.journal.failed, window, failure.export_id, str(failure))
                 self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
-                journey.past = place = None
-                task_status = TASK_STATUS_IGNORED
+                journey.past = None
                 too_large = failure.kind is ExportError and (failure.too_large or attempt == MAX_LAUNCHES)
             if too_large and await self.split(journey, reason):
                 return
@@ -125,14 +125,15 @@ class Journeys:
             self.group.start_soon(self.travel, half)
         return True
 
-    async def attempt(self, journey: Journey, attempt: int, place: object, task_status: TaskStatus[None]) -> None:
+    async def attempt(self, journey: Journey, attempt: int) -> None:
         """One export's way to the merge. Raises ExportFailure where it will not do."""
         past = journey.past
         if past and past.exported:
             export, records = Export(past.id, "success"), past.parts
             self.on_event(Exported(journey.window, past.id, len(records), past.age))
         else:
-            export = await self.export(journey, attempt, place or await self.place(), task_status)
+            journey.place = journey.place or await self.place()
+            export = await self.export(journey, attempt)
             records = part_records(export)
             await to_thread.run_sync(self.journal.exported, journey.window, export.id, records)
         journey.export_id = export.id
@@ -151,7 +152,7 @@ class Journeys:
             raise cancelled_from_within()
         await journey.hand_over()
 
-    async def export(self, journey: Journey, attempt: int, place: object, task_status: TaskStatus[None]) -> Export:
+    async def export(self, journey: Journey, attempt: int) -> Export:
         """A succeeded export of the window: the one that an earlier run launched, or a new one."""
         window, past = journey.window, journey.past
         try:
@@ -162,7 +163,7 @@ class Journeys:
                     export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
                 waited = 0.0
                 self.on_event(Launched(window, export.id, attempt))
-                task_status.started()
+                journey.launched.set()
             began = anyio.current_time()
             export = await poll(
                 self.api,
@@ -175,7 +176,8 @@ class Journeys:
                 on_event=self.on_event,
             )
         finally:
-            self.flight.limiter.release_on_behalf_of(place)
+            self.flight.limiter.release_on_behalf_of(journey.place)
+            journey.place = None
         self.exported = True
         self.on_event(Exported(window, export.id, len(export.links), waited + anyio.current_time() - began))
         return export

@@ -10,7 +10,7 @@ from bulkpull.errors import UsageError
 from bulkpull.pull.api import Api
 from bulkpull.pull.length import AUTO, by_length
 from bulkpull.pull.volume import ROWS_PER_EXPORT, Uncounted, by_volume
-from bulkpull.window import Window, instant
+from bulkpull.window import Window, counted, instant
 
 MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many mails
 
@@ -31,8 +31,7 @@ class Plan:
     @property
     def rows(self) -> int | None:
         """The activities that were counted; None where they were not."""
-        counts = [window.rows for window in self.windows if window.rows is not None]
-        return sum(counts) if len(counts) == len(self.windows) and not self.uncounted else None
+        return counted(self.windows)
 
 
 async def plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bulkpull import events
 from bulkpull.events import Event
-from bulkpull.window import Window
+from bulkpull.window import Window, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,7 @@ class Tally:
             case events.Planned():
                 counts["windows"] = len(event.windows)
                 counts["probes"] = event.probes
-                if not event.uncounted and all(window.rows is not None for window in event.windows):
-                    self.counted = sum(window.rows or 0 for window in event.windows)
+                self.counted = counted(event.windows)
             case events.Split():
                 counts["windows"] += 1
                 counts["splits"] += 1

@@ -173,7 +173,7 @@ class Activities:
         return self._moment(number << 16 | self._mix(number) & 0xFFFF)
 
     def _moment(self, slot: int) -> int:
-        if len(self._slots) == 2:
+        if len(self._slots) == 2:  # the same as below, in less time: all rows come by here
             return self._start_ms + slot * self._times[1] // self._slots[1]
         return self._start_ms + _scaled(slot, self._slots, self._times)
 
