@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import from_thread
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import TransientError
@@ -20,6 +20,7 @@ from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import Part, cancelled_from_within
 from bulkpull.pull.links import Links
 from bulkpull.pull.output import disk_errors
+from bulkpull.pull.threads import in_thread
 from bulkpull.pull.transfer import StretchRefused, Transfer, digest_of, spooled
 from bulkpull.rows.records import blocks
 
@@ -40,7 +41,7 @@ async def fetch(
     cannot be had, ExportFailure where it is gone or no CSV with an id column.
     """
     size = part.record.size
-    if size is None or not await to_thread.run_sync(_stands, part):
+    if size is None or not await in_thread(_stands, part):
         try:
             size = await _fetched(api, part, links, journal, streams, on_event)
         except TransientError as error:
@@ -72,14 +73,14 @@ async def _fetched(
         stretches = _Stretches(transfer, streams)
         if half:
             await transfer.take_up()
-            await to_thread.run_sync(stretches.take_up)
+            await in_thread(stretches.take_up)
         else:
-            await to_thread.run_sync(stretches.discard)
+            await in_thread(stretches.discard)
         while not await stretches.to_end():
-            await to_thread.run_sync(stretches.discard)
-        await to_thread.run_sync(stretches.join)
+            await in_thread(stretches.discard)
+        await in_thread(stretches.join)
     checksum = transfer.digest.hexdigest()
-    await to_thread.run_sync(journal.fetched, part.window, part.number, transfer.offset, checksum)
+    await in_thread(journal.fetched, part.window, part.number, transfer.offset, checksum)
     return transfer.offset
 
 

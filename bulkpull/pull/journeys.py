@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import Export
@@ -25,6 +24,7 @@ from bulkpull.pull.order import Order
 from bulkpull.pull.poll import poll
 from bulkpull.pull.split import middle
 from bulkpull.pull.spool import Spool
+from bulkpull.pull.threads import in_thread
 
 MAX_LAUNCHES = 3  # of one window, in one run
 MAX_SPLITS_UNPROVEN = 10  # windows cut in two before any export has succeeded
@@ -93,7 +93,7 @@ class Journeys:
                 return
             except ExportFailure as failure:
                 reason, kind = f"export {failure.export_id}: {failure}", failure.kind
-                await to_thread.run_sync(self.journal.failed, window, failure.export_id, str(failure))
+                await in_thread(self.journal.failed, window, failure.export_id, str(failure))
                 self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
                 journey.past = None
                 too_large = failure.kind is ExportError and (failure.too_large or attempt == MAX_LAUNCHES)
@@ -104,7 +104,7 @@ class Journeys:
                 f"{window}: none of its {MAX_LAUNCHES} exports succeeded; the last, {reason}. Pull again to go on from "
                 "here; if it recurs, try a longer export timeout, or leave the window out (--skip-failed)"
             )
-        await to_thread.run_sync(self.journal.skip, window, reason)
+        await in_thread(self.journal.skip, window, reason)
         self.on_event(Skipped(window, reason))
         journey.skip()
 
@@ -118,7 +118,7 @@ class Journeys:
         if cut is None:
             return False
         self.splits += 1
-        halves = await to_thread.run_sync(self.journal.split, window, *cut)
+        halves = await in_thread(self.journal.split, window, *cut)
         self.on_event(Split(window, halves, reason))
         journey.split(halves)
         for half in journey.halves:
@@ -135,7 +135,7 @@ class Journeys:
             journey.place = journey.place or await self.place()
             export = await self.export(journey, attempt)
             records = part_records(export)
-            await to_thread.run_sync(self.journal.exported, journey.window, export.id, records)
+            await in_thread(self.journal.exported, journey.window, export.id, records)
         journey.export_id = export.id
         index = journey.window.index
         journey.parts = [

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import anyio
-from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from bulkpull.clickwrap import Export
@@ -15,6 +14,7 @@ from bulkpull.errors import ApiError
 from bulkpull.pull.api import Api
 from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import cancelled_from_within
+from bulkpull.pull.threads import in_thread
 from bulkpull.window import Window
 
 GRACE = 3.0  # seconds that a cancelled launch waits for its answer
@@ -28,16 +28,16 @@ async def launch(api: Api, window: Window, journal: Journal, *, filter: str | No
     An export whose id is lost is lost itself, since the API lists none. So a launch that is cancelled still waits for
     its answer, for a moment.
     """
-    number = await to_thread.run_sync(journal.launching, window)
+    number = await in_thread(journal.launching, window)
 
     async def start() -> Export:
         try:
             export = await api.start_export(window_filter(window, filter), fields)
         except ApiError as error:
             if error.undone:  # else it may have been made all the same
-                await to_thread.run_sync(journal.refused, number)
+                await in_thread(journal.refused, number)
             raise
-        await to_thread.run_sync(journal.launched, number, export.id)
+        await in_thread(journal.launched, number, export.id)
         return export
 
     return await _settled(start)

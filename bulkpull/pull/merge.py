@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from bulkpull.errors import MalformedPartError, OutputError
@@ -17,6 +17,7 @@ from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, WindowMerged
 from bulkpull.pull.journal import Figures, Journal
 from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
 from bulkpull.pull.output import disk_errors, sync_directory
+from bulkpull.pull.threads import in_thread
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
@@ -61,7 +62,7 @@ async def merge(
                     pending.extendleft(reversed(journey.halves))
                     continue
                 try:
-                    window = await to_thread.run_sync(work.merge, journey)
+                    window = await in_thread(work.merge, journey)
                 except ExportFailure as damage:
                     journey.reject(damage)
                     continue
@@ -76,7 +77,7 @@ async def merge(
                     break
         if pending or work.committed < done:
             raise cancelled_from_within()
-        return await to_thread.run_sync(work.finish)
+        return await in_thread(work.finish)
 
 
 async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow], on_event: OnEvent) -> None:
@@ -87,7 +88,7 @@ async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow
             with suppress(anyio.WouldBlock, anyio.EndOfStream):
                 while True:
                     batch.append(windows.receive_nowait())
-            await to_thread.run_sync(work.commit, batch)
+            await in_thread(work.commit, batch)
             for done in batch:
                 _announce(done.journey, done.parts, on_event)
 
@@ -197,14 +198,14 @@ async def _opened(
     path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int
 ) -> AsyncIterator[_Merge]:
     """The merge where it stood, closed in a thread whatever happens."""
-    work = await to_thread.run_sync(lambda: _Merge.open(path, journal, columns, fixed=fixed, memory=memory))
+    work = await in_thread(lambda: _Merge.open(path, journal, columns, fixed=fixed, memory=memory))
     try:
         yield work
     except BaseException:
         # What is not in the journal is lost anyway: an error in closing must not hide the one that brought us here.
         with anyio.CancelScope(shield=True), suppress(OSError):
-            await to_thread.run_sync(work.close)
+            await in_thread(work.close)
         raise
     else:
         with anyio.CancelScope(shield=True), disk_errors("finish the output", at=path):
-            await to_thread.run_sync(work.close)
+            await in_thread(work.close)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap.filters import check_filter
@@ -31,6 +30,7 @@ from bulkpull.pull.render import Renderer, memory_to_render
 from bulkpull.pull.result import Result, Shortfall, Tally
 from bulkpull.pull.resume import has_begun, resume
 from bulkpull.pull.spool import SPOOL, Spool
+from bulkpull.pull.threads import in_thread, own_threads
 from bulkpull.pull.volume import ROWS_PER_EXPORT
 from bulkpull.rows.format import Format, format_of
 from bulkpull.window import Window, instant
@@ -148,8 +148,9 @@ async def pull(
     try:
         # The work is a child of this task, so that a plain cancellation reaches it through the group's scope: only
         # that lets what is under way in threads come to an end first.
-        async with anyio.create_task_group() as group:
-            group.start_soon(work.run)
+        with own_threads(downloads):
+            async with anyio.create_task_group() as group:
+                group.start_soon(work.run)
     except BaseExceptionGroup as errors:
         error = _plain(errors)
         raise error from error.__cause__
@@ -212,32 +213,32 @@ class _Pull:
     async def run(self) -> None:
         journal = None
         try:
-            await to_thread.run_sync(self.output.claim)
+            await in_thread(self.output.claim)
             if self.fresh:
-                await to_thread.run_sync(self.output.clear)
-            self.journal = journal = await to_thread.run_sync(Journal, self.output.journal)
-            if await to_thread.run_sync(has_begun, journal, self.options):
-                self.announce(Planned(await to_thread.run_sync(lambda: journal.windows)))
+                await in_thread(self.output.clear)
+            self.journal = journal = await in_thread(Journal, self.output.journal)
+            if await in_thread(has_begun, journal, self.options):
+                self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
                 plan = await self.plan(self.api)
-                await to_thread.run_sync(journal.begin, self.options, plan.end, plan.windows)
+                await in_thread(journal.begin, self.options, plan.end, plan.windows)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
-            if resumed := await to_thread.run_sync(resume, journal):
+            if resumed := await in_thread(resume, journal):
                 self.announce(resumed)
-            published = await to_thread.run_sync(journal.published, str(self.format))
-            if not await to_thread.run_sync(self.output.holds, published):
-                await to_thread.run_sync(lambda: self.output.check(data_set=self.format.is_data_set))
+            published = await in_thread(journal.published, str(self.format))
+            if not await in_thread(self.output.holds, published):
+                await in_thread(lambda: self.output.check(data_set=self.format.is_data_set))
                 await self.check_site()
                 finished = await self.gather()
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self.publish, finished)
-            self.skipped = await to_thread.run_sync(lambda: journal.skipped)
-            self.short = tuple(Shortfall(*short) for short in await to_thread.run_sync(journal.short))
+                    await in_thread(self.publish, finished)
+            self.skipped = await in_thread(lambda: journal.skipped)
+            self.short = tuple(Shortfall(*short) for short in await in_thread(journal.short))
             self.published = True
             self.announce(Published())
         finally:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self.close, journal)
+                await in_thread(self.close, journal)
 
     def publish(self, finished: Path) -> None:
         """Lets the finished file appear, in a way that a run to come understands if this one is killed meanwhile."""
@@ -269,7 +270,7 @@ class _Pull:
     async def gather(self) -> Path:
         """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
         finished: Path | None = None
-        waiting, past = await to_thread.run_sync(lambda: (self.journal.waiting, self.journal.exports()))
+        waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
         self.spool.expect(waiting)
         journeys = [Journey(window, past.get(window.index)) for window in waiting]
         merged = self.output.partial

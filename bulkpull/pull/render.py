@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import from_thread
 from anyio.abc import TaskGroup
 
 from bulkpull.events import OnEvent, Rendered
 from bulkpull.pull.output import discard, disk_errors, sync_directory
+from bulkpull.pull.threads import in_thread
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.follow import Followed, Superseded
 from bulkpull.rows.format import Format
@@ -78,7 +79,7 @@ class Renderer:
         async with anyio.create_task_group() as group:
             group.start_soon(self._report)
             with suppress(Superseded):
-                await to_thread.run_sync(self._render, self.followed)
+                await in_thread(self._render, self.followed)
                 self.done = True
             group.cancel_scope.cancel()
 

@@ -11,7 +11,7 @@ from typing import Literal
 import aiofiles
 import anyio
 from aiofiles.threadpool.binary import AsyncFileIO
-from anyio import from_thread, to_thread
+from anyio import from_thread
 from xxhash import xxh3_128
 
 from bulkpull.clickwrap import Download, LinkExpiredError, RangeRefusedError, TransientError
@@ -22,6 +22,7 @@ from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links
 from bulkpull.pull.output import disk_errors
+from bulkpull.pull.threads import in_thread
 from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records
 from bulkpull.rows.sink import write_all
 
@@ -74,7 +75,7 @@ class Transfer:
     async def take_up(self) -> None:
         """Goes on with what an earlier run left."""
         with disk_errors(f"read {self.part.path}"):
-            self.digest = await to_thread.run_sync(digest_of, self.part.path)
+            self.digest = await in_thread(digest_of, self.part.path)
             self.offset = self.reached = await self.file.seek(0, 2)
         self.validator, self.length = self.part.record.validator, self.part.record.length
         if self.length is not None and self.offset > self.length:
@@ -172,13 +173,11 @@ class Transfer:
         size = sum(map(len, pieces))
         # Less is not worth a record, unless it contradicts the one that there is.
         if not self.offset and self.validator != self.recorded and (self.recorded or size >= _WRITE):
-            await to_thread.run_sync(
-                self.journal.transferring, self.part.window, self.part.number, self.validator, self.length
-            )
+            await in_thread(self.journal.transferring, self.part.window, self.part.number, self.validator, self.length)
             self.recorded = self.validator
         needed = size if self.length is None else self.length - self.offset
         with disk_errors(f"spool {self.part}", needed=needed, at=self.part.path):
-            await to_thread.run_sync(self.store, pieces)
+            await in_thread(self.store, pieces)
         self.offset += size
         if self.line > MAX_RECORD:
             await self._refuse(CsvError(1, f"a line is longer than {MAX_RECORD} bytes"))
@@ -207,7 +206,7 @@ class Transfer:
         """All bytes are there. Refuses an error page that came with status 200; a fresh link may bring the file."""
         if not self.begin:
             try:
-                await to_thread.run_sync(_read_header, self.part.path)
+                await in_thread(_read_header, self.part.path)
             except CsvError as error:
                 await self._refuse(error)
         self.complete = True
