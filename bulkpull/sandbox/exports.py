@@ -90,6 +90,7 @@ class Exports:
             created=datetime.now(UTC),
         )
         self.tasks[task.id] = task
+        self._faults.launched(filter)
         self.peak_running = max(self.peak_running, sum(task.running for task in self.tasks.values()))
         return task
 

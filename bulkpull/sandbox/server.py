@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 from anyio import to_thread
 
 from bulkpull.sandbox.config import SandboxConfig, Seen
+from bulkpull.sandbox.counting import Counting
 from bulkpull.sandbox.data import DEFAULT_FIELDS, FIELDS, Activities, nested
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
@@ -36,6 +37,7 @@ class Sandbox:
         self.url = ""
         self._seen = Seen()
         self.faults = Faults(self.config.faults, self.config.fault_seconds)
+        self.counting = Counting(self.faults)
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
@@ -202,7 +204,7 @@ class Sandbox:
         fields = tuple(filter(None, query.get("fields", "").split(",")))
         answer: dict[str, Any] = {"page": page, "per_page": per_page, "count": len(rows)}
         if counted:
-            answer["total_count"] = total
+            answer["total_count"] = self.counting.said(total)
         data = [nested(row, lean=lean, fields=fields) for row in rows]
         return _json(answer | {"has_more": has_more, "data": data})
 
