@@ -50,6 +50,13 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     show_default=True,
     help="Share of the activities that falls into one week.",
 )
+@click.option(
+    "--burst",
+    type=click.IntRange(min=0),
+    default=DEFAULTS.burst,
+    show_default=True,
+    help="Activities that share the instant in the middle.",
+)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Same seed, same data.")
 @click.option(
     "--workers",

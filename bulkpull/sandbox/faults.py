@@ -35,7 +35,7 @@ KINDS: dict[Group, dict[str, str]] = {
         "export-never-ends": "it stays started",
         "export-vanishes": "it is not found any more",
         "purged": "its files are gone",
-        "damaged": "a file of its is cut within a record",
+        "damaged": "one of its files is cut within a record",
     },
     "file": {
         "file-error": "500, 502 or 503",
@@ -114,6 +114,11 @@ class Faults:
         value = self._modes[kind]
         assert value is not None
         return value
+
+    def note(self, kind: str) -> Literal[True]:
+        """Counts that a mode has made a difference."""
+        self.injected[kind] += 1
+        return True
 
     def launched(self, filter: str) -> None:
         """Notes that an export of `filter` is launched: the first one of all may be doomed."""
