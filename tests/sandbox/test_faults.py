@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -303,6 +305,14 @@ def test_everything_and_odd_draw_modes_that_leave_every_row() -> None:
         assert all(len(found & kinds.keys()) <= 1 for found in found for kinds in MODES.values())
         assert found == [drawn(word, seed) for seed in range(400)]
     assert all(drawn("odd", seed) for seed in range(400))
+
+
+def test_each_kind_is_documented() -> None:
+    """As `kind`, `kind:N`, or, behind another of its family, as `-kind` alone."""
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([a-z-][a-z0-9-]*)(?::N)?`", text))
+    missing = [kind for kind in ALL if kind not in names and "-" + kind.rpartition("-")[2] not in names]
+    assert not missing
 
 
 def test_each_mode_has_its_place_in_what_is_drawn() -> None:
