@@ -78,20 +78,21 @@ async def soak(groups: dict[str, tuple[Schedule, range]], odd_seeds: range) -> i
                 group.start_soon(run_odd, seed)
     report(survivals, wrong)
     report_odd(odds)
+    faults = {name: [survival.faults for survival in done] for name, done in survivals.items()}
+    faults["odd"] = [odd.faults for odd in odds]
+    report_faults({name: sum(counters, Counter()) for name, counters in faults.items() if counters})
     return wrong.total() + sum(odd.outcome in (WRONG, ENDLESS) for odd in odds)
 
 
 def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
-    """Prints the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    """Prints how the schedules of faults and kills ended."""
     names = [name for name in survivals if survivals[name] or wrong[name]]
+    if not names:
+        return
     outcomes = Table("", *names, box=None, title=f"Schedules, of pulls of {len(WINDOWS)} windows")
-    faults: dict[str, Counter[str]] = {name: Counter() for name in names}
     columns = []
     for name in names:
         done = survivals[name]
-        for survival in done:
-            faults[name].update(survival.faults)
         slowest = max(done, key=lambda survival: survival.seconds, default=Survival(0))
         columns.append(
             {
@@ -107,19 +108,13 @@ def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
         )
     for line in columns[0]:
         outcomes.add_row(line, *(str(column[line]) for column in columns))
-    console.print(outcomes)
-    injected = Table("fault", *names, box=None, title="\nFaults injected")
-    for kind in sorted({kind for counter in faults.values() for kind in counter}):
-        injected.add_row(kind, *(str(faults[name][kind]) for name in names))
-    injected.add_row("all", *(str(faults[name].total()) for name in names))
-    console.print(injected)
+    console().print(outcomes)
 
 
 def report_odd(odds: list[Odd]) -> None:
     """Prints how the schedules of odd servers ended, for each mode and in all."""
     if not odds:
         return
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     met = [outcome for outcome in OUTCOMES if any(odd.outcome == outcome for odd in odds)]
     table = Table("mode", *met, "exports", "slowest, s (seed)", box=None, title="\nSchedules of odd servers")
     by_mode: dict[str, list[Odd]] = {}
@@ -132,7 +127,21 @@ def report_odd(odds: list[Odd]) -> None:
         exports = sum(odd.exports for odd in some)
         figures = (*(outcomes[outcome] for outcome in met), exports, f"{slowest.seconds:.1f} ({slowest.seed})")
         table.add_row(name, *map(str, figures))
-    console.print(table)
+    console().print(table)
+
+
+def report_faults(faults: dict[str, Counter[str]]) -> None:
+    """Prints what was injected, by group of schedules."""
+    table = Table("fault", *faults, box=None, title="\nFaults injected")
+    for kind in sorted({kind for counter in faults.values() for kind in counter}):
+        table.add_row(kind, *(str(counter[kind]) for counter in faults.values()))
+    table.add_row("all", *(str(counter.total()) for counter in faults.values()))
+    console().print(table)
+
+
+def console() -> Console:
+    """As wide as the terminal, or as the tables need."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def main() -> int:
