@@ -13,8 +13,10 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from click.testing import CliRunner
 from multidict import CIMultiDict
 
+from bulkpull.cli.sandbox import sandbox as sandbox_command
 from bulkpull.errors import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import KINDS, Faults
@@ -313,6 +315,15 @@ def test_each_kind_is_documented() -> None:
     names = set(re.findall(r"`([a-z-][a-z0-9-]*)(?::N)?`", text))
     missing = [kind for kind in ALL if kind not in names and "-" + kind.rpartition("-")[2] not in names]
     assert not missing
+
+
+def test_the_help_lists_each_kind_with_its_value() -> None:
+    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Faults that strike")
+    for kind in ALL:
+        [line] = [line for line in shown.splitlines() if line.strip().split(" ")[0] in (kind, f"{kind}:N")]
+        default = MODE_KINDS.get(kind)
+        assert (default is None) == ("(N: " not in line), line
+        assert default is None or f"(N: {default:,})" in line
 
 
 def test_each_mode_has_its_place_in_what_is_drawn() -> None:
