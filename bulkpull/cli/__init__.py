@@ -54,7 +54,8 @@ def cli() -> None:
       3    authentication: the token is wrong, or may not do this
       4    the API refused or failed, or a file could not be had
       5    local trouble: the disk, or the output exists
-      6    done, but windows that could not be exported were left out (--skip-failed)
+      6    done, but incomplete: windows brought less than was counted (--accept-short makes
+           it 0), or could not be exported and were left out (--skip-failed)
       130  interrupted
     """
 

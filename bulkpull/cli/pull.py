@@ -23,6 +23,7 @@ from rich.table import Table
 import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
+from bulkpull.pull.extra import EXTRA, default_extra
 from bulkpull.pull.length import AUTO
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
 from bulkpull.pull.output import Output
@@ -33,7 +34,7 @@ from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXIT_SKIPPED = 6
+EXIT_INCOMPLETE = 6
 ASSUMED_SECONDS = 60.0  # that an export takes, as long as none was made
 _BAR = 24  # characters
 
@@ -150,6 +151,17 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             is_flag=True,
             help="Leave a window out that cannot be exported, however short, and exit with code 6.",
         ),
+        click.option(
+            "--accept-short",
+            is_flag=True,
+            help="Exit with 0 where windows brought less than was counted; they are named all the same.",
+        ),
+        click.option(
+            "--max-extra-exports",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help=f"Maximum exports beyond one for each window. [default: {EXTRA} and half of the windows]",
+        ),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
         click.option("--fresh", is_flag=True, help="Start over instead of resuming what earlier runs have done."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of standard output."),
@@ -191,6 +203,8 @@ def pull(
     retry_for: float,
     export_timeout: float,
     skip_failed: bool,
+    accept_short: bool,
+    max_extra_exports: int | None,
     overwrite: bool,
     fresh: bool,
     as_json: bool,
@@ -235,6 +249,7 @@ def pull(
                     memory=memory,
                     export_timeout=export_timeout,
                     skip_failed=skip_failed,
+                    max_extra_exports=max_extra_exports,
                     overwrite=overwrite,
                     resume=not fresh,
                     on_event=listener,
@@ -250,11 +265,13 @@ def pull(
         click.echo(summary(result), err=True)
     if as_json:
         windows = {
+            "complete": result.complete,
             "skipped": [_window(window) for window in result.skipped],
-            "short": [_window(short.window) | {"rows": short.rows} for short in result.short],
+            "short": [_mismatch(one) for one in result.short],
+            "over": [_mismatch(one) for one in result.over],
         }
         click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
-    return EXIT_SKIPPED if result.skipped else 0
+    return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
 def _what_next(out: Path, end: Exception) -> str | None:
@@ -284,6 +301,7 @@ def plan(
     requests_per_minute: int,
     base_url: str,
     retry_for: float,
+    max_extra_exports: int | None,
     as_json: bool,
     **_unused: object,
 ) -> None:
@@ -309,12 +327,14 @@ def plan(
     found = run(work)
     windows = found.windows
     requests = 2 * len(windows)  # at least: one launches an export, one finds it done
+    extra = default_extra(len(windows)) if max_extra_exports is None else max_extra_exports
     # In turns of as many exports as are in flight at most, unless the quota takes longer.
     seconds = max(math.ceil(len(windows) / at_once) * ASSUMED_SECONDS, 60.0 * (requests // requests_per_minute))
     if as_json:
         figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
+        figures |= {"max_extra_exports": extra}
         times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_SECONDS}
-        reason = {"uncounted": found.uncounted or None}
+        reason = {"uncounted": found.uncounted or None, "doubt": found.doubt or None}
         click.echo(orjson.dumps({"windows": [_window(one) for one in windows]} | figures | times | reason))
         return
     table = _table("window", "start", "end", *(("rows", "share", "") if found.rows else ()))
@@ -328,11 +348,14 @@ def plan(
     _print(table)
     if found.uncounted:
         click.echo(f"activity could not be counted, so windows are of equal length: {found.uncounted}")
+    if found.doubt:
+        click.echo(f"the API's counts cannot be trusted: {found.doubt}")
     counted = f"{found.rows:,} activities, counted with {found.probes:,} requests; " if found.rows is not None else ""
     click.echo(
         f"{counted}{len(windows):,} exports, {requests:,} requests or more: one launches an export, one or more ask "
         "whether it is done"
     )
+    click.echo(f"at most {extra:,} exports more, if some fail or deliver too little (--max-extra-exports)")
     click.echo(
         f"about {_duration(seconds)}, if an export takes a minute and up to {at_once:,} are in flight; how long they "
         "take is known once some were made"
@@ -380,6 +403,10 @@ def status(file: Path, as_json: bool) -> None:
         f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"
     )
+
+
+def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:
+    return _window(found.window) | {"counted": found.counted, "delivered": found.delivered}
 
 
 def _window(window: bulkpull.Window) -> dict[str, object]:

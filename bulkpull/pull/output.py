@@ -102,6 +102,12 @@ class Output:
         """Where a part is spooled: `number` counts from 1 in the window with the index `window`."""
         return self.directory / f"window-{window + 1:06d}-part-{number:04d}.csv"
 
+    def discard_parts(self, window: int) -> None:
+        """Removes the parts of a window, whole or half."""
+        with disk_errors(f"remove files from {self.directory}"):
+            for part in self.directory.glob(f"window-{window + 1:06d}-part-*"):
+                part.unlink(missing_ok=True)
+
     def claim(self) -> None:
         """Makes the directory, and claims it for this pull as long as its process lives."""
         with disk_errors(f"write beside {self.path}"):

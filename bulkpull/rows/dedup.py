@@ -30,6 +30,8 @@ class Merged:
     duplicates: int = 0
     conflicts: int = 0
     outside: int = 0
+    delivered: int = 0
+    earlier: int = 0
     missing: tuple[str, ...] = ()
     unasked: tuple[str, ...] = ()
 
@@ -90,6 +92,7 @@ class Deduplicator:
             layout = layout_of(columns, self._sink.columns)
             found = self._scanner.blocks(file, body, layout, start, end)
             self._each(found, partial(self._merge, merged=merged), checkpoint)
+        merged.delivered = merged.rows + merged.duplicates
         return merged
 
     def keep(self) -> None:

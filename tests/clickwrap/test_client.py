@@ -172,7 +172,7 @@ async def test_what_may_pass_is_tried_again(wire: aioresponses, failure: dict[st
         (401, AuthenticationError),
         (403, AuthenticationError),
         (404, NotFoundError),
-        (409, ApiError),
+        (410, ApiError),
         (302, ApiError),
     ],
 )
