@@ -64,7 +64,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
         click.option(
             "--format",
             type=click.Choice(FORMATS),
-            help="Without it what the file's suffix tells, or csv; .gz or .zst behind it compress csv and ndjson.",
+            help="Output format. Defaults to the file extension, else csv. .gz or .zst compresses csv and ndjson.",
         ),
         click.option("--flat", is_flag=True, help="NDJSON with dotted names instead of objects in objects."),
         click.option("--all-strings", is_flag=True, help="Parquet with created_time as text."),
