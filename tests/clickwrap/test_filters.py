@@ -26,7 +26,7 @@ BOUNDS = "created_time>=2020-10-10T00:00:00.000Z and created_time<2020-10-15T18:
         'connection_data.page_title != "a || b"',
         r'connection_data.page_title=="say \"yes\" or \"no\""',
         "connection_data.page_title=='Men''s or Women''s'",
-        'connection_data.page_title=="Men\'s or Women\'s"',
+        "connection_data.page_title==\"Men's or Women's\"",
         'connection_data.page_title=="this and"',
         'connection_data.page_title==""',
         "connection_data.page_title==Men's",
@@ -55,13 +55,17 @@ OR_OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or", *OR_OUTSIDE])
+@pytest.mark.parametrize(
+    "text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or", *OR_OUTSIDE]
+)
 def test_or_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="'or'"):
         check_filter(text)
 
 
-@pytest.mark.parametrize("text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and", 'a=="b and c" and'])
+@pytest.mark.parametrize(
+    "text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and", 'a=="b and c" and']
+)
 def test_what_is_no_comparison_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="comparisons"):
         check_filter(text)
