@@ -6,10 +6,12 @@ import math
 import os
 import re
 import shlex
+import string
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,9 +212,17 @@ def pull(
         --filter event_type==agreed --fields event_type,connection_data.remote_address
     """
 
+    begun = False  # past what --fresh clears
+
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with progress(verbose=verbose, quiet=quiet) as listener:
+            with progress(verbose=verbose, quiet=quiet) as show:
+
+                def listener(event: bulkpull.Event) -> None:
+                    nonlocal begun
+                    begun = True
+                    show(event)
+
                 return await bulkpull.pull(
                     clickwrap,
                     start=start,
@@ -243,7 +253,7 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if note := _what_next(out, end):
+        if note := _what_next(out, end, fresh=fresh and not begun):
             end.add_note(note)
         raise
     if not quiet:
@@ -257,16 +267,37 @@ def pull(
     return EXIT_SKIPPED if result.skipped else 0
 
 
-def _what_next(out: Path, end: Exception) -> str | None:
-    """What a user may do after a pull that did not come to its end."""
+def _what_next(out: Path, end: Exception, *, fresh: bool) -> str | None:
+    """What a user may do after a pull that did not come to its end; `fresh` where it is still to start over."""
     if isinstance(end, bulkpull.UsageError):
         return None
     unfinished = Output(out)
     if unfinished.journal.exists():
-        return f"what is done is kept in {unfinished.directory}; go on with: {shlex.join(['bulkpull', *sys.argv[1:]])}"
+        command = sys.argv[1:] if fresh else _without_fresh(sys.argv[1:])
+        return f"what is done is kept in {unfinished.directory}; go on with: bulkpull {' '.join(map(_quoted, command))}"
     if isinstance(end, Interrupted):
         return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
     return None
+
+
+def _without_fresh(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without `--fresh`, which would discard what is to be resumed. As an option's value it stays."""
+    with_value = {name for option in pull.params if not getattr(option, "is_flag", True) for name in option.opts}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument != "--fresh":
+            yield argument
+        if argument in with_value:
+            yield from islice(rest, 1)
+
+
+def _quoted(argument: str) -> str:
+    """The argument for a shell. Control characters, and bytes that are no text, would not survive being printed: they
+    are escaped as octal numbers in `$'...'`, which bash, zsh, ksh and POSIX.1-2024 know."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    plain = frozenset(string.printable.encode()) - frozenset(b"\\'" + string.whitespace.encode()) | {ord(" ")}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(argument)) + "'"
 
 
 @click.command()
