@@ -253,7 +253,7 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if note := _what_next(out, end, fresh=fresh and not begun):
+        if note := _what_next(out, end, begun=begun, fresh=fresh):
             end.add_note(note)
         raise
     if not quiet:
@@ -267,13 +267,14 @@ def pull(
     return EXIT_SKIPPED if result.skipped else 0
 
 
-def _what_next(out: Path, end: Exception, *, fresh: bool) -> str | None:
-    """What a user may do after a pull that did not come to its end; `fresh` where it is still to start over."""
-    if isinstance(end, bulkpull.UsageError):
-        return None
+def _what_next(out: Path, end: Exception, *, begun: bool, fresh: bool) -> str | None:
+    """What a user may do after a pull that did not come to its end; `begun` once it has read, or cleared, what earlier
+    runs left."""
+    if isinstance(end, bulkpull.UsageError) or (isinstance(end, bulkpull.OutputError) and not begun):
+        return None  # the same command would come to the same end
     unfinished = Output(out)
     if unfinished.journal.exists():
-        command = sys.argv[1:] if fresh else _without_fresh(sys.argv[1:])
+        command = _without_fresh(sys.argv[1:]) if begun or not fresh else sys.argv[1:]
         return f"what is done is kept in {unfinished.directory}; go on with: bulkpull {' '.join(map(_quoted, command))}"
     if isinstance(end, Interrupted):
         return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
@@ -405,8 +406,9 @@ def status(file: Path, as_json: bool) -> None:
     _print(table)
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
     click.echo(f"{found.output}: {options}")
+    running = f"running (pid {found.pid})" if found.running else "not running"
     click.echo(
-        f"{'running' if found.running else 'not running'}, run {found.runs:,}; {len(found.windows):,} windows: "
+        f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "
         f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut in two; "
         f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"

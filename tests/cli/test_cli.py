@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import fcntl
 import json
 import os
 import pty
@@ -22,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull import Clickwrap, Result, Shortfall, Window, __version__
+from bulkpull import Clickwrap, OutputError, Result, Shortfall, Window, __version__
 from bulkpull.cli.progress import summary
-from bulkpull.cli.pull import _quoted, _without_fresh
+from bulkpull.cli.pull import _quoted, _what_next, _without_fresh
+from bulkpull.cli.running import Interrupted
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
@@ -336,16 +336,15 @@ def test_an_argument_that_is_quoted_is_one_line_for_the_shell(text: str) -> None
         assert shlex.split(quoted) == [surely]
 
 
-def test_a_fresh_start_that_did_not_come_to_it_is_still_one(sandbox: SandboxProcess, tmp_path: Path) -> None:
-    _, _, command = interrupted(sandbox, tmp_path, signal.SIGINT)
-    directory = os.open(tmp_path / "a.csv.bulkpull", os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        done = bulkpull(sandbox, *command, "--fresh")
-    finally:
-        os.close(directory)
-    assert (done.returncode, "another pull is writing" in done.stderr) == (5, True)
-    assert done.stderr.endswith(f"go on with: bulkpull {' '.join(command)} --fresh\n")
+def test_a_fresh_start_that_did_not_come_to_it_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "a.csv.bulkpull"
+    left.mkdir()
+    (left / "journal.sqlite").touch()
+    monkeypatch.setattr("sys.argv", ["bulkpull", "pull", "--fresh"])
+    for begun, command in ((False, "bulkpull pull --fresh"), (True, "bulkpull pull")):
+        note = _what_next(tmp_path / "a.csv", Interrupted(), begun=begun, fresh=True)
+        assert note == f"what is done is kept in {left}; go on with: {command}"
+    assert _what_next(tmp_path / "a.csv", OutputError("another pull is writing"), begun=False, fresh=True) is None
 
 
 def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProcess, tmp_path: Path) -> None:
