@@ -10,6 +10,7 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from rich.table import Table
 import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
+from bulkpull.cli.streams import ReaderGone
 from bulkpull.pull.length import AUTO
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
 from bulkpull.pull.output import Output
@@ -263,7 +265,8 @@ def pull(
             "skipped": [_window(window) for window in result.skipped],
             "short": [_window(short.window) | {"rows": short.rows} for short in result.short],
         }
-        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
+        with suppress(ReaderGone):  # the output stands all the same
+            click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
     return EXIT_SKIPPED if result.skipped else 0
 
 
