@@ -6,10 +6,13 @@ import math
 import os
 import re
 import shlex
+import string
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +26,7 @@ from rich.table import Table
 import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
+from bulkpull.cli.streams import ReaderGone
 from bulkpull.pull.extra import EXTRA, default_extra
 from bulkpull.pull.length import AUTO
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
@@ -65,7 +69,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
         click.option(
             "--format",
             type=click.Choice(FORMATS),
-            help="Without it what the file's suffix tells, or csv; .gz or .zst behind it compress csv and ndjson.",
+            help="Output format. Defaults to the file extension, else csv. .gz or .zst compresses csv and ndjson.",
         ),
         click.option("--flat", is_flag=True, help="NDJSON with dotted names instead of objects in objects."),
         click.option("--all-strings", is_flag=True, help="Parquet with created_time as text."),
@@ -224,9 +228,17 @@ def pull(
         --filter event_type==agreed --fields event_type,connection_data.remote_address
     """
 
+    begun = False  # past what --fresh clears
+
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with progress(verbose=verbose, quiet=quiet) as listener:
+            with progress(verbose=verbose, quiet=quiet) as show:
+
+                def listener(event: bulkpull.Event) -> None:
+                    nonlocal begun
+                    begun = True
+                    show(event)
+
                 return await bulkpull.pull(
                     clickwrap,
                     start=start,
@@ -258,7 +270,7 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if note := _what_next(out, end):
+        if note := _what_next(out, end, begun=begun, fresh=fresh):
             end.add_note(note)
         raise
     if not quiet:
@@ -270,20 +282,43 @@ def pull(
             "short": [_mismatch(one) for one in result.short],
             "over": [_mismatch(one) for one in result.over],
         }
-        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
+        with suppress(ReaderGone):  # the output stands all the same
+            click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
-def _what_next(out: Path, end: Exception) -> str | None:
-    """What a user may do after a pull that did not come to its end."""
-    if isinstance(end, bulkpull.UsageError):
-        return None
+def _what_next(out: Path, end: Exception, *, begun: bool, fresh: bool) -> str | None:
+    """What a user may do after a pull that did not come to its end; `begun` once it has read, or cleared, what earlier
+    runs left."""
+    if isinstance(end, bulkpull.UsageError) or (isinstance(end, bulkpull.OutputError) and not begun):
+        return None  # the same command would come to the same end
     unfinished = Output(out)
     if unfinished.journal.exists():
-        return f"what is done is kept in {unfinished.directory}; go on with: {shlex.join(['bulkpull', *sys.argv[1:]])}"
+        command = _without_fresh(sys.argv[1:]) if begun or not fresh else sys.argv[1:]
+        return f"what is done is kept in {unfinished.directory}; go on with: bulkpull {' '.join(map(_quoted, command))}"
     if isinstance(end, Interrupted):
         return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
     return None
+
+
+def _without_fresh(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without `--fresh`, which would discard what is to be resumed. As an option's value it stays."""
+    with_value = {name for option in pull.params if not getattr(option, "is_flag", True) for name in option.opts}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument != "--fresh":
+            yield argument
+        if argument in with_value:
+            yield from islice(rest, 1)
+
+
+def _quoted(argument: str) -> str:
+    """The argument for a shell. Control characters, and bytes that are no text, would not survive being printed: they
+    are escaped as octal numbers in `$'...'`, which bash, zsh, ksh and POSIX.1-2024 know."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    plain = frozenset(string.printable.encode()) - frozenset(b"\\'" + string.whitespace.encode()) | {ord(" ")}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(argument)) + "'"
 
 
 @click.command()
@@ -397,8 +432,9 @@ def status(file: Path, as_json: bool) -> None:
     _print(table)
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
     click.echo(f"{found.output}: {options}")
+    running = f"running (pid {found.pid})" if found.running else "not running"
     click.echo(
-        f"{'running' if found.running else 'not running'}, run {found.runs:,}; {len(found.windows):,} windows: "
+        f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "
         f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut in two; "
         f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"

@@ -9,10 +9,12 @@ Signed links are secrets and stay out of it, and so does the token.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from bulkpull.window import Window, instant
 Verdict = Literal["found", "refuted", "open"]  # whether exports end at a number of records
 VERSION = 3  # of the tables
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID_OF_MACOS = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
 _TABLES = """
 CREATE TABLE pull (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE option (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -112,16 +115,20 @@ class Frontier:
 class Journal:
     """The journal at `path`. Every method but `close` blocks on the disk; they may be called from any thread.
 
-    What a method has recorded is durable when it returns. Raises OutputError.
+    What a method has recorded is durable when it returns. With `read_only` nothing on the disk changes, no lock is
+    held against a pull that is writing, and the journal must be there. Raises OutputError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with disk_errors(f"open the journal {path}", at=path):
-            self._db = sqlite3.connect(path, check_same_thread=False)
+        with disk_errors(f"open the journal {path}", at=None if read_only else path):
+            if read_only:
+                self._db = sqlite3.connect(_read_only(path), uri=True, check_same_thread=False)
+            else:
+                self._db = sqlite3.connect(path, check_same_thread=False)
             try:
-                self._prepare()
+                self._prepare(read_only=read_only)
             except BaseException:
                 self._db.close()
                 raise
@@ -147,9 +154,9 @@ class Journal:
         """A run starts; returns its number, from 1.
 
         Half files are trusted only as long as the machine has been up: a power cut may leave less of a file than was
-        written, or zeros.
+        written, or zeros. Where the system has no id of its start, none is trusted.
         """
-        boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else str(uuid4())
+        boot = _boot_id()
         with self._transaction() as db:
             if self._value("boot") != boot:
                 db.execute("UPDATE part SET validator = NULL, length = NULL WHERE size IS NULL")
@@ -221,6 +228,12 @@ class Journal:
         """Whether exports end at so many records: found, refuted or open."""
         with self._transaction():
             self._set(f"cap {records}", verdict)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that opened the journal last to write it."""
+        rows = self._rows("SELECT value FROM pull WHERE name = 'pid'")
+        return int(rows[0][0]) if rows else None
 
     @property
     def runs(self) -> int:
@@ -416,17 +429,24 @@ class Journal:
         values = dict(self._rows("SELECT name, value FROM pull WHERE name IN ('inode', 'format')"))
         return int(values["inode"]) if values.get("format") == format else None
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, read_only: bool) -> None:
         db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
+        if not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache; elsewhere a no-op
         version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and read_only:
+            raise OutputError(f"the journal {self._path} is empty: its pull has not begun")
         if version == 0:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
         elif version != VERSION:
             raise OutputError(
                 f"the journal {self._path} is of another version of bulkpull: go on with that one, or start over"
             )
+        if not read_only:
+            with db:
+                self._set("pid", str(os.getpid()))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -451,6 +471,27 @@ class Journal:
 
     def _set(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO pull VALUES (?, ?)", (name, value))
+
+
+def _read_only(path: Path) -> str:
+    """A URI for SQLite that neither makes nor changes a file, whether or not a pull is writing.
+
+    As long as one is writing, or was killed, the log stands beside the journal, and its index is only read. Without a
+    log the journal is all there is, and nobody is changing it.
+    """
+    logged = path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?mode=ro&{'readonly_shm=1' if logged else 'immutable=1'}"
+
+
+def _boot_id() -> str:
+    """Names the time since the machine was started; a new name each time where the system has none."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = subprocess.run(_BOOT_ID_OF_MACOS, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        if said := asked.stdout.strip():
+            return said
+    return str(uuid4())
 
 
 def _window(number: int, start: str, end: str, rows: int | None) -> Window:

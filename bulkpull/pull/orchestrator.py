@@ -87,9 +87,10 @@ async def pull(
     `site`: where it is given, the fields are checked against what the site offers before any export is made.
     `window`: the length of a window (`6h`, `1d`, `7d`, `1mo`, ...), or `auto`: about `rows_per_export` activities each,
     see `plan`. At most `max_windows` come of it.
-    `format`: `csv`, `ndjson` or `parquet`; without it, what the suffix of `out` tells, or CSV. A last suffix `.gz` or
-    `.zst` compresses the first two. NDJSON nests dotted names unless `flat`. Parquet has created_time as an instant
-    unless `all_strings`, and becomes a directory of files where `partition_by` is `month`.
+    `format`: `csv`, `ndjson` or `parquet`. Defaults to the extension of `out`, or to CSV where that has none; an
+    unknown extension is a UsageError. A last extension `.gz` or `.zst` compresses the first two. NDJSON nests dotted
+    names unless `flat`. Parquet has created_time as an instant unless `all_strings`, and becomes a directory of files
+    where `partition_by` is `month`.
     `exports`: how many exports are in flight at most; without it as many as the server is found to work on, and some
     more, at most `max_exports`. `downloads`: how many files are streamed at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.

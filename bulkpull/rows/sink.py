@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
+from bulkpull.rows.durable import sync_file
 from bulkpull.rows.records import blocks, records
 
 _READ_BACK = 16 * 1024
@@ -66,7 +67,7 @@ class CsvSink:
         which is not what stands from byte `needed` on: a cache that grows with the output costs more than the rest of
         the writing, above all on virtual machines."""
         written = self.offset
-        os.fsync(self._file.fileno())
+        sync_file(self._file.fileno())
         behind = (min(written - _CACHED, written if needed is None else needed)) // _PAGE * _PAGE
         if behind > self._uncached and self._misses < _MOST_MISSES and hasattr(os, "posix_fadvise"):
             advice = os.POSIX_FADV_DONTNEED
@@ -113,7 +114,7 @@ class CsvSink:
             for raw, fields in rows:
                 wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
             wide.flush()
-            os.fsync(wide.fileno())
+            sync_file(wide.fileno())
         return wide_path
 
 
