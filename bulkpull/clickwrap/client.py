@@ -22,6 +22,7 @@ from bulkpull.clickwrap.models import (
     parse_count,
     parse_export,
     parse_export_fields,
+    parse_json,
     parse_page,
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Governor
@@ -291,8 +292,8 @@ class Clickwrap:
         """What a 2xx answer holds; the error that stands for any other."""
         if 200 <= status < 300:
             try:
-                answer = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                answer = parse_json(body)
+            except ValueError:
                 raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
             self._reached.set()
             return answer
