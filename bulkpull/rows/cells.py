@@ -1,6 +1,8 @@
-"""What the cells of a block hold: their values, packed one behind the other for Arrow, and those that are no text."""
+"""What the cells of a block hold."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +13,37 @@ from bulkpull.rows.scan import Block, Bytes, Positions
 _QUOTE = ord('"')
 
 
-def packed(block: Block) -> tuple[Bytes, Positions, NDArray[np.bool_]]:
-    """The values of all cells of a block, record by record: their bytes, where each ends, and which are nothing at all.
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values of all cells of a block, record by record: where each begins and ends in `data`, and which of them are
+    nothing at all, not even quotes."""
 
-    Quotes around a value and those that double others are left out.
-    """
+    data: Bytes
+    begins: Positions
+    ends: Positions
+    nothing: NDArray[np.bool_]
+
+
+def values(block: Block) -> Values:
+    """The values of a block's cells, without the quotes around them and those that double others."""
     data = np.frombuffer(block.data, np.uint8)
     separators = block.separators.reshape(-1)
     begins = np.empty_like(separators)
     begins[0], begins[1:] = 0, separators[:-1] + 1
-    kept = np.ones(len(data), np.bool_)
-    kept[separators] = False
-    ends = separators - np.arange(len(separators))
-    quotes = np.flatnonzero(data == _QUOTE)
-    if len(quotes):
-        cells = np.searchsorted(separators, quotes)
-        quotes = quotes[data[begins[cells]] == _QUOTE]  # in other values they are literal
-        # A value's first and last quotes surround it; the others come in pairs, one of which stays.
-        is_second = np.zeros(len(quotes), np.bool_)
-        is_second[2::2] = quotes[2::2] == quotes[1:-1:2] + 1
-        left_out = quotes[~is_second]
-        kept[left_out] = False
-        ends -= np.searchsorted(left_out, separators)
-    return data[kept], ends, begins == separators
+    nothing = begins == separators
+    is_quoted = data[begins] == _QUOTE  # in other values quotes are literal
+    begins += is_quoted
+    ends = separators - is_quoted
+    if is_quoted.any():
+        quotes = np.flatnonzero(data == _QUOTE)
+        if (np.diff(quotes) == 1).any():
+            cells = np.searchsorted(separators, quotes)
+            inner = quotes[is_quoted[cells] & (quotes >= begins[cells]) & (quotes < ends[cells])]
+            doubles = inner[1::2]
+            data = np.delete(data, doubles)
+            begins -= np.searchsorted(doubles, begins)
+            ends -= np.searchsorted(doubles, ends)
+    return Values(data, begins, ends, nothing)
 
 
 def has_value(block: Block, columns: Positions) -> NDArray[np.bool_]:

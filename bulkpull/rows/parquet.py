@@ -17,7 +17,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
-from bulkpull.rows.cells import no_text, packed
+from bulkpull.rows.cells import no_text, values
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.instants import nanoseconds
 from bulkpull.rows.records import ID, File
@@ -67,15 +67,17 @@ def _batch(block: Block, schema: Any, row: int, way_out: str) -> Any:
         str(block.data, "utf-8")
     except UnicodeDecodeError as error:
         raise no_text(block, tuple(schema.names), error.start, row) from None
-    values, ends, nothing = packed(block)
-    offsets = np.zeros(len(ends) + 1, np.int32)
-    offsets[1:] = ends
-    validity = pa.py_buffer(np.packbits(~nothing, bitorder="little")) if nothing.any() else None
-    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(values)]
-    cells = pa.Array.from_buffers(pa.string(), len(ends), buffers)
-    by_column = np.arange(len(ends)).reshape(len(block), -1).T.reshape(-1)
-    cells = cells.take(pa.array(by_column))
-    columns = [cells.slice(at, len(block)) for at in range(0, len(cells), len(block))]
+    cells = values(block)
+    # Arrow's strings stand one behind the other: every other one is what lies between two values.
+    offsets = np.full(2 * len(cells.ends) + 1, len(cells.data), np.int32)
+    offsets[0:-1:2], offsets[1::2] = cells.begins, cells.ends
+    is_there = np.ones(2 * len(cells.ends), np.bool_)
+    is_there[0::2] = ~cells.nothing
+    buffers = [np.packbits(is_there, bitorder="little"), offsets, cells.data]
+    texts = pa.Array.from_buffers(pa.string(), len(is_there), [pa.py_buffer(buffer) for buffer in buffers])
+    by_column = np.arange(0, len(is_there), 2).reshape(len(block), -1).T.reshape(-1)
+    texts = texts.take(pa.array(by_column))
+    columns = [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
     for at, field in enumerate(schema):
         if field.type == _INSTANTS:
             columns[at] = _instants(columns[at], block, row, way_out)
