@@ -70,7 +70,7 @@ def records(chunks: Iterable[bytes], row: int = 1) -> Iterator[Record]:
     pending = bytearray()  # what came of the record so far, if that is inside quotes
     behind = 0
     at_start = row == 1
-    for line in _lines(chunks):
+    for line in _lines(chunks, pending):
         behind += len(line) + 1
         if at_start:
             line = line.removeprefix(BOM)
@@ -83,7 +83,7 @@ def records(chunks: Iterable[bytes], row: int = 1) -> Iterator[Record]:
             if b'"' not in line or not _closes(line, row):
                 continue
             raw = bytes(pending).removesuffix(b"\r")
-            pending = bytearray()
+            pending.clear()
             yield raw, _FIELDS.findall(raw), behind
         else:
             raw = line.removesuffix(b"\r")
@@ -144,22 +144,25 @@ def _closes(line: bytes, row: int) -> bool:
     return True
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The bytes between newlines; the last may be without one. A line that is longer than any record is the last: it
-    ends where that is certain."""
+def _lines(chunks: Iterable[bytes], pending: bytearray) -> Iterator[bytes]:
+    """The bytes between newlines; the last may be without one. Where a record is `pending` inside quotes, lines without
+    a quote may come as one. A line that is longer than any record is the last: it ends where that is certain."""
     tail: list[bytes] = []  # pieces of a line that has not ended, joined once it has
-    tail_size = 0
+    tail_size, has_quote = 0, False
     for chunk in chunks:
-        lines = chunk.split(b"\n")
-        if len(lines) > 1:
-            lines[0] = b"".join((*tail, lines[0]))
-            tail, tail_size = [], 0
-            last = lines.pop()
-            yield from lines
+        if pending and not has_quote and b'"' not in chunk:
+            text, newline, last = chunk.rpartition(b"\n")
+            lines = [text] if newline else []
         else:
-            [last] = lines
+            lines = chunk.split(b"\n")
+            last = lines.pop()
+        if lines:
+            lines[0] = b"".join((*tail, lines[0]))
+            tail, tail_size, has_quote = [], 0, False
+            yield from lines
         tail.append(last)
         tail_size += len(last)
+        has_quote = has_quote or b'"' in last
         if tail_size > MAX_RECORD + len(BOM) + 1:  # of a carriage return
             break
     yield b"".join(tail)
