@@ -23,6 +23,7 @@ from bulkpull.clickwrap.models import (
     parse_count,
     parse_export,
     parse_export_fields,
+    parse_json,
     parse_page,
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
@@ -330,8 +331,8 @@ class Clickwrap:
         """What a 2xx answer holds; the error that stands for any other, or that such an answer holds."""
         if 200 <= status < 300:
             try:
-                answer = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                answer = parse_json(body)
+            except ValueError:
                 if status in NOT_READY:
                     raise ApiError(f"{route}: {status} and {self._excerpt(body)}", status=status) from None
                 raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+
+import orjson
 
 from bulkpull.errors import ApiError
 
@@ -12,6 +17,8 @@ MAX_ID = 1000  # characters
 _MOST_COUNTED = 2**53  # activities: beyond it a float is no count
 _LINK = ("url", "href", "link")
 _MAX_STATUS = 200  # characters
+_MAX_DIGITS = 4300  # of an integer, as Python has them by default
+_LONG_INTEGER = re.compile(rb"\d{19}")  # or what looks like one, in a text
 
 # The words of Clickwrap's documents, and those of other job systems: compared in small letters.
 _QUEUED = frozenset(
@@ -28,6 +35,36 @@ State = Literal["queued", "running", "succeeded", "failed"]
 
 class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
     """An answer with status 200 whose body is not what the route promises."""
+
+
+def parse_json(body: bytes) -> Any:
+    """What an answer holds. Integers of more than 64 bits keep their digits; a number that Python's cannot hold is its
+    text. Raises ValueError for what is no JSON."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass  # it refuses what no float can hold, too
+    else:
+        if not _LONG_INTEGER.search(body):
+            return answer
+    try:
+        answer = json.loads(body, parse_int=_integer, parse_float=_float, parse_constant=_no_number)
+        json.dumps(answer, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return answer
+    except RecursionError:
+        raise ValueError("JSON in too many levels") from None
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+def _float(text: str) -> float | str:
+    return number if math.isfinite(number := float(text)) else text
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 @dataclass(frozen=True, slots=True)

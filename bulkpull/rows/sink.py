@@ -41,8 +41,9 @@ class CsvSink:
 
     def adopt(self, columns: Iterable[str]) -> None:
         """Takes new columns into the header, unless it is fixed; to be called before the first record."""
-        new = [] if self._fixed else [column for column in columns if column not in self.columns]
-        self.columns += new
+        if not self._fixed:
+            known = frozenset(self.columns)
+            self.columns += [column for column in columns if column not in known]
         if not self.offset:
             self.append([header(self.columns) + b"\n"])
 
@@ -111,7 +112,7 @@ class CsvSink:
             rows = records(blocks(narrow, checkpoint))
             next(rows)
             wide.write(header(self.columns) + b"\n")
-            for raw, fields in rows:
+            for raw, fields, _ in rows:
                 wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
             wide.flush()
             sync_file(wide.fileno())
