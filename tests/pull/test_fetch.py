@@ -15,6 +15,7 @@ from xxhash import xxh3_128
 
 from bulkpull import Clickwrap, Export, MalformedPartError, OutputError, PartError, RetryPolicy, Window
 from bulkpull.events import Event, PartFetched, Received, Retried
+from bulkpull.pull import patience
 from bulkpull.pull.fetch import fetch
 from bulkpull.pull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
@@ -22,9 +23,15 @@ from bulkpull.pull.links import Links, part_records
 from bulkpull.pull.transfer import MAX_MALFORMED, MAX_RENEWALS
 from bulkpull.rows.records import MAX_RECORD
 
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LAG", 0.2)
+
+
 WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 ROWS = b"id,v\n" + b"".join(b"%024x,value %d\n" % (row, row) for row in range(20_000))
-END = f"bytes={len(ROWS)}-"  # what confirms that there is no more
+END = f"bytes={len(ROWS)}-"  # asks whether there is more
 Answer = Callable[[web.Request, "Host"], Awaitable[web.StreamResponse]]
 
 
@@ -142,14 +149,14 @@ async def test_a_whole_file(tmp_path: Path) -> None:
     body, heard = await fetched(tmp_path, host)
     assert body == ROWS
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
-    assert host.requests == [None, END]
+    assert host.requests == [None]
 
 
 async def test_a_broken_transfer_goes_on_where_it_broke(tmp_path: Path) -> None:
     host = Host([broken(100_000), broken(300_000, begin=100_000), rest()])
     body, heard = await fetched(tmp_path, host)
     assert body == ROWS
-    assert host.requests == [None, "bytes=100000-", "bytes=300000-", END]
+    assert host.requests == [None, "bytes=100000-", "bytes=300000-"]
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)  # no byte twice
     assert len([event for event in heard if isinstance(event, Retried)]) == 2
 
@@ -169,7 +176,7 @@ async def test_a_host_without_ranges_starts_the_file_again(tmp_path: Path) -> No
 async def test_without_a_strong_etag_no_range_is_asked_for(tmp_path: Path) -> None:
     host = Host([broken(100_000, etag='W/"v1"'), whole()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, None, END]
+    assert host.requests == [None, None]
 
 
 OTHER = ROWS.replace(b"value", b"VALUE")
@@ -179,7 +186,7 @@ OTHER = ROWS.replace(b"value", b"VALUE")
 async def test_a_range_of_a_changed_file_is_not_spliced_in(tmp_path: Path, etag: str | None) -> None:
     host = Host([broken(100_000), rest(body=OTHER, etag=etag), whole(OTHER, '"v2"')])
     assert (await fetched(tmp_path, host))[0] == OTHER
-    assert host.requests == [None, "bytes=100000-", None, END]
+    assert host.requests == [None, "bytes=100000-", None]
 
 
 async def test_a_file_that_changed_its_length_is_not_spliced_in(tmp_path: Path) -> None:
@@ -201,32 +208,51 @@ async def test_a_416_tells_that_everything_came_before_the_connection_broke(tmp_
 async def test_a_416_that_does_not_say_why_starts_the_file_again(tmp_path: Path) -> None:
     host = Host([broken(len(ROWS), chunked=True), whole(b"", status=416), whole()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, END, None, END]
+    assert host.requests == [None, END, None]
 
 
-@pytest.mark.parametrize("cut", [len(ROWS) // 2, ROWS.index(b"\n", 200_000) + 1])
-async def test_a_body_that_was_cut_together_with_its_length_is_completed(tmp_path: Path, cut: int) -> None:
-    host = Host([whole(ROWS[:cut]), rest(), rest()])
+async def test_a_body_that_was_cut_in_a_record_together_with_its_length_is_completed(tmp_path: Path) -> None:
+    cut = len(ROWS) // 2
+    host = Host([whole(ROWS[:cut]), rest()])
     body, heard = await fetched(tmp_path, host)
     assert body == ROWS
-    assert host.requests == [None, f"bytes={cut}-", f"bytes={cut}-", END]
+    assert host.requests == [None, f"bytes={cut}-"]
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
 
 
-async def test_a_file_that_is_shorter_than_what_came_is_fetched_again(tmp_path: Path) -> None:
-    host = Host([whole(ROWS + ROWS[5:]), whole(), whole()])
+async def test_a_body_that_was_cut_together_with_its_length_is_known_by_the_length_told_before(tmp_path: Path) -> None:
+    cut = ROWS.index(b"\n", 200_000) + 1
+    host = Host([broken(100_000), whole(ROWS[:cut]), rest()])
     assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, "bytes=100000-", f"bytes={cut}-"]
 
 
-async def test_a_file_that_was_replaced_before_its_end_was_confirmed_is_fetched_again(tmp_path: Path) -> None:
-    host = Host([whole(), whole(OTHER, '"v2"')])
-    assert (await fetched(tmp_path, host))[0] == OTHER
-
-
-async def test_a_host_that_never_confirms_is_believed_in_the_end(tmp_path: Path) -> None:
-    host = Host([whole(), whole(b"<html>Busy</html>", None)])
+async def test_a_file_that_was_told_too_long_once_is_believed_in_the_end(tmp_path: Path) -> None:
+    host = Host([broken(100_000, body=ROWS * 2), whole()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert len(host.requests) == 4
+    assert len(host.requests) == 3
+
+
+WITHOUT_LAST_NEWLINE = ROWS[:-1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        whole(WITHOUT_LAST_NEWLINE),
+        whole(b"<html>Busy</html>", None),
+        whole(b"", status=416),
+        whole(b"", status=403),
+        whole(b"", status=405),
+        whole(b"", status=500),
+        whole(b""),
+        whole(ROWS * 2, '"v2"'),
+    ],
+)
+async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answer: Answer) -> None:
+    host = Host([whole(WITHOUT_LAST_NEWLINE), answer])
+    assert (await fetched(tmp_path, host))[0] == WITHOUT_LAST_NEWLINE
+    assert host.requests == [None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"]
 
 
 async def test_a_line_without_end_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
@@ -263,7 +289,7 @@ async def test_a_stalled_stream_is_noticed_by_its_silence(tmp_path: Path) -> Non
 
     host = Host([stall, rest()])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, "bytes=100000-", END]
+    assert host.requests == [None, "bytes=100000-"]
 
 
 async def test_a_slow_stream_that_goes_on_is_left_alone(tmp_path: Path) -> None:
@@ -332,7 +358,7 @@ async def test_an_export_whose_links_have_become_fewer_will_not_do(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "page",
-    [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"", b"name,v\n1,2\n"],
+    [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"name,v\n1,2\n"],
 )
 async def test_what_is_no_csv_is_asked_for_again_and_then_an_error(tmp_path: Path, page: bytes) -> None:
     host = Host([whole(page)])
@@ -407,7 +433,7 @@ async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: 
     record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
     body, heard = await fetched(tmp_path, host, record=record)
     assert body == ROWS
-    assert host.requests == [f"bytes={left}-", END][: 1 if left == len(ROWS) else 2]
+    assert host.requests == ([] if left == len(ROWS) else [f"bytes={left}-"])
     assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS) - left
 
 

@@ -279,6 +279,8 @@ class _Body:
     server: Server
     offset: int = 0
     validator: str | None = None
+    framed: bool = True
+    empty: bool = False
 
     @property
     def length(self) -> int:
