@@ -66,6 +66,11 @@ class Download:
     _head: bytes = field(default=b"", repr=False)
     _decoder: Decoder | None = None
 
+    @property
+    def compressed(self) -> bool:
+        """Whether what comes is decoded, which finds out whether it is whole."""
+        return self._decoder is not None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, decoded; an empty chunk is a sign of life.
 

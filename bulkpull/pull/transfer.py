@@ -201,7 +201,7 @@ class Transfer:
             self._compare_length()
             # A body may have been cut by something in between. Where its length was told, and records end where it
             # does, that is not to be seen, and the host is not asked again.
-            if self.validator and not self.confirmed and (self.line or not download.framed):
+            if not self.confirmed and not download.compressed and (self.line or not download.framed):
                 self.confirmed = True
                 if await self._goes_on():
                     return
@@ -217,12 +217,13 @@ class Transfer:
     async def _goes_on(self) -> bool:
         """Whether there was more of the file, which has come now. No answer to this question does any harm."""
         receiving = False
+        offset = self.offset if self.validator and self.ranges else 0  # else the length of the whole is told
         try:
-            async with self.api.download(self.link, offset=self.offset, validator=self.validator) as download:
+            async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
                 same = download.validator == self.validator and download.offset in (0, self.offset)
                 if same and not download.empty and (download.length or 0) > self.offset:
                     receiving, self.length = True, download.length
-                    await self._receive(download, ranged=True)
+                    await self._receive(download, ranged=bool(offset))
         except (LinkExpiredError, PartError, TransientError):
             if receiving:
                 raise

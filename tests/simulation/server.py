@@ -281,6 +281,7 @@ class _Body:
     validator: str | None = None
     framed: bool = True
     empty: bool = False
+    compressed: bool = False
 
     @property
     def length(self) -> int:
