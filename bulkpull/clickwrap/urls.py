@@ -10,6 +10,7 @@ from yarl import URL
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*:)?(//[^/?#]*)?([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
 _ILLEGAL = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
+_HOST = re.compile(r"[A-Za-z0-9\-._~]+")
 _LONE_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for bytes of a header
 _BLANK = "".join(map(chr, range(0x21)))
 
@@ -44,11 +45,16 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def _authority(text: str) -> str:
-    if text.isascii():
-        return text if " " not in text else text.replace(" ", "%20")
-    user, at, place = text.removeprefix("//").rpartition("@")
-    host, colon, port = place.partition(":")
-    return f"//{_quoted(user)}{at}{URL.build(scheme='https', host=host).raw_host}{colon}{port}"
+    if not text.isascii():
+        user, at, place = text.removeprefix("//").rpartition("@")
+        host, colon, port = place.partition(":")
+        encoded = URL.build(scheme="https", host=host).raw_host or ""
+        if not _HOST.fullmatch(encoded):
+            raise ValueError("a host's name that cannot be encoded")
+        text = f"//{_quoted(user)}{at}{encoded}{colon}{port}"
+    if not text.isascii() or _ILLEGAL.search(text.encode()):
+        raise ValueError("a host's name with what may not stand in one")
+    return text
 
 
 def _quoted(text: str) -> str:

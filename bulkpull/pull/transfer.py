@@ -334,10 +334,7 @@ class Transfer:
         self.failing_since = now if self.failing_since is None else self.failing_since
         left = self.failing_since + retry.seconds - now
         if error.wait > left:
-            raise PartError(
-                f"{error}, and asks to wait {error.wait:,.0f} s, longer than failed transfers are retried "
-                f"({retry.seconds:g} s, --retry-for). Pull again later to go on from here"
-            )
+            raise PartError(retry.too_long_a_wait(error))
         wait = max(error.wait, retry.backoff(self.attempt))
         if self.attempt >= retry.attempts or wait > left:
             raise error

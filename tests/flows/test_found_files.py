@@ -155,7 +155,7 @@ async def test_a_file_that_never_gets_ready(tmp_path: Path) -> None:
 async def test_a_host_that_asks_to_wait_for_a_day(tmp_path: Path) -> None:
     with anyio.fail_after(15):
         message = await refusal(tmp_path, "file-retry-after-day")
-    assert "127.0.0.1 answered 503, and asks to wait 86,400 s" in message
+    assert "127.0.0.1 answered 503, and it asks to wait 86,400 s" in message
     assert "--retry-for" in message
 
 
