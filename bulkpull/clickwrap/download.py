@@ -15,7 +15,7 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from bulkpull.clickwrap.encoding import MAGIC, DamagedBodyError, Decoder, encodings, is_compressed
+from bulkpull.clickwrap.encoding import MAGIC, ZIPS, DamagedBodyError, Decoder, encodings, is_compressed
 from bulkpull.clickwrap.retry import TransientError, retry_after
 from bulkpull.clickwrap.transport import MAX_HEADER, MAX_HEADERS, PATIENCE, describe, has_long_header, is_loopback
 from bulkpull.clickwrap.urls import legal, resolved
@@ -68,8 +68,9 @@ class Download:
 
     @property
     def compressed(self) -> bool:
-        """Whether what comes is decoded, which finds out whether it is whole."""
-        return self._decoder is not None
+        """Whether what comes is compressed, so that it is found out whether it is whole: by decoding it here, or a zip
+        later."""
+        return self._decoder is not None or self._head.startswith(ZIPS)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, decoded; an empty chunk is a sign of life.

@@ -23,6 +23,7 @@ BOMB_RATIO = 100  # CSV shrinks to a tenth or so; zlib's most is about a thousan
 BOMB_SIZE = 16 * 1024 * 1024  # bytes up to which any ratio is fine
 MAGIC = 4  # bytes that tell a compressed body from others
 _TRIAL = 512  # bytes that tell a deflate stream, which has no magic number
+ZIPS = (b"PK\x03\x04", b"PK\x05\x06")  # what zips begin with: a file, or the end of a list without any
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f

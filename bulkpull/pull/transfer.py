@@ -23,6 +23,7 @@ from bulkpull.clickwrap import (
     RangeRefusedError,
     TransientError,
 )
+from bulkpull.clickwrap.encoding import ZIPS
 from bulkpull.errors import MalformedPartError, PartError
 from bulkpull.events import OnEvent, Received, Retried
 from bulkpull.pull import patience
@@ -32,7 +33,7 @@ from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links
 from bulkpull.pull.output import disk_errors
 from bulkpull.pull.threads import in_thread
-from bulkpull.pull.unzip import ZIPS, unzip
+from bulkpull.pull.unzip import unzip
 from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records
 from bulkpull.rows.sink import write_all
 

@@ -13,7 +13,6 @@ from bulkpull.errors import PartError
 from bulkpull.pull.output import disk_errors
 from bulkpull.rows.records import CsvError
 
-ZIPS = (b"PK\x03\x04", b"PK\x05\x06")  # what zips begin with: a file, or the end of a list without any
 _BLOCK = 1024 * 1024
 _ENCRYPTED = 1  # a flag
 _BESIDES = "__MACOSX/"  # what macOS adds to its zips
