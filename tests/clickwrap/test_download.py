@@ -98,9 +98,12 @@ async def test_labels_that_name_no_encoding_leave_ranges_and_length(label: str) 
     async def handler(_request: web.Request) -> web.Response:
         return web.Response(body=BODY, headers={"Content-Encoding": label, "ETag": '"v1"'})
 
-    async with serving(handler) as server, client(server) as clickwrap:
-        async with clickwrap.download(str(server.make_url("/f"))) as download:
-            assert (download.length, download.validator, download.compressed) == (9, '"v1"', False)
+    async with (
+        serving(handler) as server,
+        client(server) as clickwrap,
+        clickwrap.download(str(server.make_url("/f"))) as download,
+    ):
+        assert (download.length, download.validator, download.compressed) == (9, '"v1"', False)
 
 
 async def test_a_compressed_file_is_known_without_a_label() -> None:
@@ -112,10 +115,13 @@ async def test_a_compressed_file_is_known_without_a_label() -> None:
             await asyncio.sleep(0)
         return response
 
-    async with serving(handler) as server, client(server) as clickwrap:
-        async with clickwrap.download(str(server.make_url("/f.csv.gz"))) as download:
-            assert (download.length, download.validator, download.compressed) == (None, None, True)
-            assert b"".join([chunk async for chunk in download.chunks()]) == BODY
+    async with (
+        serving(handler) as server,
+        client(server) as clickwrap,
+        clickwrap.download(str(server.make_url("/f.csv.gz"))) as download,
+    ):
+        assert (download.length, download.validator, download.compressed) == (None, None, True)
+        assert b"".join([chunk async for chunk in download.chunks()]) == BODY
 
 
 async def test_relative_links_lead_to_the_api_without_the_token() -> None:
@@ -172,10 +178,13 @@ async def test_headers_of_64_kilobytes_are_read_from_the_api_and_from_hosts(size
             return web.json_response({"data": {"id": "e", "status": "started"}}, headers=headers)
         return web.Response(body=BODY, headers=headers)
 
-    async with serving(handler) as server, aiohttp.ClientSession() as session:
-        async with client(server, session=None if own else session) as clickwrap:
-            assert (await clickwrap.get_export("e")).status == "started"
-            assert (await read(clickwrap, str(server.make_url("/f"))))[2] == BODY
+    async with (
+        serving(handler) as server,
+        aiohttp.ClientSession() as session,
+        client(server, session=None if own else session) as clickwrap,
+    ):
+        assert (await clickwrap.get_export("e")).status == "started"
+        assert (await read(clickwrap, str(server.make_url("/f"))))[2] == BODY
 
 
 async def test_longer_headers_are_refused_once() -> None:
