@@ -149,3 +149,24 @@ def test_streams_grow_while_more_comes_and_fall_when_transfers_break() -> None:
         assert streams.limit == 6
 
     simulated(0, main)
+
+
+def test_one_outage_lowers_the_streams_once() -> None:
+    async def main() -> None:
+        streams, window = Streams(16), next(windows())
+        streams.set(16)
+        for _ in range(2):
+            for _ in range(16):  # all streams are cut, each a little later than the one before
+                streams(Retried("part", 1, 1.0, "cut"))
+                await anyio.sleep(3 * LOOK)
+                streams(Retried("part", 2, 1.0, "no answer"))
+            before = streams.limit
+            streams(Received(window, 1, 1000))  # the first to come back
+            streams(Retried("part", 3, 1.0, "no answer"))  # another that does not yet
+            assert streams.limit == before
+            for _ in range(2):
+                await anyio.sleep(LOOK)
+                streams(Received(window, 1, 1000))
+        assert before == 9  # two outages: 16, 12, 9
+
+    simulated(0, main)
