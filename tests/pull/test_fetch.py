@@ -412,7 +412,7 @@ async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() 
 
 async def test_what_an_earlier_run_fetched_whole_is_not_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS)
-    record = PartRecord(1, "name", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
+    record = PartRecord(1, "name", "e", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
     host = Host([whole()])
     body, heard = await fetched(tmp_path, host, record=record)
     assert body == ROWS
@@ -425,7 +425,7 @@ async def test_what_an_earlier_run_fetched_whole_is_not_fetched_again(tmp_path: 
 async def test_a_part_that_is_not_what_the_journal_says_is_fetched_again(tmp_path: Path, left: bytes | None) -> None:
     if left is not None:
         (tmp_path / "part.csv").write_bytes(left)
-    record = PartRecord(1, "name", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
+    record = PartRecord(1, "name", "e", size=len(ROWS), checksum=xxh3_128(ROWS).hexdigest())
     host = Host([whole()])
     assert (await fetched(tmp_path, host, record=record))[0] == ROWS
     assert host.renewals == 1
@@ -435,7 +435,7 @@ async def test_a_part_that_is_not_what_the_journal_says_is_fetched_again(tmp_pat
 async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: Path, left: int) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS[:left])
     host = Host([rest()])
-    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    record = PartRecord(1, "name", "e", validator='"v1"', length=len(ROWS))
     body, heard = await fetched(tmp_path, host, record=record)
     assert body == ROWS
     assert host.requests == ([] if left == len(ROWS) else [f"bytes={left}-"])
@@ -444,13 +444,13 @@ async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: 
 
 async def test_half_a_part_whose_file_has_changed_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS[:300_000])
-    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    record = PartRecord(1, "name", "e", validator='"v1"', length=len(ROWS))
     assert (await fetched(tmp_path, Host([whole(OTHER, '"v2"')]), record=record))[0] == OTHER
 
 
 async def test_more_than_the_file_holds_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS + b"more")
-    record = PartRecord(1, "name", validator='"v1"', length=len(ROWS))
+    record = PartRecord(1, "name", "e", validator='"v1"', length=len(ROWS))
     assert (await fetched(tmp_path, Host([whole()]), record=record))[0] == ROWS
 
 
@@ -466,7 +466,7 @@ async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path
         await response.write(large[:2_500_000])
         await anyio.sleep(0.2)
         other = Journal(path)  # what another process would find
-        seen.extend(other.exports()[0].parts)
+        seen.extend(other.exports()[0][0].parts)
         other.close()
         await response.write(large[2_500_000:])
         return response
@@ -478,7 +478,7 @@ async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path
     [record] = seen
     assert (record.validator, record.length, record.size) == ('"v1"', len(large), None)
     after = Journal(path)
-    [record] = after.exports()[0].parts
+    [record] = after.exports()[0][0].parts
     assert (record.size, record.checksum) == (len(large), xxh3_128(large).hexdigest())
     after.close()
 
