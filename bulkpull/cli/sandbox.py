@@ -14,6 +14,7 @@ from bulkpull.cli.running import Interrupted, run
 from bulkpull.pull.plan import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import EVERYTHING, KINDS
+from bulkpull.sandbox.storage import FORMS
 
 DEFAULTS = SandboxConfig()
 _KINDS = "\b\nKinds of faults:\n" + "\n".join(
@@ -74,6 +75,12 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     default=DEFAULTS.link_seconds,
     show_default=True,
     help="How long a link is good.",
+)
+@click.option(
+    "--store",
+    default=DEFAULTS.store,
+    metavar="URL",
+    help=f"Serve the files from another server: {FORMS}. Defaults to the sandbox itself.",
 )
 @click.option(
     "--file-latency",

@@ -17,6 +17,7 @@ from anyio import to_thread
 from bulkpull.sandbox.data import FIELDS, Activities
 from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.filters import Selection, select
+from bulkpull.sandbox.storage import Storage
 
 _OF_FILES = frozenset({"purged", "damaged"})
 _PART_OF_AN_ID = 12  # bytes
@@ -67,6 +68,7 @@ class Exports:
         rows_per_file: int,
         seed: int,
         faults: Faults,
+        storage: Storage | None = None,
     ) -> None:
         self.tasks: dict[str, Task] = {}
         self.peak_running = 0
@@ -78,6 +80,7 @@ class Exports:
         self._rows_per_file = rows_per_file
         self._random = random.Random(seed)
         self._faults = faults
+        self._storage = storage
         self._made: dict[tuple[str, tuple[str, ...]], list[File]] = {}
 
     def start(self, filter: str, fields: tuple[str, ...]) -> Task:
@@ -163,6 +166,8 @@ class Exports:
     def _file(self, name: str, content: str) -> File:
         data, path = content.encode(), self._directory / name
         path.write_bytes(data)
+        if self._storage:
+            self._storage.put(path)
         return File(path, len(data), f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"')
 
     def _lines(self, task: Task) -> Iterator[str]:

@@ -23,6 +23,7 @@ from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_erro
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
+from bulkpull.sandbox.storage import Storage, connected
 
 API = "/v1.1"
 MAX_PER_PAGE = 100
@@ -44,6 +45,7 @@ class Sandbox:
         )
         self.exports: Exports
         self.files: FileOrigin
+        self._storage: Storage | None = None
         self._stack = AsyncExitStack()
 
     @property
@@ -62,6 +64,9 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
+            if self.config.store:
+                opening = connected(self.config.store, self.config.link_seconds)
+                self._storage = await to_thread.run_sync(stack.enter_context, opening)
             self.exports = Exports(
                 self._activities,
                 Path(directory),
@@ -70,6 +75,7 @@ class Sandbox:
                 rows_per_file=self.config.rows_per_file,
                 seed=self.config.seed,
                 faults=self.faults,
+                storage=self._storage,
             )
             self.files = FileOrigin(self.config, self.exports, self.faults, self._seen)
             self.files.url = await self._serve(stack, self.files.app(), 0)
@@ -247,8 +253,11 @@ class Sandbox:
         if task.message:
             data["message"] = task.message
         if task.status == "success":
-            data["links"] = [self.files.link(task, number) for number in range(len(task.files))]
+            data["links"] = [self._link(task, number) for number in range(len(task.files))]
         return {"data": data}
+
+    def _link(self, task: Task, number: int) -> str:
+        return self._storage.link(task.files[number].path) if self._storage else self.files.link(task, number)
 
 
 def _json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
