@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _PIECE = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
@@ -24,7 +26,8 @@ class Proxy:
 
     Each connection ends, by FIN or RST, after a number of bytes from the server that `seed` draws from
     [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server `hold_seconds`
-    late. `statuses` counts the server's answers by their status.
+    late. Each gets `bytes_per_second` from the server, unless that is 0. `statuses` counts the server's answers by
+    status.
     """
 
     port: int
@@ -33,6 +36,7 @@ class Proxy:
     cut_within: int = 0
     held: Collection[int] = ()
     hold_seconds: float = 0.0
+    bytes_per_second: float = 0.0
     connections: int = 0
     cuts: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -49,7 +53,7 @@ class Proxy:
         cut = draw.randrange(self.cut_within) if self.cut_within else None
         if number in self.held:
             await asyncio.sleep(self.hold_seconds)
-        with suppress(ConnectionError):  # either end may go
+        with suppress(OSError):  # either end may go
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             try:
                 sending = asyncio.create_task(self._send(reader, up_writer))
@@ -77,37 +81,31 @@ class Proxy:
             if cut is not None:
                 if len(data) > cut:
                     writer.write(data[:cut])
-                    with suppress(ConnectionError):
+                    with suppress(OSError):
                         await writer.drain()
                     self.cuts += 1
                     return True
                 cut -= len(data)
             writer.write(data)
             await writer.drain()
+            if self.bytes_per_second:
+                await asyncio.sleep(len(data) / self.bytes_per_second)
         return False
 
 
 @asynccontextmanager
 async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
     """A proxy on a free port before the server at port `upstream`, with the options of `Proxy`."""
-    carried: set[asyncio.Task[None]] = set()
     proxy = Proxy(0, upstream, **options)
+    async with anyio.create_task_group() as group:
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        carried.add(task)
+        def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            group.start_soon(proxy.carry, reader, writer)
+
+        server = await asyncio.start_server(carry, "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
         try:
-            await proxy.carry(reader, writer)
+            yield proxy
         finally:
-            carried.discard(task)
-
-    server = await asyncio.start_server(carry, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        server.close()
-        for task in carried:
-            task.cancel()
-        await asyncio.gather(*carried, return_exceptions=True)
+            server.close()
+            group.cancel_scope.cancel()
