@@ -63,12 +63,14 @@ class FileOrigin:
     def app(self) -> web.Application:
         """The origin's routes."""
         app = web.Application(middlewares=[self._count_downloads])
-        app.router.add_get("/exports/{id}/{number:[0-9]+}.csv", self._download)
+        app.router.add_get("/exports/{serial}/{number:[0-9]+}.csv", self._download)
         return app
 
     def link(self, task: Task, number: int) -> str:
-        """A fresh link to a task's file, from 0."""
-        path = f"/exports/{task.id}/{number}.csv"
+        """A fresh link to a task's file, from 0: at this origin, unless the files are kept elsewhere."""
+        if storage := self._exports.storage:
+            return storage.link(task.files[number].path)
+        path = f"/exports/{task.serial}/{number}.csv"
         expires = str(int(time.time() + self._config.link_seconds))
         nonce = str(next(self._nonces))
         return f"{self.url}{path}?expires={expires}&nonce={nonce}&signature={self._sign(path, expires, nonce)}"
@@ -97,10 +99,12 @@ class FileOrigin:
             return _xml(403, "SignatureDoesNotMatch", "The request signature does not match")
         if int(expires) < time.time() or signature in self._revoked:
             return _xml(403, "AccessDenied", "Request has expired")
-        task, number = self._exports.find(request.match_info["id"]), int(request.match_info["number"])
+        task = self._exports.find(self._exports.id_of(request.match_info["serial"]))
+        number = int(request.match_info["number"])
         if task is None or task.fault == "purged" or number >= len(task.files):
             return _xml(404, "NoSuchKey", "The specified key does not exist.")
-        file, wanted = task.files[number], request.headers.get("Range", "")
+        wanted = request.headers.get("Range", "")
+        file = self._exports.served(task, number, anew=not wanted or wanted.startswith("bytes=0-"))
         inapplicable = frozenset() if wanted else _OF_RANGES
         delivery = _delivery(file, wanted, request.headers.get("If-Range", file.etag))
         if delivery.offset >= delivery.end:

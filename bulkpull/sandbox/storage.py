@@ -10,6 +10,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -47,6 +48,7 @@ def connected(store: str, link_seconds: float) -> Iterator[Storage]:
     parts = urlsplit(store)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     seconds = max(1, round(link_seconds))
+    prefix = token_hex(4)  # sandboxes of the same seed may share a bucket, and give their files the same names
     match parts.scheme, options:
         case "s3", {"endpoint": endpoint} if parts.hostname:
             key = unquote(parts.username or "") or os.environ.get("AWS_ACCESS_KEY_ID", "")
@@ -55,11 +57,11 @@ def connected(store: str, link_seconds: float) -> Iterator[Storage]:
                 raise UsageError("the store has no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
             public = options.get("public", endpoint)
             with _client(endpoint, key, secret) as uploads, _client(public, key, secret) as links:
-                bucket = _Bucket(parts.hostname, uploads, links, seconds)
+                bucket = _Bucket(parts.hostname, prefix, uploads, links, seconds)
                 bucket.create()
                 yield bucket
         case "file", {"url": url, "secret": secret} if parts.path:
-            yield _Directory(Path(unquote(parts.path)), url.rstrip("/"), secret, seconds)
+            yield _Directory(Path(unquote(parts.path)), prefix, url.rstrip("/"), secret, seconds)
         case _:
             raise UsageError(f"the store does not look like {FORMS}")
 
@@ -67,8 +69,9 @@ def connected(store: str, link_seconds: float) -> Iterator[Storage]:
 class _Bucket:
     """A bucket on an S3 server, with presigned links (AWS Signature Version 4)."""
 
-    def __init__(self, name: str, uploads: Any, links: Any, seconds: int) -> None:
-        self._name, self._uploads, self._links, self._seconds = name, uploads, links, seconds
+    def __init__(self, name: str, prefix: str, uploads: Any, links: Any, seconds: int) -> None:
+        self._name, self._prefix, self._seconds = name, prefix, seconds
+        self._uploads, self._links = uploads, links
 
     def create(self) -> None:
         exceptions = self._uploads.exceptions
@@ -77,24 +80,30 @@ class _Bucket:
 
     def put(self, file: Path) -> None:
         with _server_errors(), file.open("rb") as body:
-            self._uploads.put_object(Bucket=self._name, Key=file.name, Body=body, ContentType="text/csv; charset=utf-8")
+            self._uploads.put_object(
+                Bucket=self._name, Key=self._key(file), Body=body, ContentType="text/csv; charset=utf-8"
+            )
 
     def link(self, file: Path) -> str:
-        asked = {"Bucket": self._name, "Key": file.name}
+        asked = {"Bucket": self._name, "Key": self._key(file)}
         return str(self._links.generate_presigned_url("get_object", Params=asked, ExpiresIn=self._seconds))
+
+    def _key(self, file: Path) -> str:
+        return f"{self._prefix}/{file.name}"
 
 
 class _Directory:
     """A directory that nginx serves, with the links of its secure_link module."""
 
-    def __init__(self, path: Path, url: str, secret: str, seconds: int) -> None:
-        self._path, self._url, self._secret, self._seconds = path, url, secret, seconds
+    def __init__(self, path: Path, prefix: str, url: str, secret: str, seconds: int) -> None:
+        self._path, self._prefix, self._seconds = path, prefix, seconds
+        self._url, self._secret = url, secret
 
     def put(self, file: Path) -> None:
-        shutil.copyfile(file, self._path / file.name)
+        shutil.copyfile(file, self._path / f"{self._prefix}-{file.name}")
 
     def link(self, file: Path) -> str:
-        url = f"{self._url}/{file.name}"
+        url = f"{self._url}/{self._prefix}-{file.name}"
         expires = int(time.time()) + self._seconds
         signed = f"{expires}{urlsplit(url).path} {self._secret}".encode()
         digest = hashlib.md5(signed, usedforsecurity=False).digest()  # the module knows no other hash

@@ -71,8 +71,8 @@ def test_a_directory_gets_the_files_and_links_that_expire(tmp_path: Path) -> Non
         file.write_text("id\n1\n")
         storage.put(file)
         link = urlsplit(storage.link(file))
-    assert (tmp_path / "a.csv").read_text() == "id\n1\n"
-    assert (link.netloc, link.path) == ("127.0.0.1:8081", "/files/a.csv")
+    assert link.netloc == "127.0.0.1:8081"
+    assert (tmp_path / link.path.removeprefix("/files/")).read_text() == "id\n1\n"
     assert parse_qs(link.query).keys() == {"md5", "expires"}
 
 
