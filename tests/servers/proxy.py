@@ -26,8 +26,8 @@ class Proxy:
 
     Each connection ends, by FIN or RST, after a number of bytes from the server that `seed` draws from
     [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server `hold_seconds`
-    late. Each gets `bytes_per_second` from the server, unless that is 0. `statuses` counts the server's answers by
-    status.
+    late. Each gets `bytes_per_second` from the server, unless that is 0. `peak` is the
+    most connections at a time, and `statuses` counts the server's answers by their status.
     """
 
     port: int
@@ -38,6 +38,8 @@ class Proxy:
     hold_seconds: float = 0.0
     bytes_per_second: float = 0.0
     connections: int = 0
+    open: int = 0
+    peak: int = 0
     cuts: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
 
@@ -47,6 +49,14 @@ class Proxy:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection to the server and back."""
+        self.open += 1
+        self.peak = max(self.peak, self.open)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self.open -= 1
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
         draw = random.Random(f"{self.seed} {number}")

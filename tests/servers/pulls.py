@@ -11,7 +11,7 @@ import anyio
 
 from bulkpull import Clickwrap, Result, RetryPolicy, pull
 from bulkpull.sandbox import Sandbox, SandboxConfig
-from tests.servers.proxy import Proxy, proxied
+from tests.servers.proxy import proxied
 from tests.servers.running import FileServer
 
 CONFIG = SandboxConfig(
@@ -34,35 +34,26 @@ CUT_WITHIN = 800_000  # bytes: a connection carries no more, so that a pull need
 ENDS_WITHIN = 150.0  # seconds
 
 
-async def pulled(out: Path, *, store: str = "", **config: Any) -> tuple[bytes, Result]:
-    """Pull all rows from a sandbox with this store; return the output's bytes and the result."""
-    config["store"] = store
-    async with Sandbox(replace(CONFIG, **config)) as sandbox:
+async def pulled(out: Path, config: SandboxConfig = CONFIG, **options: Any) -> tuple[bytes, Result]:
+    """Pull all rows from a sandbox; return the output's bytes and the result."""
+    async with Sandbox(config) as sandbox:
         async with Clickwrap(CONFIG.token, base_url=sandbox.url, retry=RETRY) as clickwrap:
             with anyio.fail_after(ENDS_WITHIN):
-                result = await pull(clickwrap, out=out, **OPTIONS)
-        assert sandbox.seen.downloads == 0 or not store
+                result = await pull(clickwrap, out=out, **OPTIONS | options)
+        assert sandbox.seen.downloads == 0 or not config.store
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     return out.read_bytes(), result
 
 
-async def pulled_through(
-    server: FileServer, out: Path, *, link_seconds: float = CONFIG.link_seconds, **network: Any
-) -> tuple[bytes, Result, Proxy]:
-    """The same, with all files coming from the server through a proxy."""
-    async with proxied(server.port, **network) as proxy:
-        data, result = await pulled(out, store=server.store(proxy.url), link_seconds=link_seconds)
-    return data, result, proxy
-
-
 async def assert_plain_pull_is_whole(server: FileServer, out: Path, expected: bytes) -> None:
-    data, result = await pulled(out, store=server.store(server.url))
+    data, result = await pulled(out, replace(CONFIG, store=server.store(server.url)))
     assert data == expected
     assert (result.rows, result.exports, result.retries) == (CONFIG.rows, WINDOWS, 0)
 
 
 async def assert_cut_pull_is_whole(server: FileServer, out: Path, expected: bytes) -> None:
-    data, result, proxy = await pulled_through(server, out, cut_within=CUT_WITHIN)
+    async with proxied(server.port, cut_within=CUT_WITHIN) as proxy:
+        data, result = await pulled(out, replace(CONFIG, store=server.store(proxy.url)))
     assert data == expected
     assert result.exports == WINDOWS  # a cut costs a request, and no export
     assert proxy.cuts >= 10
@@ -72,9 +63,18 @@ async def assert_cut_pull_is_whole(server: FileServer, out: Path, expected: byte
 async def assert_pull_outlives_its_links(server: FileServer, out: Path, expected: bytes) -> None:
     """Some connections reach the server when the link that they ask for has expired for certain."""
     held = range(3, 16, 4)
-    data, result, proxy = await pulled_through(
-        server, out, link_seconds=2, cut_within=CUT_WITHIN, held=held, hold_seconds=3.5
-    )
+    async with proxied(server.port, cut_within=CUT_WITHIN, held=held, hold_seconds=3.5) as proxy:
+        data, result = await pulled(out, replace(CONFIG, store=server.store(proxy.url), link_seconds=2))
     assert data == expected
     assert result.exports == WINDOWS
     assert proxy.statuses[403] + proxy.statuses[410] >= len(held)
+
+
+async def assert_one_file_in_several_streams_is_whole(server: FileServer, out: Path, expected: bytes) -> None:
+    """All rows are in one file of 14 MB, and each connection gets so little that the rest of it would take long."""
+    async with proxied(server.port, bytes_per_second=1_000_000, cut_within=4_000_000) as proxy:
+        config = replace(CONFIG, store=server.store(proxy.url), rows_per_file=CONFIG.rows * 2)
+        data, result = await pulled(out, config, window="1y")
+    assert data == expected
+    assert result.exports == result.parts == 1
+    assert proxy.peak >= 4

@@ -31,3 +31,7 @@ async def test_pull_is_whole_though_transfers_are_cut(server: FileServer, tmp_pa
 
 async def test_pull_is_whole_though_links_expire(server: FileServer, tmp_path: Path, expected: bytes) -> None:
     await pulls.assert_pull_outlives_its_links(server, tmp_path / "activity.csv", expected)
+
+
+async def test_one_file_in_several_streams_is_whole(server: FileServer, tmp_path: Path, expected: bytes) -> None:
+    await pulls.assert_one_file_in_several_streams_is_whole(server, tmp_path / "activity.csv", expected)
