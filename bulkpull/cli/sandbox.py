@@ -15,6 +15,7 @@ from bulkpull.pull.plan import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import EVERYTHING, KINDS, ODD
 from bulkpull.sandbox.modes import MODES
+from bulkpull.sandbox.storage import FORMS
 
 DEFAULTS = SandboxConfig()
 _KINDS = "\n".join(f"  {kind:<24}{meaning}" for kinds in KINDS.values() for kind, meaning in kinds.items())
@@ -94,6 +95,12 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     default=DEFAULTS.link_seconds,
     show_default=True,
     help="How long a link is good.",
+)
+@click.option(
+    "--store",
+    default=DEFAULTS.store,
+    metavar="URL",
+    help=f"Serve the files from another server: {FORMS}. Defaults to the sandbox itself.",
 )
 @click.option(
     "--file-latency",

@@ -12,7 +12,9 @@ from bulkpull.errors import UsageError
 class SandboxConfig:
     """What a sandbox is like. Seconds are real seconds; `port` 0 takes a free one; `peak` is the share of rows that
     falls into one week; `burst` rows share the instant in the middle; without `counting` the list route refuses to
-    count; `faults` see `Faults`."""
+    count; `faults` see `Faults`.
+    `store` names another server for the files (see `storage.connected`): it is beyond the reach of file faults, and
+    `Seen` does not count its downloads."""
 
     rows: int = 10_000
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
@@ -28,6 +30,7 @@ class SandboxConfig:
     requests_per_minute: int = 2000
     counting: bool = True
     link_seconds: float = 300.0
+    store: str = field(default="", repr=False)  # may hold keys
     file_latency: float = 0.02  # until the first byte, as an object store has it
     faults: str = ""
     fault_seconds: float = 2.0

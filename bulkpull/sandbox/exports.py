@@ -18,6 +18,7 @@ from anyio import to_thread
 from bulkpull.sandbox.data import FIELDS, Activities
 from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.filters import Selection, select
+from bulkpull.sandbox.storage import Storage
 
 _OF_FILES = frozenset({"purged", "damaged"})
 _PART_OF_AN_ID = 12  # bytes
@@ -64,7 +65,7 @@ class Exports:
     """All exports of a sandbox.
 
     `workers` of them are worked on at a time; each takes about `seconds`, and longer the more rows it has. The files
-    of the same filter and fields are made once.
+    of the same filter and fields are made once, and uploaded where there is a `storage`.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Exports:
         rows_per_file: int,
         seed: int,
         faults: Faults,
+        storage: Storage | None = None,
     ) -> None:
+        self.storage = storage
         self.tasks: dict[str, Task] = {}
         self.peak_running = 0
         self.worked = self.longest = 0.0  # seconds
@@ -256,6 +259,8 @@ class Exports:
     def _file(self, name: str, content: str) -> File:
         data, path = content.encode(), self._directory / name
         path.write_bytes(data)
+        if self.storage:
+            self.storage.put(path)
         return File(path, len(data), f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"')
 
     def _lines(self, task: Task) -> Iterator[str]:

@@ -24,6 +24,7 @@ from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_erro
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
+from bulkpull.sandbox.storage import connected
 from bulkpull.sandbox.tasks import Tasks
 
 API = "/v1.1"
@@ -72,6 +73,10 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
+            storage = None
+            if self.config.store:
+                opening = connected(self.config.store, self.config.link_seconds)
+                storage = await to_thread.run_sync(stack.enter_context, opening)
             self.exports = Exports(
                 self._activities,
                 Path(directory),
@@ -80,6 +85,7 @@ class Sandbox:
                 rows_per_file=self.config.rows_per_file,
                 seed=self.config.seed,
                 faults=self.faults,
+                storage=storage,
             )
             self.files = FileOrigin(self.config, self.exports, self.faults, self._seen)
             self.files.url = await self._serve(stack, self.files.app(), 0)
