@@ -112,21 +112,22 @@ class Durations:
         elif not queued:
             if wait.running_from is None:
                 wait.running_from = wait.launched if wait.taken is None else wait.taken
-                self.leave_queue(wait)
+                self.leave_queue(wait, at)
             if self._workers is not None and place >= self._workers:
                 self._workers = place + 1
             if wait.started is None:
                 wait.started = wait.launched
         self._take_up()
 
-    def leave_queue(self, wait: Wait) -> None:
-        """The export is worked on, or has ended: the server has come to it, and so may come to those behind it."""
+    def leave_queue(self, wait: Wait, at: float) -> None:
+        """The export was worked on, or had ended, `at` some time: the server has come to it, and so may come to those
+        behind it."""
         for behind in self._waits[self._waits.index(wait) + 1 :]:
-            behind.queue_moved = anyio.current_time()
+            behind.queue_moved = max(behind.queue_moved, at)
 
     def learn(self, wait: Wait, by: float) -> None:
         """The export has finished, at `by` at the latest."""
-        self.leave_queue(wait)
+        self.leave_queue(wait, by)
         # As likely as not in the middle; more likely, if that is possible, after as long as others took.
         usual = wait.begun + self._median(wait)
         wait.ended = usual if wait.seen < usual < by else (wait.seen + by) / 2

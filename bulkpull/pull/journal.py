@@ -281,11 +281,11 @@ class Journal:
             db.execute("DELETE FROM export WHERE number = ?", (launch,))
 
     def exported(self, window: Window, export_id: str, parts: Iterable[PartRecord]) -> None:
-        """The export succeeded, with these parts; those that are known already stay as they are."""
+        """The export succeeded, with these parts, in addition to those that are known already."""
         with self._transaction() as db:
             db.execute("UPDATE export SET exported = 1 WHERE id = ?", (export_id,))
             db.executemany(
-                "INSERT OR IGNORE INTO part (window, number, name, export) VALUES (?, ?, ?, ?)",
+                "INSERT INTO part (window, number, name, export) VALUES (?, ?, ?, ?)",
                 ((window.index, part.number, part.name, export_id) for part in parts),
             )
 

@@ -43,7 +43,7 @@ async def poll(
         if answer.succeeded:
             durations.learn(wait, by=anyio.current_time())
         elif answer.failed:
-            durations.leave_queue(wait)
+            durations.leave_queue(wait, at=asked)
         else:
             durations.see(wait, queued=answer.state == "queued", at=asked)
         on_event(Polled(window, export.id, answer.status, answer.state, anyio.current_time() - launched))
