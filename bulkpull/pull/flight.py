@@ -9,7 +9,6 @@ import anyio
 from bulkpull.clickwrap.quota import WINDOW
 from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pull.durations import PEEK
-from bulkpull.pull.poll import QUEUED
 
 START = 4  # exports
 QUEUE = 1.0  # exports that wait at the server, for each that it works on: its workers need not wait for us
@@ -104,6 +103,11 @@ class Flight(Climb):
         self._launches = self._finished = self._failed = 0
         self._throttled_at = -math.inf
 
+    def refused(self, exports: int) -> None:
+        """The server takes no more than so many: that bounds the limit from now on."""
+        self._most = max(1, min(self._most, exports))
+        self.set(min(self.limit, self._most))
+
     def take_up(self, exports: int) -> None:
         """So many are in flight already, launched by an earlier run."""
         if not self._fixed and exports > self.limit:
@@ -120,10 +124,10 @@ class Flight(Climb):
         match event:
             case Launched():
                 self._launches += 1
-            case Polled(status=status) if status in QUEUED:
+            case Polled(state="queued"):
                 if event.waited <= EARLY:
                     self._see_queue()
-            case Polled(status=status) if status not in ("success", "failed"):
+            case Polled(state="running"):
                 if event.window.index not in self._started:
                     self._started.add(event.window.index)
                     self._see_worker(event.waited)
@@ -168,11 +172,16 @@ class Flight(Climb):
 
 
 class Streams(Climb):
-    """A listener that finds how many files should be streamed at a time, at most `most`."""
+    """A listener that finds how many files should be streamed at a time, at most `most`.
+
+    A transfer that breaks lowers the limit, and so does no other until bytes came for a whole measurement: one outage
+    cuts all streams.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__(STREAMS, most)
         self._waited = False
+        self._lowered = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -180,7 +189,9 @@ class Streams(Climb):
                 self.add(event.size)
                 self._waited = self._waited or bool(self.limiter.statistics().tasks_waiting)
                 if self.seconds >= LOOK:
+                    self._lowered = self._lowered and self._settling
                     self.measured(climb=self._waited)
                     self._waited = False
-            case Retried():
+            case Retried() if not self._lowered:
                 self.set(self.limit * 3 / 4)
+                self._lowered = True

@@ -164,7 +164,7 @@ class Exports:
                 return
             case Fault("damaged"):
                 task.files = await to_thread.run_sync(self._damaged, task, fault.draw)
-        if task.files and rows:
+        if task.files and rows and fault is None:
             if self._faults.has("links-never") and task.number < self._faults.value("links-never"):
                 self._befall(task, "links-never")
             if task.number == 0 and (self._faults.has("damaged-once") or self._faults.has("damaged-always")):

@@ -109,6 +109,11 @@ class Faults:
         """Whether the mode `kind` is on."""
         return kind in self._modes
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that are on, as a profile names them."""
+        return tuple(kind if value is None else f"{kind}:{value}" for kind, value in self._modes.items())
+
     def value(self, kind: str) -> int:
         """The value of the mode `kind`, which is on and takes one."""
         value = self._modes[kind]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anyio
 import pytest
+from click.testing import CliRunner
 from multidict import CIMultiDict
 
+from bulkpull.cli.sandbox import sandbox as sandbox_command
 from bulkpull.errors import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import KINDS, Faults
@@ -298,11 +302,28 @@ def test_everything_and_odd_draw_modes_that_leave_every_row() -> None:
         return {kind for kind in MODE_KINDS if faults.has(kind)}
 
     for word, known in (("everything", COMES.keys()), ("odd", COMES.keys() | COSTS.keys())):
-        found = [drawn(word, seed) for seed in range(400)]
+        found = [drawn(word, seed) for seed in range(4000)]
         assert set().union(*found) == known
         assert all(len(found & kinds.keys()) <= 1 for found in found for kinds in MODES.values())
-        assert found == [drawn(word, seed) for seed in range(400)]
+        assert found == [drawn(word, seed) for seed in range(4000)]
     assert all(drawn("odd", seed) for seed in range(400))
+
+
+def test_each_kind_is_documented() -> None:
+    """As `kind`, `kind:N`, or, behind another of its family, as `-kind` alone."""
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([a-z-][a-z0-9-]*)(?::N)?`", text))
+    missing = [kind for kind in ALL if kind not in names and "-" + kind.rpartition("-")[2] not in names]
+    assert not missing
+
+
+def test_the_help_lists_each_kind_with_its_value() -> None:
+    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Faults that strike")
+    for kind in ALL:
+        [line] = [line for line in shown.splitlines() if line.strip().split(" ")[0] in (kind, f"{kind}:N")]
+        default = MODE_KINDS.get(kind)
+        assert (default is None) == ("(N: " not in line), line
+        assert default is None or f"(N: {default:,})" in line
 
 
 def test_each_mode_has_its_place_in_what_is_drawn() -> None:
