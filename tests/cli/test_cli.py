@@ -169,11 +169,13 @@ def test_a_shortfall_is_told_with_its_windows(tmp_path: Path) -> None:
         over=(CountMismatch(windows[0], 100, 101),),
         completeness="short",
         doubt="",
+        empty_columns=("custom_data.vipp",),
     )
     assert not result.complete
     told = summary(result)
     assert "warning: incomplete: window 1 [2024-01-01, 2024-01-02): 95 of 100 counted; window 2 " in told
     assert "window 10 [2024-01-10, 2024-01-11): 95 of 100 counted; and 2 more. Pull these ranges again" in told
+    assert "warning: no row has a value in custom_data.vipp: does the site know these fields?" in told
     assert "more activities came than were counted: window 1 [2024-01-01, 2024-01-02): 101 of 100 counted" in told
 
 

@@ -97,6 +97,7 @@ async def test_everything_comes_once(tmp_path: Path) -> None:
         over=(),
         completeness="counts unknown",
         doubt="",
+        empty_columns=("custom_data.unheard_of",),
     )
     assert result.complete
     assert result.duplicates > result.conflicts > 0
