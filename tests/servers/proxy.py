@@ -24,22 +24,21 @@ _RESET = struct.pack("ii", 1, 0)
 class Proxy:
     """What a proxy does, and saw.
 
-    Each connection ends, by FIN or RST, after a number of bytes from the server that `seed` draws from
-    [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server `hold_seconds`
-    late. Each gets `bytes_per_second` from the server, unless that is 0. `peak` is the
-    most connections at a time, and `statuses` counts the server's answers by their status.
+    Each connection but the first `spared` ones ends, by FIN or RST, after a number of bytes from the server that `seed`
+    draws from [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server
+    `hold_seconds` late. Each gets `bytes_per_second` from the server, unless that is 0. `statuses` counts the server's
+    answers by their status.
     """
 
     port: int
     upstream: int
     seed: int = 0
     cut_within: int = 0
+    spared: int = 0
     held: Collection[int] = ()
     hold_seconds: float = 0.0
     bytes_per_second: float = 0.0
     connections: int = 0
-    open: int = 0
-    peak: int = 0
     cuts: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
 
@@ -49,18 +48,10 @@ class Proxy:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection to the server and back."""
-        self.open += 1
-        self.peak = max(self.peak, self.open)
-        try:
-            await self._carry(reader, writer)
-        finally:
-            self.open -= 1
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
         draw = random.Random(f"{self.seed} {number}")
-        cut = draw.randrange(self.cut_within) if self.cut_within else None
+        cut = draw.randrange(self.cut_within) if self.cut_within and number > self.spared else None
         if number in self.held:
             await asyncio.sleep(self.hold_seconds)
         with suppress(OSError):  # either end may go
