@@ -80,6 +80,63 @@ MODES: dict[str, dict[str, Mode]] = {
     "headers": {
         "headers-long": Mode("answers of the API carry a Content-Security-Policy of 12 KB"),
     },
+    "breaks": {
+        "cut-first": Mode("the first N answers with a file break off in the middle", 1),
+        "cut-all": Mode("every answer with a file breaks off in the middle"),
+    },
+    "ranges": {
+        "range-403": Mode("requests with a Range get 403"),
+        "range-405": Mode("requests with a Range get 405"),
+        "range-500": Mode("requests with a Range get 500"),
+        "range-503-day": Mode("requests with a Range get 503 with Retry-After: 86400"),
+        "range-empty": Mode("requests with a Range get 200 and an empty body"),
+        "range-416": Mode("requests with a Range get 416 without Content-Range"),
+        "range-416-wrong": Mode("requests with a Range get 416 with the length of something else"),
+        "range-unsaid": Mode("the rest of a file comes with 206 and without Content-Range"),
+        "range-broken": Mode("the rest of a file comes with 206 and Content-Range: bytes"),
+        "range-wrong": Mode("the rest of a file comes with 206 and the Content-Range of something else"),
+    },
+    "etags": {
+        "etag-changes": Mode("every answer with a file has an ETag of its own"),
+        "etag-weak": Mode("the ETags of files are weak"),
+        "etag-none": Mode("files have no ETag"),
+    },
+    "labels": {
+        "label-utf-8": Mode("files come as they are, with Content-Encoding: UTF8"),
+        "label-binary": Mode("files come as they are, with Content-Encoding: binary"),
+        "label-none": Mode("files come as they are, with Content-Encoding: none"),
+        "label-aws-chunked": Mode("files come as they are, with Content-Encoding: aws-chunked"),
+        "label-gzip": Mode("files come as they are, with Content-Encoding: gzip"),
+        "body-gzip": Mode("files come as gzip"),
+        "body-gzip-unlabelled": Mode("files come as gzip, without Content-Encoding"),
+        "body-gzip-members": Mode("files come as gzip of two members and zeros, labelled aws-chunked,gzip"),
+        "body-deflate": Mode("files come as deflate, in a zlib stream"),
+        "body-deflate-raw": Mode("files come as deflate, in a raw stream"),
+        "body-zstd": Mode("files come as zstd"),
+        "body-zstd-unlabelled": Mode("files come as zstd, without Content-Encoding"),
+        "body-zip": Mode("files come as zips"),
+        "body-br": Mode("files come with Content-Encoding: br"),
+    },
+    "framing": {
+        "until-close": Mode("files come with HTTP/1.0, without a length, until the connection is closed"),
+        "chunked": Mode("files come in chunks, without a length"),
+    },
+    "readiness": {
+        "preparing": Mode("the first N requests for a file get 202 and JSON", 1),
+        "preparing-200": Mode("the first N requests for a file get 200 and JSON", 1),
+        "not-found-first": Mode("the first N requests for a file get 404", 2),
+        "file-retry-after-day": Mode("every request for a file gets 503 with Retry-After: 86400"),
+        "never-ready": Mode("every request for a file gets 202 and JSON"),
+    },
+    "urls": {
+        "link-odd-characters": Mode(
+            "links have a blank and an umlaut in their query, and 400 is what they get as such"
+        ),
+        "redirect-odd-characters": Mode("links are redirected to URLs with a blank and an umlaut in their query"),
+    },
+    "file-headers": {
+        "file-headers-long": Mode("answers with a file carry a Content-Security-Policy of N bytes", 12_000),
+    },
 }
 
 # What `everything` and `odd` draw, with values to choose from; at most one mode of a group. A mode that they never draw
@@ -105,6 +162,40 @@ COMES: dict[str, tuple[int, ...]] = {  # a pull gets every row, with no more exp
     "empty-file-bom": (),
     "damaged-once": (),
     "headers-long": (),
+    "cut-first": (1, 2),
+    "range-403": (),
+    "range-405": (),
+    "range-500": (),
+    "range-503-day": (),
+    "range-empty": (),
+    "range-416": (),
+    "range-416-wrong": (),
+    "range-unsaid": (),
+    "range-broken": (),
+    "range-wrong": (),
+    "etag-changes": (),
+    "etag-weak": (),
+    "etag-none": (),
+    "label-utf-8": (),
+    "label-binary": (),
+    "label-none": (),
+    "label-aws-chunked": (),
+    "label-gzip": (),
+    "body-gzip": (),
+    "body-gzip-unlabelled": (),
+    "body-gzip-members": (),
+    "body-deflate": (),
+    "body-deflate-raw": (),
+    "body-zstd": (),
+    "body-zstd-unlabelled": (),
+    "body-zip": (),
+    "until-close": (),
+    "chunked": (),
+    "preparing": (1, 2),
+    "not-found-first": (1, 2),
+    "link-odd-characters": (),
+    "redirect-odd-characters": (),
+    "file-headers-long": (12_000, 60_000),
 }
 COSTS: dict[str, tuple[int, ...]] = {  # every row too, but exports may be needed on top: drawn by `odd` alone
     "counts-capped": (100, 1000),
@@ -127,6 +218,18 @@ COSTS: dict[str, tuple[int, ...]] = {  # every row too, but exports may be neede
     "rows-capped": (300,),
     "late-rows": (3,),
     "damaged-always": (),
+    "preparing-200": (1,),
 }
 # A pull ends with an error, or says that its output is incomplete.
-ENDS = frozenset({"retry-after-day-429", "retry-after-day-503", "export-pending-all", "poisoned-instant"})
+ENDS = frozenset(
+    {
+        "retry-after-day-429",
+        "retry-after-day-503",
+        "export-pending-all",
+        "poisoned-instant",
+        "cut-all",
+        "body-br",
+        "file-retry-after-day",
+        "never-ready",
+    }
+)
