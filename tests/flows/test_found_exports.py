@@ -134,6 +134,13 @@ async def test_too_many_records_for_an_export(tmp_path: Path, window: str) -> No
     assert pull.seen.exports <= 40
 
 
+async def test_too_many_records_where_one_export_is_made_at_a_time(tmp_path: Path) -> None:
+    """After the first window, those behind it are too large as well, and are cut without an export of their own."""
+    pull = await pulled("too-many-records:150", tmp_path / "a.csv", window="auto", rows_per_export=250, exports=1)
+    pull.complete()
+    assert pull.seen.exports <= 20
+
+
 @pytest.mark.parametrize("window", ["1mo", "1y"])
 async def test_an_instant_that_cannot_be_exported_is_an_error_soon(tmp_path: Path, window: str) -> None:
     """It holds half of all activity, so that no cut leaves less of it."""
