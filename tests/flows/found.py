@@ -16,6 +16,7 @@ import pytest
 import bulkpull
 from bulkpull import ApiError, BulkpullError, Clickwrap, Result, RetryPolicy
 from bulkpull.events import Event
+from bulkpull.pull import patience
 from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
 
 CONFIG = SandboxConfig(
@@ -106,5 +107,5 @@ async def pulled(faults: str, out: Path, *, client: dict[str, Any] | None = None
 def short_patience(seconds: float = 0.5) -> Iterator[None]:
     """Backends that have not caught up are waited for so long: for tests in which they never do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bulkpull.pull.patience.LAG", seconds)
+        patch.setattr(patience, "LAG", seconds)
         yield

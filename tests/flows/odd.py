@@ -13,10 +13,12 @@ from typing import Any
 import anyio
 
 from bulkpull import ApiError, BulkpullError, Clickwrap, PartError, Result, pull
+from bulkpull.pull import patience
 from bulkpull.sandbox import Sandbox
 from tests.flows.survival import CONFIG, OPTIONS, RETRY, TIMEOUTS
 
 BY_VOLUME: dict[str, Any] = OPTIONS | {"window": "auto", "rows_per_export": 500}
+LAG = 1.0  # seconds for which backends are waited for that have not caught up
 TIME_LIMIT = 120.0  # seconds for a schedule; one that takes longer counts as endless
 MAX_RUNS = 12  # of one pull that ends with errors
 SAME, REORDERED, ERROR = (
@@ -47,6 +49,7 @@ async def survive_odd(seed: int, out: Path, expected: bytes) -> Odd:
     """A pull under the profile `odd`, again after each error, until it is through or the errors do not end."""
     odd = Odd(seed)
     began = anyio.current_time()
+    patience.LAG = LAG
     async with Sandbox(replace(CONFIG, faults=f"odd:{seed}")) as sandbox:
         odd.modes = sandbox.faults.modes
         with anyio.move_on_after(TIME_LIMIT):

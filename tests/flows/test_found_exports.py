@@ -134,18 +134,35 @@ async def test_too_many_records_for_an_export(tmp_path: Path, window: str) -> No
     assert pull.seen.exports <= 40
 
 
-@pytest.mark.parametrize("counting", [True, False])
+async def test_too_many_records_where_one_export_is_made_at_a_time(tmp_path: Path) -> None:
+    """After the first window, those behind it are too large as well, and are cut without an export of their own."""
+    pull = await pulled("too-many-records:150", tmp_path / "a.csv", window="auto", rows_per_export=250, exports=1)
+    pull.complete()
+    assert pull.seen.exports <= 20
+
+
 @pytest.mark.parametrize("window", ["1mo", "1y"])
-@pytest.mark.parametrize("burst", [0, 1500])
-async def test_an_instant_that_cannot_be_exported_is_an_error_soon(
-    tmp_path: Path, burst: int, window: str, counting: bool
-) -> None:
-    config = {"rows": 3000, "burst": burst, "counting": counting}
+async def test_an_instant_that_cannot_be_exported_is_an_error_soon(tmp_path: Path, window: str) -> None:
+    """It holds half of all activity, so that no cut leaves less of it."""
+    config = {"rows": 3000, "burst": 1500}
     pull = await pulled("poisoned-instant", tmp_path / "a.csv", config=config, window=window)
     message = pull.refused(ExportError)
     assert "window" in message
     assert "--skip-failed" in message
     assert pull.seen.exports <= 24
+
+
+@pytest.mark.parametrize("counting", [True, False])
+@pytest.mark.parametrize("burst", [0, 1500])
+async def test_an_activity_that_cannot_be_exported_costs_no_more_exports_than_are_allowed(
+    tmp_path: Path, burst: int, counting: bool
+) -> None:
+    config = {"rows": 3000, "burst": burst, "counting": counting}
+    pull = await pulled("poisoned-instant", tmp_path / "a.csv", config=config, max_extra_exports=15)
+    message = pull.refused(ExportError)
+    assert "window" in message
+    assert "--skip-failed" in message
+    assert pull.seen.exports <= 6 + 15
 
 
 async def test_without_the_instant_that_cannot_be_exported_the_rest_comes(tmp_path: Path) -> None:
