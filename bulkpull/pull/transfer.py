@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +33,7 @@ from bulkpull.pull.links import Links
 from bulkpull.pull.output import disk_errors
 from bulkpull.pull.threads import file_threads, in_thread
 from bulkpull.pull.unzip import unzip
-from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records
+from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records, too_long
 from bulkpull.rows.sink import write_all
 
 MAX_RENEWALS = 5  # fresh links in a row that bring nothing
@@ -273,7 +272,7 @@ class Transfer:
             await in_thread(self.store, pieces)
         self.offset += size
         if self.line > MAX_RECORD:
-            raise CsvError(1, f"a line is longer than {MAX_RECORD} bytes")
+            raise too_long(1)
 
     def store(self, pieces: list[bytes]) -> None:
         """All that is done to the bytes, in one turn of one thread."""
@@ -403,10 +402,7 @@ def _check_head(path: Path) -> bool:
         if file.read(4).startswith(ZIPS):
             return True
         file.seek(0)
-        rows = records(blocks(file, from_thread.check_cancelled))
-        first = next(rows, None)
-        if first is not None:  # else it is an empty file: no activity
-            read_columns(chain((first,), rows))
+        read_columns(records(blocks(file, from_thread.check_cancelled)))
         return False
 
 

@@ -25,7 +25,6 @@ from bulkpull.pull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links, part_records
 from bulkpull.pull.transfer import MAX_MALFORMED, MAX_RENEWALS
-from bulkpull.rows.records import MAX_RECORD
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +259,10 @@ async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answ
     assert host.requests == [None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"]
 
 
-async def test_a_line_without_end_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+async def test_a_line_without_end_is_refused_before_it_fills_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "MAX_RECORD", 8_000_000)
     sent = 0
 
     async def endless(request: web.Request, _host: Host) -> web.StreamResponse:
@@ -271,9 +273,9 @@ async def test_a_line_without_end_is_refused_before_it_fills_the_disk(tmp_path: 
             await response.write(b"x" * 1_000_000)
             sent += 1_000_000
 
-    with pytest.raises(ExportFailure, match="a line is longer"):
+    with pytest.raises(ExportFailure, match="the record is longer"):
         await fetched(tmp_path, Host([endless]))
-    assert sent < MAX_MALFORMED * 2 * MAX_RECORD
+    assert sent < MAX_MALFORMED * 2 * 8_000_000
 
 
 async def test_a_host_that_always_breaks_at_the_same_place_is_given_up(tmp_path: Path) -> None:
