@@ -200,7 +200,7 @@ class Scanner:
         newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
         before = newlines[newlines > 0] - 1
         returns = before[data[before] == _CR]
-        if not len(returns):
+        if not len(returns) or (data[np.maximum(returns, 1) - 1] == _CR).any():
             return have
         quotes = quotes[quotes < newlines[-1]]
         plain = np.delete(data, returns)  # other ones outside quotes are still there to be found

@@ -110,6 +110,7 @@ def read_by_blocks(path: Path) -> Found:
 
 @given(data=files(), block=st.integers(40, 3000), chunk=st.integers(8, 3000))
 @example(data=b"id,v\r\n1,a\r\n2,b\r\n", block=64, chunk=64)
+@example(data=b'id,v\r\n1,"a"\r\r\n2,b\r\n', block=64, chunk=64)
 @example(data=b'id,v\n1,""\n2,"""a"""\n', block=64, chunk=64)
 def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int, chunk: int) -> None:
     path = tmp_path_factory.getbasetemp() / "scanned.csv"
