@@ -43,10 +43,13 @@ class Merged:
 
 @dataclass(slots=True)
 class _Alike:
-    """What has the same key: rows of a block, and earlier rows by where they stand."""
+    """What has the same key: rows of a block, and earlier rows by where they stand; values of both, once they are
+    read."""
 
     rows: list[int] = field(default_factory=list)
     places: set[int] = field(default_factory=set)
+    at_place: dict[int, list[bytes]] = field(default_factory=dict)
+    of_row: dict[int, list[bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,7 @@ class Deduplicator:
             distinct: list[int] = []
             for row in group.rows:
                 raw = bytes(block.data[block.starts[row] : block.ends[row]])
-                first = self._first(block, row, raw, group.places, distinct)
+                first = self._first(block, row, raw, group, distinct)
                 if first is None:
                     distinct.append(row)
                     continue
@@ -261,27 +264,34 @@ class Deduplicator:
         same[by_place] = found
         return same
 
-    def _first(self, block: Block, row: int, raw: bytes, places: set[int], firsts: list[int]) -> _First | None:
-        """The first row of a row's id, which stands at one of `places` or is one of `firsts` in the same block; None
-        where it is that itself."""
-        for place in places:
+    def _first(self, block: Block, row: int, raw: bytes, group: _Alike, firsts: list[int]) -> _First | None:
+        """The first row of a row's id, which stands at one of the group's places or is one of `firsts` in the same
+        block; None where it is that itself."""
+        id_at = self._sink.columns.index(ID)
+        for place in group.places:
             if self._sink.stands_at(place, raw):
                 return _First(False, place)
-            fields = self._sink.fields_at(place)
-            if value(fields[self._sink.columns.index(ID)]) == block.id(row):
-                return _First(not self._equal(fields, raw), place)
+            if place not in group.at_place:  # it may be long, and many may be compared with it
+                group.at_place[place] = self._values(self._sink.fields_at(place))
+            first_values = group.at_place[place]
+            if first_values[id_at] == block.id(row):
+                return _First(first_values != self._values_of(raw), place)
         for first in firsts:
-            kept = bytes(block.data[block.starts[first] : block.ends[first]])
-            if kept == raw:
-                return _First(False)
             if block.id(first) == block.id(row):
-                return _First(not self._equal(next(records([kept], 2))[1], raw))
+                if first not in group.of_row:
+                    first_raw = bytes(block.data[block.starts[first] : block.ends[first]])
+                    group.of_row[first] = self._values_of(first_raw)
+                return _First(group.of_row[first] != self._values_of(raw))
         return None
 
-    def _equal(self, kept: list[bytes], raw: bytes) -> bool:
-        _, repeat, _ = next(records([raw], 2))
-        width = len(self._sink.columns)  # a row kept earlier may lack columns that came later
-        return _values(kept, width) == _values(repeat, width)
+    def _values_of(self, raw: bytes) -> list[bytes]:
+        return self._values(next(records([raw], 2))[1])
+
+    def _values(self, fields: list[bytes]) -> list[bytes]:
+        """The values of a record, quoting aside; an empty value and a quoted empty one are not the same. A row kept
+        earlier may lack columns that came later."""
+        padded = fields + [b""] * (len(self._sink.columns) - len(fields))
+        return [field if field == b'""' else value(field) for field in padded]
 
 
 def _equal_rows(block: Block, data: bytes, rows: Positions, others: Positions) -> NDArray[np.bool_]:
@@ -299,9 +309,3 @@ def _pieces(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:
         of_kept = np.repeat(kept, block.ends - block.starts)
         return [np.frombuffer(block.data, np.uint8)[of_kept].tobytes()]
     return [block.data[begin:end] for begin, end in zip(first.tolist(), behind.tolist(), strict=True)]
-
-
-def _values(fields: list[bytes], width: int) -> list[bytes]:
-    """The values of a record, quoting aside; an empty value and a quoted empty one are not the same."""
-    padded = fields + [b""] * (width - len(fields))
-    return [field if field == b'""' else value(field) for field in padded]

@@ -176,8 +176,10 @@ class Scanner:
     def _with_plain_line_ends(self, have: int) -> int:
         """Turns CRLF into LF in the first `have` bytes, where that is all that CR is used for; how many are left."""
         buffer = self._buffer
-        if buffer.find(b"\r", 0, have) < 0 or buffer.find(b'"', 0, have) >= 0:
+        if buffer.find(b"\r", 0, have) < 0:
             return have
+        if buffer.find(b'"', 0, have) >= 0:
+            return self._with_plain_line_ends_outside_quotes(have)
         whole = buffer.rfind(b"\n", 0, have) + 1
         data = self._bytes[:whole]
         if (data[1 + np.flatnonzero(data[:-1] == _CR)] != _LF).any():
@@ -190,6 +192,22 @@ class Scanner:
         rest = buffer[whole:have]
         buffer[left : left + len(rest)] = rest
         return left + len(rest)
+
+    def _with_plain_line_ends_outside_quotes(self, have: int) -> int:
+        """The same where there are quotes: what stands within them stays."""
+        data = self._bytes[:have]
+        quotes, newlines = np.flatnonzero(data == _QUOTE), np.flatnonzero(data == _LF)
+        newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        before = newlines[newlines > 0] - 1
+        returns = before[data[before] == _CR]
+        if not len(returns) or (data[np.maximum(returns, 1) - 1] == _CR).any():
+            return have
+        quotes = quotes[quotes < newlines[-1]]
+        plain = np.delete(data, returns)  # other ones outside quotes are still there to be found
+        if not _usual_quotes(plain, quotes - np.searchsorted(returns, quotes)):
+            return have
+        self._bytes[: len(plain)] = plain
+        return len(plain)
 
     def _plain(self, have: int, layout: Layout, start: bytes, end: bytes) -> tuple[Block, int] | None:
         """The whole records in the first `have` bytes, and how many bytes they are; None where it takes more care."""

@@ -98,6 +98,21 @@ def test_conflicts_are_repeats_with_other_values(tmp_path: Path) -> None:
     assert (merged[1].duplicates, merged[1].conflicts) == (6, 3)
 
 
+def test_a_long_row_is_read_once_for_all_that_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    original = CsvSink.fields_at
+
+    def counted(sink: CsvSink, offset: int) -> list[bytes]:
+        reads.append(offset)
+        return original(sink, offset)
+
+    monkeypatch.setattr(CsvSink, "fields_at", counted)
+    repeats = b"".join(b"1,%d\n" % number for number in range(500))
+    _, [_, merged] = merge(tmp_path, b"id,v\n1," + b"x" * 100_000 + b"\n", b"id,v\n" + repeats)
+    assert (merged.duplicates, merged.conflicts) == (500, 500)
+    assert len(reads) == 1
+
+
 def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
     output, merged = merge(tmp_path, b'id,v,w\n1,a,"b,c"\n', b'w,id,v\n"x\ny",2,z\n"b,c",1,a\n')
     assert output == b'id,v,w\n1,a,"b,c"\n2,z,"x\ny"\n'

@@ -124,6 +124,11 @@ def test_columns() -> None:
     assert next(rows)[0] == b"1,2,3"
 
 
+@pytest.mark.parametrize("data", [b"", b"\n\r\n", b"\r", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n\n"])
+def test_an_empty_file_has_no_columns(data: bytes) -> None:
+    assert read_columns(records(cut(data, 1))) == ()
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -110,6 +110,7 @@ def read_by_blocks(path: Path) -> Found:
 
 @given(data=files(), block=st.integers(40, 3000), chunk=st.integers(8, 3000))
 @example(data=b"id,v\r\n1,a\r\n2,b\r\n", block=64, chunk=64)
+@example(data=b'id,v\r\n1,"a"\r\r\n2,b\r\n', block=64, chunk=64)
 @example(data=b'id,v\n1,""\n2,"""a"""\n', block=64, chunk=64)
 def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int, chunk: int) -> None:
     path = tmp_path_factory.getbasetemp() / "scanned.csv"
@@ -129,6 +130,8 @@ def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data:
         b'65920080%016x,"two\nlines, and ""quotes""",x\n',
         b'65920080%016x,,""\n',
         b"65920080%016x,a,b\r\n",
+        b'65920080%016x,"two\r\nlines, and ""quotes""","x"\r\n',
+        b'"65920080%016x","a, b",""\n',
         b"%x,a,b\n",
     ],
 )
@@ -137,8 +140,8 @@ def test_what_is_usual_goes_the_fast_way(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(scan, "BLOCK", 1000)
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,v,w\n" + b"".join(line % number for number in range(500)))
-    lines = [(line % number).replace(b"\r\n", b"\n") for number in range(500)]
-    assert read_by_blocks(path) == (lines, [line.split(b",")[0] for line in lines], 0)
+    lines = [(line % number).removesuffix(b"\r\n").removesuffix(b"\n") + b"\n" for number in range(500)]
+    assert read_by_blocks(path) == (lines, [line.split(b",")[0].strip(b'"') for line in lines], 0)
 
 
 def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
