@@ -8,7 +8,7 @@ import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -168,7 +168,7 @@ class OddServer:
 
     def _api(self, request: Request) -> Iterator[Step]:
         launching = request.method == "POST"
-        what = f"{request.method} {unquote(request.target)[5:150]}"
+        what = _short(request)
         self.asked += launching
         if self._quota.retry_after("token", anyio.current_time()) is not None:
             self.throttled += 1
@@ -461,9 +461,9 @@ class OddServer:
         value = self._object(task, "started")
         top: dict[str, Any] = {"data": value}
         if now < task.finished:
-            value["status"] = odd.now("running word") or ("scheduled" if now < task.finished - self.seconds else "started")
-            if value["status"] == "unknown":
-                value["status"] = "reticulating"
+            usual = "scheduled" if now < task.finished - self.seconds else "started"
+            word = odd.now("running word") or usual
+            value["status"] = "reticulating" if word == "unknown" else word
         elif task.failure:
             word = odd.now("failed word")
             value["status"], value["active"] = word or "failed", False
@@ -593,11 +593,26 @@ def _may_be_done(noise: Any) -> bool:
     return not isinstance(noise, tuple) or noise[0] >= 500 or noise[0] in (200, 204, 408)
 
 
+def _short(request: Request) -> str:
+    """A request in a few words."""
+    route = unquote(request.path.removeprefix("/v1.1"))
+    if match := _BOUNDS.search(request.query.get("filter", "")):
+        route += f" [{match[1].removesuffix('T00:00:00.000Z')}, {match[2].removesuffix('T00:00:00.000Z')})"
+    return f"{request.method} {route}"
+
+
 def _summary(answer: bytes) -> str:
+    """An answer in a few words."""
     head, _, body = answer.partition(b"\r\n\r\n")
-    return f"{head.split(b' ')[1].decode()} {body[:200].decode('utf-8', 'replace')}"
-
-
-def as_utc(text: str) -> datetime:
-    """An instant as rows hold it."""
-    return datetime.fromisoformat(text).astimezone(UTC)
+    status = head.split(b" ")[1].decode()
+    try:
+        top = orjson.loads(body)
+        task = top.get("data", top) if "total_count" not in top else top
+        told = {name: value for name, value in task.items() if name in ("id", "status", "total_count", "message")}
+        places = (task, top, task.get("data"))
+        told["links"] = next(
+            (len(place["links"]) for place in places if isinstance(place, dict) and place.get("links")), 0
+        )
+        return f"{status} {told if len(told) > 1 else body[:80].decode()}"
+    except (ValueError, AttributeError):
+        return f"{status} {body[:80].decode('utf-8', 'replace')}"

@@ -91,7 +91,79 @@ GRAMMAR: dict[str, Values] = {
     "api framing": ("chunked", "close", "http/1.0"),
 }  # fmt: skip
 
-WEIGHTS = {"count": 5, "cap": 3, "fails": 2, "api noise": 2, "host noise": 2, "emptied": 2, "late rows": 2, "stuck": 0.5}
+BEARABLE: dict[str, Values] = {
+    "count": (
+        "capped", "zero", "half", "lagging", "string", "float", "null", "absent", "negative", "text", "growing",
+        "rounded", "off", "true", 403, 400, "no page",
+    ),
+    "count data": ("empty", "always one", "many"),
+    "launch": ("slow 70",),
+    "launch shape": ("bare", "201", "202"),
+    "busy": tuple((places, status) for places in (1, 2, 3) for status in (409, 400)),
+    "id": ("integer", "gid", "slash", "percent"),
+    "word": (
+        "upper", "capitalised", "completed", "complete", "done", "finished", "ready", "succeeded", "blank around",
+        "unknown inactive",
+    ),
+    "running word": ("running", "in_progress", "queued", "processing", "STARTED", "retrying", "unknown"),
+    "links late": ("absent", "null", "[]", "{}"),
+    "links shape": ("data", "top", "objects", "href", "numbered", "one string", "one object", "mixed"),
+    "links change": ("order", "signature"),
+    "link form": ("blank", "umlaut", "fragment"),
+    "status answer": (202, 409, 425),
+    "started again": (True,),
+    "fails": ("too many records", "too large"),
+    "cap": (5, 8),
+    "empty file": ("nothing", "newline", "byte order mark", "header", "no links", "crlf"),
+    "damaged": ("gzip unlabelled",),
+    "parts": (2, 3),
+    "file style": ("crlf", "byte order mark", "no last newline", "quoted"),
+    "range": (
+        "ignored", 403, 405, "206 bare", "206 blank", "206 wrong", "206 from zero", "416 bare", "416 wrong", "416 xml",
+        "416 always", "200 empty", 500, "503 day",
+    ),
+    "etag": ("none", "weak", "changing", "by backend", "empty", "unquoted"),
+    "framing": ("chunked", "close", "http/1.0"),
+    "broken": ("slow", "too long"),
+    "encoding": (
+        "utf-8", "UTF8", "binary", "none", "aws-chunked", "identity", "gzip", "x-gzip", "gzip members", "deflate raw",
+        "deflate",
+    ),
+    "host": ("redirect", "redirect relative", "redirect blank", "12 KB header"),
+    "expiry": (30.0,),
+    "api noise": ("early hints", "12 KB header", "slow body"),
+    "host noise": ("early hints", "12 KB header", "slow body"),
+    "api framing": ("chunked", "close", "http/1.0"),
+}  # fmt: skip
+BEARABLE_AT_FIRST: dict[str, Values] = {
+    "launch": (
+        "reset after", "reset before", "close after", "500", "500 after", "502 html", "502 after", "empty after",
+    ),
+    "stuck": ("one",),
+    "fails": ("some", "all"),
+    "failed word": ("error", "cancelled", "canceled", "expired", "aborted", "FAILED"),
+    "status answer": (500, 502),
+    "emptied": ("nothing", "newline", "byte order mark", "header", "no links"),
+    "damaged": ("cut in a record", "error page"),
+    "broken": ("cut", "cut at a record", "reset", "no last chunk", "hang"),
+    "host": ("202", 404, 403, 500, "503", "429", "html", "reset", "redirect nowhere"),
+    "api noise": (
+        (500, "json"), (502, "html"), (503, "retry 1"), (504, "empty"), (429, "retry 2"), (429, "empty"),
+        (408, "empty"), (200, "html"), (200, "empty"), (200, "cut json"), "reset", "close", "garbage", "cut body",
+    ),
+    "host noise": ((500, "json"), (502, "html"), (503, "retry 1"), (504, "empty"), "reset", "close", "cut body"),
+}  # fmt: skip
+
+WEIGHTS = {
+    "count": 5,
+    "cap": 3,
+    "fails": 2,
+    "api noise": 2,
+    "host noise": 2,
+    "emptied": 2,
+    "late rows": 2,
+    "stuck": 0.5,
+}
 MANNERS = ("always", "always", "always", "at first", "at first", "later", "now and then")
 
 
@@ -107,18 +179,38 @@ class Oddity:
 
 @dataclass(slots=True)
 class Oddities:
-    """What is odd in one seed; `only` keeps the named ones, to find out which of them matter."""
+    """What is odd in one seed; `only` keeps the named ones, to find out which of them matter. `bearable` draws none but
+    those with which a pull must come to its rows all the same: there are a few of them that last, or that pass."""
 
     seed: int
     only: Collection[str] | None = None
+    bearable: bool = False
     drawn: dict[str, Oddity] = field(init=False)
     _uses: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self.drawn = self._bearable() if self.bearable else self._any()
+        if self.only is not None:
+            self.drawn = {name: oddity for name, oddity in self.drawn.items() if name in self.only}
+
+    def _bearable(self) -> dict[str, Oddity]:
+        draw = random.Random(f"bearable {self.seed}")
+        drawn = {}
+        for _ in range(draw.choice((1, 1, 2, 3))):
+            passes = draw.random() < 0.3
+            values = BEARABLE_AT_FIRST if passes else BEARABLE
+            name = draw.choice(list(values))
+            if name not in drawn:
+                several = draw.choices(values[name], k=draw.choice((1, 1, 3)))
+                manner = "at first" if passes else draw.choice(MANNERS)
+                drawn[name] = Oddity(tuple(several), manner, 0.5, 1 if passes else draw.choice((1, 2, 8)))
+        return drawn
+
+    def _any(self) -> dict[str, Oddity]:
         draw = random.Random(f"oddities {self.seed}")
         weights = {name: float(WEIGHTS.get(name, 1)) for name in GRAMMAR}
         names = {draw.choices(list(weights), list(weights.values()))[0] for _ in range(draw.choice((1, 1, 2, 3, 4, 6)))}
-        self.drawn = {}
+        drawn = {}
         for name in sorted(names):
             values = GRAMMAR[name]
             several = draw.random() < 0.2 or name.endswith("noise")
@@ -127,9 +219,8 @@ class Oddities:
             if name.endswith("noise") and draw.random() < 0.8:
                 manner = "now and then"
             share = draw.choice((0.1, 0.5)) if name.endswith("noise") else 0.5
-            self.drawn[name] = Oddity(chosen, manner, share, draw.choice((1, 1, 2, 3, 8)))
-        if self.only is not None:
-            self.drawn = {name: oddity for name, oddity in self.drawn.items() if name in self.only}
+            drawn[name] = Oddity(chosen, manner, share, draw.choice((1, 1, 2, 3, 8)))
+        return drawn
 
     def now(self, name: str) -> Any:
         """The value of an oddity for one use of it, or None where all is as usual."""

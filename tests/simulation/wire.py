@@ -97,7 +97,7 @@ class Wire(aiohttp.BaseConnector):
         self._serve = serve
         self._refused = frozenset(refused)
 
-    async def _create_connection(self, req: aiohttp.ClientRequest, traces: Any, timeout: Any) -> ResponseHandler:
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
         host = req.url.host or ""
         if host in self._refused:
             raise aiohttp.ClientConnectorError(req.connection_key, ConnectionRefusedError(111, "Connection refused"))
@@ -111,7 +111,7 @@ async def connected(serve: Serve, **options: Any) -> AsyncIterator[Clickwrap]:
     """A real client whose API and file hosts are all `serve`; `options` are those of `bulkpull.Clickwrap`."""
     async with (
         aiohttp.ClientSession(connector=Wire(serve), cookie_jar=aiohttp.DummyCookieJar()) as session,
-        Clickwrap(TOKEN, **{"base_url": API, "session": session} | options) as clickwrap,
+        Clickwrap(TOKEN, base_url=API, session=session, **options) as clickwrap,
     ):
         yield clickwrap
 
