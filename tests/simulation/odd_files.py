@@ -17,7 +17,8 @@ from bulkpull.window import instant
 from tests.simulation.wire import End, Request, Step, response
 
 if TYPE_CHECKING:
-    from tests.simulation.odd_server import OddServer, Task
+    from tests.simulation.odd_exports import Task
+    from tests.simulation.odd_server import OddServer
 
 HEADER = "id,signer_id,created_time"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
