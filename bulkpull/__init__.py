@@ -23,7 +23,7 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import Event
-from bulkpull.pull import Plan, Result, Shortfall, Status, plan, pull, status
+from bulkpull.pull import CountMismatch, Plan, Result, Status, plan, pull, status
 from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "AuthenticationError",
     "BulkpullError",
     "Clickwrap",
+    "CountMismatch",
     "Event",
     "Export",
     "ExportError",
@@ -44,7 +45,6 @@ __all__ = [
     "Plan",
     "Result",
     "RetryPolicy",
-    "Shortfall",
     "Status",
     "ThrottledError",
     "UnavailableError",

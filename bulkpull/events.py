@@ -66,6 +66,13 @@ class Planned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CountsDoubted(Event):
+    """The API's counts cannot be trusted, for `reason`; told once in a pull."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed(Event):
     """The pull goes on with what earlier runs have done: `run` is this run's number, from 2.
 
@@ -102,18 +109,20 @@ class Launched(Event):
 
 @dataclass(frozen=True, slots=True)
 class Polled(Event):
-    """An export was asked for its `status`, `waited` seconds after its launch."""
+    """An export was asked for its `status`, `waited` seconds after its launch. `state` is what the status means:
+    queued, running, succeeded or failed."""
 
     window: Window
     export_id: str
     status: str
+    state: str
     waited: float
 
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed(Event):
     """An export failed or timed out, or its files are gone or damaged, for `reason`; its window is launched again,
-    or, where that happened too often, cut in two. `attempt` counts the window's exports of this run, from 1."""
+    or, where that is of no use, cut. `attempt` counts the window's exports of this run, from 1."""
 
     window: Window
     export_id: str
@@ -123,11 +132,34 @@ class ExportFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Split(Event):
-    """A window was cut in two, since its exports failed, for `reason`; the halves take its place."""
+    """A window was cut into `pieces`, for `reason`: its exports failed, or do not deliver all. The pieces take its
+    place; where the window `is_merged` already, they are exported in addition."""
 
     window: Window
-    halves: tuple[Window, Window]
+    pieces: tuple[Window, ...]
     reason: str
+    is_merged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """The API refused a launch, for `reason`, while others of ours are in flight: it is launched again when one of them
+    has ended. Up to `exports` are in flight from now on."""
+
+    window: Window
+    exports: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciling(Event):
+    """A window of which `ids` different ones came, and `counted` were counted (None where that is not known), may lack
+    rows: `step` is what is done about it."""
+
+    window: Window
+    counted: int | None
+    ids: int
+    step: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -12,6 +11,7 @@ import bulkpull
 from bulkpull.cli.activity import activity, fields
 from bulkpull.cli.pull import plan, pull, status
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
+from bulkpull.cli.streams import ReaderGone, forgiving_streams
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
 EXIT_DEFECT = 1
@@ -34,6 +34,12 @@ class _Commands(click.Group):
             return sandbox
         return super().get_command(context, name)
 
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except OSError as error:  # click would take any broken pipe for standard output's, and say nothing
+            raise OutputError(str(error)) from error
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(bulkpull.__version__, prog_name="bulkpull")
@@ -54,7 +60,8 @@ def cli() -> None:
       3    authentication: the token is wrong, or may not do this
       4    the API refused or failed, or a file could not be had
       5    local trouble: the disk, or the output exists
-      6    done, but windows that could not be exported were left out (--skip-failed)
+      6    done, but incomplete: windows brought less than was counted (--accept-short makes
+           it 0), or could not be exported and were left out (--skip-failed)
       130  interrupted
     """
 
@@ -78,12 +85,18 @@ for command in (pull, plan, status, fields, activity):
 
 def main() -> None:
     """Runs the command line and exits with one of the documented codes."""
-    sys.exit(_run())
+    with forgiving_streams():
+        code = _run()
+    sys.exit(code)
 
 
 def _run() -> int:
     try:
-        return int(cli(standalone_mode=False, prog_name="bulkpull") or 0)
+        code = int(cli(standalone_mode=False, prog_name="bulkpull") or 0)
+        sys.stdout.flush()
+        return code
+    except ReaderGone:  # has all that it wanted
+        return 0
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
@@ -97,15 +110,12 @@ def _run() -> int:
         return _fail(error, EXIT_LOCAL)
     except BulkpullError as error:
         return _fail(error, EXIT_API)
-    except SystemExit:  # click's word for a broken pipe: who reads our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        return _fail(error, EXIT_LOCAL)
+    except SystemExit as end:  # of the shells' completion
+        return end.code if isinstance(end.code, int) else EXIT_DEFECT
     except Exception as error:
         if sys.flags.dev_mode:
             raise
         return _fail(f"a defect in bulkpull: {error!r}; python -X dev -m bulkpull shows where", EXIT_DEFECT)
-    return 0
 
 
 def _fail(end: BaseException | str, code: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 import click
-import orjson
 
 from bulkpull.cli.running import client, client_options, run, split_fields
+from bulkpull.errors import ApiError
 
 
 @click.command()
@@ -40,12 +42,21 @@ def activity(
             async for entry in clickwrap.activity(
                 filter, fields=split_fields(fields), sort=sort, lean=lean, per_page=per_page
             ):
-                output.write(orjson.dumps(entry) + b"\n")
+                output.write(_line(entry))
                 if left is not None and (left := left - 1) == 0:
                     break
         output.flush()
 
     run(work)
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """An activity as JSON. Raises ApiError."""
+    try:
+        text = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise ApiError("an activity cannot be printed: it has too many levels of objects") from None
+    return text.encode() + b"\n"
 
 
 @click.command()

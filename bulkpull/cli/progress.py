@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from bulkpull import Result, Window, events
+from bulkpull import CountMismatch, Result, Window, events
 from bulkpull.events import Event, OnEvent, ignore
-from bulkpull.window import counted
+from bulkpull.window import counted as counted_in
 
 _LINE_EVERY = 10.0  # seconds, where there is no terminal
 _RATE_OVER = 5.0  # seconds
@@ -50,13 +50,14 @@ def summary(result: Result) -> str:
         "(same id, other values: the first was kept)",
     ]
     if result.splits:
-        lines.insert(2, f"{result.splits:,} windows were cut in two, since their exports failed")
+        lines.insert(2, f"{result.splits:,} windows were cut, since their exports failed or ended early")
     if result.short:
-        missing = sum((short.window.rows or 0) - short.rows for short in result.short)
         lines.append(
-            f"warning: {missing:,} of {result.counted or 0:,} counted activities did not come, from "
-            f"{_named([short.window for short in result.short])}; they may have been deleted meanwhile"
+            f"warning: incomplete: {_mismatches(result.short)}. Pull these ranges again later, or accept what came "
+            "(--accept-short)"
         )
+    if result.over:
+        lines.append(f"more activities came than were counted: {_mismatches(result.over)}")
     if result.skipped:
         lines.append(f"warning: left out, since they could not be exported: {_named(result.skipped)}")
     if result.outside:
@@ -64,6 +65,16 @@ def summary(result: Result) -> str:
     if result.throttled:
         lines.append("warning: the API's quota was hit; lower --requests-per-minute if others share the token")
     return "\n".join(lines)
+
+
+def _mismatches(found: Sequence[CountMismatch]) -> str:
+    """The first of them, in words."""
+    named = [
+        f"{one.window}: {one.delivered:,} "
+        + ("(the export may have ended early)" if one.counted is None else f"of {one.counted:,} counted")
+        for one in found[:_NAMED]
+    ]
+    return "; ".join(named) + (f"; and {len(found) - _NAMED:,} more" if len(found) > _NAMED else "")
 
 
 def _named(windows: Sequence[Window]) -> str:
@@ -114,7 +125,7 @@ class _State:
                 self.exported.pop(event.window.index, None)
                 self.fetched.pop(event.window.index, None)
             case events.Split():
-                self.windows += 1
+                self.windows += len(event.pieces) - (not event.is_merged)
                 self.launched.discard(event.window.index)
             case events.Skipped():
                 self.merged += 1
@@ -270,7 +281,18 @@ def _line(event: Event, *, verbose: bool) -> str | None:
         case events.Planned() if event.uncounted:
             return f"activity could not be counted, so windows are of equal length: {event.uncounted}"
         case events.Split():
-            return f"{event.window} is cut in two, {event.halves[0]} and {event.halves[1]}: {event.reason}"
+            again = ", and exported again" if event.is_merged else ""
+            return f"{event.window} is cut into {len(event.pieces):,} windows{again}: {event.reason}"
+        case events.CountsDoubted():
+            return f"the API's counts cannot be trusted: {event.reason}"
+        case events.Refused():
+            return (
+                f"{event.window}: launch refused while {event.exports:,} other exports are in flight; it waits until "
+                f"one of them has ended: {event.reason}"
+            )
+        case events.Reconciling():
+            counted = "activity is listed" if event.counted is None else f"{event.counted:,} activities are counted"
+            return f"{event.window}: {event.ids:,} came, and {counted}; {event.step}"
         case events.Skipped():
             return f"{event.window} is left out: {event.reason}"
         case events.ExportFailed():
@@ -293,7 +315,7 @@ def _line(event: Event, *, verbose: bool) -> str | None:
 def _verbose_line(event: Event) -> str | None:
     match event:
         case events.Planned():
-            rows = counted(event.windows)
+            rows = counted_in(event.windows)
             probed = f", {rows:,} activities counted with {event.probes:,} requests" if rows and event.probes else ""
             return f"{len(event.windows):,} windows{probed}"
         case events.Limited():

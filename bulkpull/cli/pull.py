@@ -6,10 +6,13 @@ import math
 import os
 import re
 import shlex
+import string
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +26,8 @@ from rich.table import Table
 import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
+from bulkpull.cli.streams import ReaderGone
+from bulkpull.pull.extra import EXTRA, default_extra
 from bulkpull.pull.length import AUTO
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
 from bulkpull.pull.output import Output
@@ -33,7 +38,7 @@ from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXIT_SKIPPED = 6
+EXIT_INCOMPLETE = 6
 ASSUMED_SECONDS = 60.0  # that an export takes, as long as none was made
 _BAR = 24  # characters
 
@@ -64,7 +69,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
         click.option(
             "--format",
             type=click.Choice(FORMATS),
-            help="Without it what the file's suffix tells, or csv; .gz or .zst behind it compress csv and ndjson.",
+            help="Output format. Defaults to the file extension, else csv. .gz or .zst compresses csv and ndjson.",
         ),
         click.option("--flat", is_flag=True, help="NDJSON with dotted names instead of objects in objects."),
         click.option("--all-strings", is_flag=True, help="Parquet with created_time as text."),
@@ -150,6 +155,17 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             is_flag=True,
             help="Leave a window out that cannot be exported, however short, and exit with code 6.",
         ),
+        click.option(
+            "--accept-short",
+            is_flag=True,
+            help="Exit with 0 where windows brought less than was counted; they are named all the same.",
+        ),
+        click.option(
+            "--max-extra-exports",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help=f"Maximum exports beyond one for each window. [default: {EXTRA} and half of the windows]",
+        ),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
         click.option("--fresh", is_flag=True, help="Start over instead of resuming what earlier runs have done."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of standard output."),
@@ -191,6 +207,8 @@ def pull(
     retry_for: float,
     export_timeout: float,
     skip_failed: bool,
+    accept_short: bool,
+    max_extra_exports: int | None,
     overwrite: bool,
     fresh: bool,
     as_json: bool,
@@ -210,9 +228,17 @@ def pull(
         --filter event_type==agreed --fields event_type,connection_data.remote_address
     """
 
+    begun = False  # past what --fresh clears
+
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with progress(verbose=verbose, quiet=quiet) as listener:
+            with progress(verbose=verbose, quiet=quiet) as show:
+
+                def listener(event: bulkpull.Event) -> None:
+                    nonlocal begun
+                    begun = True
+                    show(event)
+
                 return await bulkpull.pull(
                     clickwrap,
                     start=start,
@@ -235,6 +261,7 @@ def pull(
                     memory=memory,
                     export_timeout=export_timeout,
                     skip_failed=skip_failed,
+                    max_extra_exports=max_extra_exports,
                     overwrite=overwrite,
                     resume=not fresh,
                     on_event=listener,
@@ -243,30 +270,55 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if note := _what_next(out, end):
+        if note := _what_next(out, end, begun=begun, fresh=fresh):
             end.add_note(note)
         raise
     if not quiet:
         click.echo(summary(result), err=True)
     if as_json:
         windows = {
+            "complete": result.complete,
             "skipped": [_window(window) for window in result.skipped],
-            "short": [_window(short.window) | {"rows": short.rows} for short in result.short],
+            "short": [_mismatch(one) for one in result.short],
+            "over": [_mismatch(one) for one in result.over],
         }
-        click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
-    return EXIT_SKIPPED if result.skipped else 0
+        with suppress(ReaderGone):  # the output stands all the same
+            click.echo(orjson.dumps(asdict(result) | {"output": _text(result.output)} | windows))
+    return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
-def _what_next(out: Path, end: Exception) -> str | None:
-    """What a user may do after a pull that did not come to its end."""
-    if isinstance(end, bulkpull.UsageError):
-        return None
+def _what_next(out: Path, end: Exception, *, begun: bool, fresh: bool) -> str | None:
+    """What a user may do after a pull that did not come to its end; `begun` once it has read, or cleared, what earlier
+    runs left."""
+    if isinstance(end, bulkpull.UsageError) or (isinstance(end, bulkpull.OutputError) and not begun):
+        return None  # the same command would come to the same end
     unfinished = Output(out)
     if unfinished.journal.exists():
-        return f"what is done is kept in {unfinished.directory}; go on with: {shlex.join(['bulkpull', *sys.argv[1:]])}"
+        command = _without_fresh(sys.argv[1:]) if begun or not fresh else sys.argv[1:]
+        return f"what is done is kept in {unfinished.directory}; go on with: bulkpull {' '.join(map(_quoted, command))}"
     if isinstance(end, Interrupted):
         return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
     return None
+
+
+def _without_fresh(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without `--fresh`, which would discard what is to be resumed. As an option's value it stays."""
+    with_value = {name for option in pull.params if not getattr(option, "is_flag", True) for name in option.opts}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument != "--fresh":
+            yield argument
+        if argument in with_value:
+            yield from islice(rest, 1)
+
+
+def _quoted(argument: str) -> str:
+    """The argument for a shell. Control characters, and bytes that are no text, would not survive being printed: they
+    are escaped as octal numbers in `$'...'`, which bash, zsh, ksh and POSIX.1-2024 know."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    plain = frozenset(string.printable.encode()) - frozenset(b"\\'" + string.whitespace.encode()) | {ord(" ")}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(argument)) + "'"
 
 
 @click.command()
@@ -284,6 +336,7 @@ def plan(
     requests_per_minute: int,
     base_url: str,
     retry_for: float,
+    max_extra_exports: int | None,
     as_json: bool,
     **_unused: object,
 ) -> None:
@@ -309,12 +362,14 @@ def plan(
     found = run(work)
     windows = found.windows
     requests = 2 * len(windows)  # at least: one launches an export, one finds it done
+    extra = default_extra(len(windows)) if max_extra_exports is None else max_extra_exports
     # In turns of as many exports as are in flight at most, unless the quota takes longer.
     seconds = max(math.ceil(len(windows) / at_once) * ASSUMED_SECONDS, 60.0 * (requests // requests_per_minute))
     if as_json:
         figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
+        figures |= {"max_extra_exports": extra}
         times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_SECONDS}
-        reason = {"uncounted": found.uncounted or None}
+        reason = {"uncounted": found.uncounted or None, "doubt": found.doubt or None}
         click.echo(orjson.dumps({"windows": [_window(one) for one in windows]} | figures | times | reason))
         return
     table = _table("window", "start", "end", *(("rows", "share", "") if found.rows else ()))
@@ -328,11 +383,14 @@ def plan(
     _print(table)
     if found.uncounted:
         click.echo(f"activity could not be counted, so windows are of equal length: {found.uncounted}")
+    if found.doubt:
+        click.echo(f"the API's counts cannot be trusted: {found.doubt}")
     counted = f"{found.rows:,} activities, counted with {found.probes:,} requests; " if found.rows is not None else ""
     click.echo(
         f"{counted}{len(windows):,} exports, {requests:,} requests or more: one launches an export, one or more ask "
         "whether it is done"
     )
+    click.echo(f"at most {extra:,} exports more, if some fail or deliver too little (--max-extra-exports)")
     click.echo(
         f"about {_duration(seconds)}, if an export takes a minute and up to {at_once:,} are in flight; how long they "
         "take is known once some were made"
@@ -374,12 +432,17 @@ def status(file: Path, as_json: bool) -> None:
     _print(table)
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
     click.echo(f"{found.output}: {options}")
+    running = f"running (pid {found.pid})" if found.running else "not running"
     click.echo(
-        f"{'running' if found.running else 'not running'}, run {found.runs:,}; {len(found.windows):,} windows: "
+        f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "
         f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut in two; "
         f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"
     )
+
+
+def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:
+    return _window(found.window) | {"counted": found.counted, "delivered": found.delivered}
 
 
 def _window(window: bulkpull.Window) -> dict[str, object]:

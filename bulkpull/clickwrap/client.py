@@ -6,6 +6,7 @@ import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -22,9 +23,10 @@ from bulkpull.clickwrap.models import (
     parse_count,
     parse_export,
     parse_export_fields,
+    parse_json,
     parse_page,
 )
-from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Governor
+from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
 from bulkpull.clickwrap.transport import PATIENCE, describe, is_loopback, sent_once
 from bulkpull.errors import (
@@ -43,7 +45,11 @@ MAX_SOCKETS = 64  # requests on the wire at a time: what the quota admits is sen
 _READ = 1024 * 1024  # bytes of a file that may wait for the disk before its connection does
 MAX_ANSWER = 16 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
 MAX_MESSAGE = 300  # characters of what the API says that go into errors
+LAUNCH_TIMEOUT = 600.0  # seconds: a launch that is repeated makes a second export, so its answer is waited for
+LAUNCH_CAP = 300.0  # seconds between two repetitions of a launch at most
+NOT_READY = frozenset({202, 204, 409, 425})  # what a status route may answer while an export runs
 START_SECONDS = 30.0  # for which an API is tried that has never answered: more likely, its URL is wrong
+_ONE = {"page": "1", "per_page": "1"}
 
 T = TypeVar("T")
 
@@ -58,7 +64,8 @@ class Clickwrap:
     token and mails the site's admins above, and other programs may share the token.
     `retry`: how often and how long failed requests and transfers are tried again; an API that has not answered yet
     is given up after 30 seconds.
-    `request_timeout`: seconds for one request and its answer; `stall_timeout`: seconds without a byte after which
+    `request_timeout`: seconds for one request and its answer; `launch_timeout` those for a launch, whose repetition
+    makes another export; `stall_timeout`: seconds without a byte after which
     a download counts as broken.
 
     Every method raises AuthenticationError (401, 403), NotFoundError (404), ApiError (any other refusal),
@@ -74,6 +81,7 @@ class Clickwrap:
         requests_per_minute: int = DEFAULT_PER_MINUTE,
         retry: RetryPolicy | None = None,
         request_timeout: float = 60.0,
+        launch_timeout: float = LAUNCH_TIMEOUT,
         stall_timeout: float = 60.0,
     ) -> None:
         self._token = _check_token(token)
@@ -86,6 +94,7 @@ class Clickwrap:
         self._reached = anyio.Event()  # an answer of the API's came, shared with the twins
         self._on_event: OnEvent = ignore
         self._request_timeout = request_timeout
+        self._launch_timeout = launch_timeout
         self._stall_timeout = stall_timeout
         self.retry = retry or RetryPolicy()
 
@@ -143,13 +152,30 @@ class Clickwrap:
         """`POST /tasks/export/activity`: starts an export of the activities that `filter` matches.
 
         Without `fields` the site's default columns come. Each export mails the token's user. A POST whose answer
-        was lost is sent again, and may so start a second export: the API has no way to tell.
+        was lost is sent again, late and seldom, and may so start a second export: the API has no way to tell.
         """
-        return await self._call("POST", "/tasks/export/activity", self._export, _query(filter, fields))
+        return await self._call(
+            "POST",
+            "/tasks/export/activity",
+            self._export,
+            _query(filter, fields),
+            seconds=self._launch_timeout,
+            retry=replace(self.retry, cap=max(self.retry.cap, LAUNCH_CAP)),
+        )
 
     async def get_export(self, export_id: str) -> Export:
-        """`GET /tasks/export/{id}`: an export's status, and fresh links once it succeeded."""
-        return await self._call("GET", f"/tasks/export/{quote(export_id, safe='')}", self._export)
+        """`GET /tasks/export/{id}`: an export's status, and fresh links once it succeeded.
+
+        The status is `not_ready` where the API answers only that (202, 204, 409, 425).
+        """
+        try:
+            return await self._call(
+                "GET", f"/tasks/export/{_segment(export_id)}", partial(self._export, export_id=export_id)
+            )
+        except ApiError as error:
+            if error.status in NOT_READY:
+                return Export(export_id, "not_ready")
+            raise
 
     async def export_fields(self, site: str | int) -> list[str]:
         """`GET /sites/{id}/exportFields`: the names of the fields that a site's exports offer."""
@@ -191,8 +217,12 @@ class Clickwrap:
 
         Raises ApiError too where the API answers without a count.
         """
-        query = _query(filter, ()) | {"page": "1", "per_page": "1"}
-        return await self._call("GET", "/activity", parse_count, query)
+        return await self._call("GET", "/activity", parse_count, _query(filter, ()) | _ONE)
+
+    async def any_activity(self, filter: str | None = None) -> bool:
+        """`GET /activity` with one activity a page, uncounted: whether a filter matches any, for one request."""
+        page = await self._call("GET", "/activity", parse_page, _query(filter, ()) | _ONE | {"no_count": "true"})
+        return bool(page.data)
 
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
@@ -210,11 +240,20 @@ class Clickwrap:
             validator=validator,
         )
 
-    def _export(self, answer: Any) -> Export:
-        export = parse_export(answer)
+    def _export(self, answer: Any, export_id: str | None = None) -> Export:
+        export = parse_export(answer, export_id)
         return export if export.message is None else replace(export, message=self._clean(export.message)[:MAX_MESSAGE])
 
-    async def _call(self, method: str, path: str, parse: Callable[[Any], T], query: dict[str, str] | None = None) -> T:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        parse: Callable[[Any], T],
+        query: dict[str, str] | None = None,
+        *,
+        seconds: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> T:
         route = f"{method} {path}"
         url = URL(f"{self._base_url}{path}", encoded=True)
         if query:
@@ -226,7 +265,7 @@ class Clickwrap:
         async def attempt() -> T:
             nonlocal undone
             try:
-                return parse(await self._send(method, url, route))
+                return parse(await self._send(method, url, route, seconds or self._request_timeout))
             except UnexpectedAnswer as error:
                 undone = False
                 raise TransientError(f"the answer is unusable: {error}", status=200) from error
@@ -234,7 +273,7 @@ class Clickwrap:
                 undone = undone and error.undone
                 raise
 
-        retry = self.retry
+        retry = retry or self.retry
         if not self._reached.is_set():
             retry = replace(retry, seconds=min(retry.seconds, START_SECONDS))
         try:
@@ -254,14 +293,13 @@ class Clickwrap:
             reason = f"{route}: no usable answer: {error}{hint}"
             raise UnavailableError(reason, status=error.status, undone=undone) from error
 
-    async def _send(self, method: str, url: URL, route: str) -> Any:
-        """One request: the JSON of its answer. Raises what stands for any other answer, or for none."""
+    async def _send(self, method: str, url: URL, route: str, seconds: float) -> Any:
+        """One request: the JSON of its answer, which may take `seconds` once it has a connection. Raises what stands
+        for any other answer, or for none."""
         if self._session is None or self._sockets is None or self._session.closed:
             raise UsageError("the client, or the session it was given, is not open: use it inside 'async with'")
-        if self._governor.held > self.retry.seconds:
-            raise TransientError("the quota is exhausted", status=429, wait=self._governor.held, undone=True)
         try:
-            async with self._sockets, self._governor.place():
+            async with self._sockets, self._governor.place(self.retry.seconds):
                 self._on_event(Requested(route))
                 async with self._session.request(
                     method,
@@ -269,11 +307,13 @@ class Clickwrap:
                     headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                     allow_redirects=False,
                     raise_for_status=False,
-                    timeout=_timeout(self._request_timeout, total=PATIENCE * self._request_timeout),
+                    timeout=_timeout(seconds, total=seconds + PATIENCE * self._request_timeout),
                     middlewares=(sent_once(),),
                 ) as response:
-                    with anyio.fail_after(self._request_timeout):
+                    with anyio.fail_after(seconds):
                         body = await _read(response, route)
+        except Exhausted as exhausted:
+            raise TransientError("the quota is exhausted", status=429, wait=exhausted.seconds, undone=True) from None
         except aiohttp.ClientConnectorCertificateError:
             raise UnavailableError(f"{route}: {url.host} has no valid certificate", undone=True) from None
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -288,14 +328,20 @@ class Clickwrap:
         return self._json(response.status, body, route, wait or 0.0)
 
     def _json(self, status: int, body: bytes, route: str, wait: float) -> Any:
-        """What a 2xx answer holds; the error that stands for any other."""
+        """What a 2xx answer holds; the error that stands for any other, or that such an answer holds."""
         if 200 <= status < 300:
             try:
-                answer = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                answer = parse_json(body)
+            except ValueError:
+                if status in NOT_READY:
+                    raise ApiError(f"{route}: {status} and {self._excerpt(body)}", status=status) from None
                 raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
             self._reached.set()
-            return answer
+            error = answer.get("error") if isinstance(answer, dict) and not answer.get("data") else None
+            if not error:
+                return answer
+            told = error.get("status") if isinstance(error, dict) else None
+            status = told if isinstance(told, int) and 400 <= told < 600 else 400
         reason = f"{status} {self._message(body)}"
         if status in (408, 429) or status >= 500:
             raise TransientError(reason, status=status, wait=wait, undone=status == 429)
@@ -327,6 +373,11 @@ class Clickwrap:
         """`text` from outside, fit for messages: without the token, line ends and what a terminal would obey."""
         text = text.replace(self._token, "***")
         return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _segment(id: str) -> str:
+    """An id as one segment of a path, whatever it holds: not even dots alone lead elsewhere."""
+    return quote(id, safe="") if id.strip(".") else "%2E" * len(id)
 
 
 def _query(filter: str | None, fields: Sequence[str]) -> dict[str, str]:

@@ -2,58 +2,134 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NoReturn
+
+import orjson
 
 from bulkpull.errors import ApiError
 
 MAX_LINKS = 10_000  # of one export
+MAX_ID = 1000  # characters
+_MOST_COUNTED = 2**53  # activities: beyond it a float is no count
 _LINK = ("url", "href", "link")
-_NAME = re.compile(r"[!-~]{1,200}")  # what an id or a status may look like
+_MAX_STATUS = 200  # characters
+_MAX_DIGITS = 4300  # of an integer, as Python has them by default
+_LONG_INTEGER = re.compile(rb"\d{19}")  # or what looks like one, in a text
+
+# The words of Clickwrap's documents, and those of other job systems: compared in small letters.
+_QUEUED = frozenset(
+    ("pending", "scheduled", "queued", "enqueued", "waiting", "created", "new", "submitted", "accepted")
+)
+_RUNNING = frozenset(("started", "running", "processing", "in_progress"))
+_SUCCEEDED = frozenset(("success", "succeeded", "successful", "complete", "completed", "done", "finished", "ready"))
+_FAILED = frozenset(
+    ("failed", "failure", "error", "errored", "cancelled", "canceled", "aborted", "expired", "rejected", "killed")
+)
+
+State = Literal["queued", "running", "succeeded", "failed"]
 
 
 class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
     """An answer with status 200 whose body is not what the route promises."""
 
 
+def parse_json(body: bytes) -> Any:
+    """What an answer holds. Integers of more than 64 bits keep their digits; a number that Python's cannot hold is its
+    text. Raises ValueError for what is no JSON."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass  # it refuses what no float can hold, too
+    else:
+        if not _LONG_INTEGER.search(body):
+            return answer
+    try:
+        answer = json.loads(body, parse_int=_integer, parse_float=_float, parse_constant=_no_number)
+        json.dumps(answer, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return answer
+    except RecursionError:
+        raise ValueError("JSON in too many levels") from None
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+def _float(text: str) -> float | str:
+    return number if math.isfinite(number := float(text)) else text
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """An export task.
 
-    `status` is one of pending, scheduled, started, success, failed; anything else counts as still running.
-    `links` are signed: they stay out of the repr.
+    `status` is the server's word in small letters: pending, scheduled, started, success or failed in Clickwrap's
+    documents. `active` is what the server says of itself, None where it does not. `links` are signed: they stay out of
+    the repr.
     """
 
     id: str
     status: str
     message: str | None = None
     links: tuple[str, ...] = field(default=(), repr=False)
+    active: bool | None = None
+
+    @property
+    def state(self) -> State:
+        """What the status means: the one place that decides it.
+
+        A word that nobody knows is an export that still runs, unless it has links, which is what it was made for.
+        """
+        if self.status in _SUCCEEDED:
+            return "succeeded"
+        if self.status in _FAILED:
+            return "failed"
+        if self.status in _QUEUED:
+            return "queued"
+        return "succeeded" if self.links and self.status not in _RUNNING else "running"
 
     @property
     def succeeded(self) -> bool:
-        return self.status == "success"
+        return self.state == "succeeded"
 
     @property
     def failed(self) -> bool:
-        return self.status == "failed"
+        return self.state == "failed"
 
 
-def parse_export(answer: Any) -> Export:
-    """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top."""
+def parse_export(answer: Any, id: str | None = None) -> Export:
+    """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top. `id` is the
+    export that was asked for: an answer need not repeat it."""
     top = _object(answer)
     task = top if "status" in top or not isinstance(top.get("data"), dict) else top["data"]
-    id, status = str(task.get("id", "")), task.get("status")
-    if not isinstance(task.get("id"), str | int) or not isinstance(status, str):
-        raise UnexpectedAnswer("an export without id or status")
-    status = status.strip().lower()
-    if not _NAME.fullmatch(id) or not _NAME.fullmatch(status):
+    told = task.get("id")
+    if isinstance(told, str | int) and not isinstance(told, bool) and 0 < len(str(told)) <= MAX_ID:
+        id = id or str(told)
+    status = task.get("status")
+    word = status.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(status, str) else ""
+    if id is None or len(word) > _MAX_STATUS:
         raise UnexpectedAnswer("an export with an id or a status that is none")
-    message = task.get("message")
     links: tuple[str, ...] = ()
-    if status == "success":
+    if word not in _QUEUED | _RUNNING | _FAILED:
         links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
-    return Export(id, status, None if message is None else str(message), links)
+    if not word and not links:
+        raise UnexpectedAnswer("an export without a status")
+    message, active = task.get("message"), task.get("active")
+    return Export(
+        id,
+        word or "unknown",
+        None if message is None else str(message),
+        links,
+        active if isinstance(active, bool) else None,
+    )
 
 
 def _links(holder: Any) -> tuple[str, ...]:
@@ -100,7 +176,7 @@ def parse_page(answer: Any) -> Page:
     return Page(
         data=data,
         has_more=None if more is None else more is True or str(more).lower() == "true",
-        total_count=total if isinstance(total, int) and not isinstance(total, bool) else None,
+        total_count=_count(total),
     )
 
 
@@ -108,8 +184,21 @@ def parse_count(answer: Any) -> int:
     """How many activities a filter matches. Raises ApiError where that was not counted: asking again is of no use."""
     page = parse_page(answer)
     if page.total_count is None:
-        raise ApiError("the activity list came without total_count")
+        raise ApiError("the activity list came without total_count, or with one that is no number of activities")
+    if page.total_count == 0 and page.data:
+        raise ApiError("the activity list counts none and lists some")
     return page.total_count
+
+
+def _count(total: Any) -> int | None:
+    """A number of activities, as a number or as text; None for anything else, such as -1."""
+    if isinstance(total, bool) or not isinstance(total, int | float | str):
+        return None
+    try:
+        number = float(total)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and 0 <= number < _MOST_COUNTED else None
 
 
 def _object(answer: Any) -> dict[str, Any]:

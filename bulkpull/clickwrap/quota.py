@@ -14,6 +14,7 @@ Source of the quota (2000 a minute and token, fixed window, `Retry-After`): Clic
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,14 @@ WINDOW = 60.0  # seconds
 _MARGIN = 0.05  # seconds: the server's clock and ours need not run alike
 _LATE = 60.0  # seconds for which a request without an answer may still be on its way
 _EARLY = 1e-6  # seconds by which a timer may fire before its time
+
+
+class Exhausted(Exception):  # noqa: N818 - never leaves the package: the retry turns it into ThrottledError
+    """The quota stays exhausted for longer than a request may wait: for so many `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Governor:
@@ -44,13 +53,14 @@ class Governor:
         self._answered = anyio.Event()
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, patience: float = math.inf) -> AsyncIterator[None]:
         """Waits for a place in the quota and occupies it; to be held around one request and its answer.
 
-        An exception that passes through says that no answer came.
+        An exception that passes through says that no answer came. Raises Exhausted where a 429 holds all requests for
+        more than `patience` seconds from now.
         """
         async with self._turn:
-            await self._wait_for_place()
+            await self._wait_for_place(patience)
             self._in_flight += 1
         late = _LATE
         try:
@@ -60,11 +70,6 @@ class Governor:
             self._in_flight -= 1
             heapq.heappush(self._occupied_until, anyio.current_time() + late + WINDOW + _MARGIN)
             self._answered.set()
-
-    @property
-    def held(self) -> float:
-        """Seconds for which no request may start, after a 429."""
-        return max(0.0, self._held_until - anyio.current_time())
 
     def throttled(self, retry_after: float | None) -> float:
         """A 429 came: no request starts for `retry_after` seconds, or a doubling time where the server names none.
@@ -82,12 +87,14 @@ class Governor:
         """An answer other than 429 came."""
         self._throttled_in_a_row = 0
 
-    async def _wait_for_place(self) -> None:
+    async def _wait_for_place(self, patience: float) -> None:
         while True:
             now = anyio.current_time() + _EARLY
             while self._occupied_until and self._occupied_until[0] <= now:
                 heapq.heappop(self._occupied_until)
             if now < self._held_until:
+                if self._held_until - now > patience:
+                    raise Exhausted(self._held_until - now)
                 await anyio.sleep_until(self._held_until)
             elif self._in_flight + len(self._occupied_until) < self.requests_per_minute:
                 return

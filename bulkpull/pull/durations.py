@@ -30,12 +30,15 @@ _KEPT = 64  # durations that are remembered
 class Wait:
     """One export in flight: its `rows`, when it was launched, with how many `ahead` of it, when it was last seen
     unfinished, about when a worker took it (`started`; `taken` at the latest) and about when it ended, as far as that
-    is known. Times are the event loop's."""
+    is known. `queue_moved` is when an export that was launched before it was last found to have left the queue,
+    `running_from` since when it has run, once it was seen to. Times are the event loop's."""
 
     rows: int
     launched: float
     ahead: int
     seen: float
+    queue_moved: float
+    running_from: float | None = None
     started: float | None = None
     taken: float | None = None
     ended: float | None = None
@@ -70,7 +73,6 @@ class Durations:
         self._finished: deque[Took] = deque(maxlen=_KEPT)
         self._waits: list[Wait] = []
         self._workers: int | None = None  # as long as none was seen to wait
-        self._moved = 0.0  # when an export was last seen to be worked on, or finished
         self._law: Law | None = None
         self._ending = False
 
@@ -87,14 +89,13 @@ class Durations:
     @contextmanager
     def waiting(self, rows: int | None, launched: float) -> Iterator[Wait]:
         """An export is in flight."""
-        wait = Wait(rows or 0, launched, len(self._waits), launched)
+        wait = Wait(rows or 0, launched, len(self._waits), launched, launched)
         insort(self._waits, wait, key=_launched)
         self._take_up()
         try:
             yield wait
         finally:
             self._waits.remove(wait)
-            self._moved = anyio.current_time()
             self._take_up(since=wait.ended)
             if self._ending and len(self._waits) == self._last:
                 self._wake_all()
@@ -109,15 +110,23 @@ class Durations:
             for behind in self._waits[place:]:
                 behind.started = behind.taken = None
         elif not queued:
-            self._moved = max(self._moved, at)
+            if wait.running_from is None:
+                wait.running_from = wait.launched if wait.taken is None else wait.taken
+                self.leave_queue(wait)
             if self._workers is not None and place >= self._workers:
                 self._workers = place + 1
             if wait.started is None:
                 wait.started = wait.launched
         self._take_up()
 
+    def leave_queue(self, wait: Wait) -> None:
+        """The export is worked on, or has ended: the server has come to it, and so may come to those behind it."""
+        for behind in self._waits[self._waits.index(wait) + 1 :]:
+            behind.queue_moved = anyio.current_time()
+
     def learn(self, wait: Wait, by: float) -> None:
         """The export has finished, at `by` at the latest."""
+        self.leave_queue(wait)
         # As likely as not in the middle; more likely, if that is possible, after as long as others took.
         usual = wait.begun + self._median(wait)
         wait.ended = usual if wait.seen < usual < by else (wait.seen + by) / 2
@@ -132,11 +141,11 @@ class Durations:
             self._wake_all()
 
     def running_since(self, wait: Wait) -> float:
-        """Since when the server has kept an export for itself alone: since a worker took it, or, while it waits for
-        one, since others were seen to be worked on."""
-        if self._is_queued(wait):
-            return max(wait.launched, self._moved)
-        return wait.launched if wait.taken is None else wait.taken
+        """Since when the server could have worked on an export: since it was seen to, or, while it waits for a worker,
+        since something that was launched before it left the queue."""
+        if wait.running_from is not None:
+            return wait.running_from
+        return max(wait.launched, wait.queue_moved)
 
     async def next_poll(self, wait: Wait, *, patience: float, peek: bool = False) -> None:
         """Waits until an export should be asked for; with `peek`, soon for the first time. In any case when the server

@@ -197,7 +197,7 @@ class _Stretches:
         async with spooled(self._path(begin), "ab") as file:
             stretch = Transfer(first.api, first.part, first.links, first.journal, file, first.on_event, begin=begin)
             stretch.until, stretch.length, stretch.validator = until, first.length, first.validator
-            stretch.offset = stretch.reached = begin + await file.tell()
+            stretch.offset = stretch.reached = begin + await in_thread(file.tell)
             stretch.complete = stretch.offset == until
             stretch.ended = stretch.offset == first.length
             await stretch.to_end()

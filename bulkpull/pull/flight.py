@@ -9,7 +9,6 @@ import anyio
 from bulkpull.clickwrap.quota import WINDOW
 from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pull.durations import PEEK
-from bulkpull.pull.poll import QUEUED
 
 START = 4  # exports
 QUEUE = 1.0  # exports that wait at the server, for each that it works on: its workers need not wait for us
@@ -104,6 +103,11 @@ class Flight(Climb):
         self._launches = self._finished = self._failed = 0
         self._throttled_at = -math.inf
 
+    def refused(self, exports: int) -> None:
+        """The server takes no more than so many: that bounds the limit from now on."""
+        self._most = max(1, min(self._most, exports))
+        self.set(min(self.limit, self._most))
+
     def take_up(self, exports: int) -> None:
         """So many are in flight already, launched by an earlier run."""
         if not self._fixed and exports > self.limit:
@@ -120,10 +124,10 @@ class Flight(Climb):
         match event:
             case Launched():
                 self._launches += 1
-            case Polled(status=status) if status in QUEUED:
+            case Polled(state="queued"):
                 if event.waited <= EARLY:
                     self._see_queue()
-            case Polled(status=status) if status not in ("success", "failed"):
+            case Polled(state="running"):
                 if event.window.index not in self._started:
                     self._started.add(event.window.index)
                     self._see_worker(event.waited)

@@ -9,14 +9,16 @@ Signed links are secrets and stay out of it, and so does the token.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import orjson
@@ -25,29 +27,31 @@ from bulkpull.errors import OutputError
 from bulkpull.pull.output import disk_errors
 from bulkpull.window import Window, instant
 
-VERSION = 2  # of the tables
+Verdict = Literal["found", "refuted", "open"]  # whether exports end at a number of records
+VERSION = 3  # of the tables
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID_OF_MACOS = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
 _TABLES = """
 CREATE TABLE pull (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE option (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE window (number INTEGER PRIMARY KEY, start TEXT NOT NULL, end TEXT NOT NULL, rows INTEGER, parent INTEGER,
-    skipped TEXT);
+    delivered INTEGER, skipped TEXT);
 CREATE VIEW active AS SELECT * FROM window WHERE number NOT IN (SELECT parent FROM window WHERE parent NOT NULL)
     ORDER BY start;
 CREATE TABLE export (number INTEGER PRIMARY KEY, window INTEGER NOT NULL, launched TEXT NOT NULL, id TEXT,
     exported INTEGER NOT NULL DEFAULT 0, failure TEXT);
 CREATE INDEX export_of_window ON export (window);
-CREATE TABLE part (window INTEGER NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, validator TEXT, length INTEGER,
-    size INTEGER, checksum TEXT, PRIMARY KEY (window, number));
+CREATE TABLE part (window INTEGER NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, export TEXT NOT NULL,
+    validator TEXT, length INTEGER, size INTEGER, checksum TEXT, PRIMARY KEY (window, number));
 CREATE TABLE merged (window INTEGER PRIMARY KEY, parts INTEGER NOT NULL, rows INTEGER NOT NULL,
-    duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, outside INTEGER NOT NULL, output INTEGER NOT NULL,
-    columns TEXT NOT NULL);
+    duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, outside INTEGER NOT NULL, records INTEGER NOT NULL,
+    ids INTEGER NOT NULL, output INTEGER NOT NULL, columns TEXT NOT NULL);
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One file of an export. `name` tells it from the others, whatever link leads to it.
+    """One file of the export `export_id`. `name` tells it from the export's others, whatever link leads to it.
 
     `validator` and `length` are set where a half file can go on from its last byte, `size` (bytes) and `checksum`
     once it is whole.
@@ -55,6 +59,7 @@ class PartRecord:
 
     number: int
     name: str
+    export_id: str
     validator: str | None = None
     length: int | None = None
     size: int | None = None
@@ -63,8 +68,8 @@ class PartRecord:
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """A window's export, launched `age` seconds ago and not known to have failed; `exported` once it succeeded, with
-    these parts."""
+    """One of a window's exports, launched `age` seconds ago and not known to have failed; `exported` once it succeeded,
+    with these parts."""
 
     id: str
     age: float
@@ -84,6 +89,20 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a window came to. `records` its newest export delivered, `ids` of all its exports were different, `rows` are
+    in the output: all None until it is merged. Where it was cut before, `delivered` different ids had come of it."""
+
+    window: Window
+    parent: int | None
+    delivered: int | None
+    records: int | None
+    ids: int | None
+    rows: int | None
+    is_skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Frontier:
     """How far the merge has come: the first `windows` are in the output's first `offset` bytes, under `columns`."""
 
@@ -96,16 +115,20 @@ class Frontier:
 class Journal:
     """The journal at `path`. Every method but `close` blocks on the disk; they may be called from any thread.
 
-    What a method has recorded is durable when it returns. Raises OutputError.
+    What a method has recorded is durable when it returns. With `read_only` nothing on the disk changes, no lock is
+    held against a pull that is writing, and the journal must be there. Raises OutputError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with disk_errors(f"open the journal {path}", at=path):
-            self._db = sqlite3.connect(path, check_same_thread=False)
+        with disk_errors(f"open the journal {path}", at=None if read_only else path):
+            if read_only:
+                self._db = sqlite3.connect(_read_only(path), uri=True, check_same_thread=False)
+            else:
+                self._db = sqlite3.connect(path, check_same_thread=False)
             try:
-                self._prepare()
+                self._prepare(read_only=read_only)
             except BaseException:
                 self._db.close()
                 raise
@@ -131,9 +154,9 @@ class Journal:
         """A run starts; returns its number, from 1.
 
         Half files are trusted only as long as the machine has been up: a power cut may leave less of a file than was
-        written, or zeros.
+        written, or zeros. Where the system has no id of its start, none is trusted.
         """
-        boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else str(uuid4())
+        boot = _boot_id()
         with self._transaction() as db:
             if self._value("boot") != boot:
                 db.execute("UPDATE part SET validator = NULL, length = NULL WHERE size IS NULL")
@@ -150,7 +173,7 @@ class Journal:
     @property
     def end(self) -> str:
         """Where the range ends."""
-        return str(self._rows("SELECT value FROM pull WHERE name = 'end'")[0][0])
+        return self._text("end")
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -172,22 +195,50 @@ class Journal:
         """How many windows were cut in two."""
         return int(self._rows("SELECT count(DISTINCT parent) FROM window")[0][0])
 
-    def short(self) -> tuple[tuple[Window, int], ...]:
-        """The merged windows of which fewer rows came than were counted, and how many came; none where, in all, as
-        many came as were counted: then rows have only changed their windows."""
+    def outcomes(self) -> list[Outcome]:
+        """Of all windows, in the order of their numbers, those that were cut included."""
         rows = self._rows(
-            "SELECT number, start, end, window.rows, merged.rows FROM window JOIN merged ON merged.window = number "
-            "WHERE window.rows NOT NULL ORDER BY start"
+            "SELECT number, start, end, window.rows, parent, window.delivered, records, ids, merged.rows, "
+            "skipped NOT NULL AS left_out FROM window LEFT JOIN merged ON merged.window = number ORDER BY number"
         )
-        if sum(came for *_, came in rows) >= sum(counted for *_, counted, _ in rows):
-            return ()
-        return tuple((_window(*row), came) for *row, came in rows if came < row[3])
+        return [Outcome(_window(*row[:4]), *row[4:]) for row in rows]
+
+    @property
+    def doubt(self) -> str:
+        """Why the API's counts cannot be trusted; empty where they can, as far as is known."""
+        return self._text("doubt")
+
+    def distrust(self, reason: str) -> None:
+        """The API's counts cannot be trusted."""
+        with self._transaction():
+            self._set("doubt", reason)
+
+    def recounted(self, window: Window) -> None:
+        """The window was counted again."""
+        with self._transaction() as db:
+            db.execute("UPDATE window SET rows = ? WHERE number = ?", (window.rows, window.index))
+
+    @property
+    def caps(self) -> dict[int, Verdict]:
+        """By a number of records that several exports delivered, whether exports end there: found, refuted or open."""
+        rows = self._rows("SELECT name, value FROM pull WHERE name LIKE 'cap %'")
+        return {int(name.removeprefix("cap ")): value for name, value in rows}
+
+    def judge_cap(self, records: int, verdict: Verdict) -> None:
+        """Whether exports end at so many records: found, refuted or open."""
+        with self._transaction():
+            self._set(f"cap {records}", verdict)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that opened the journal last to write it."""
+        rows = self._rows("SELECT value FROM pull WHERE name = 'pid'")
+        return int(rows[0][0]) if rows else None
 
     @property
     def runs(self) -> int:
         """How often the pull was begun or resumed."""
-        rows = self._rows("SELECT value FROM pull WHERE name = 'runs'")
-        return int(rows[0][0]) if rows else 0
+        return int(self._text("runs") or 0)
 
     def by_window(self) -> list[tuple[Any, ...]]:
         """For each window its launches, of the last export the id, whether it succeeded, and its failure; its parts,
@@ -218,66 +269,97 @@ class Journal:
         with self._transaction() as db:
             db.execute("UPDATE export SET id = ? WHERE number = ?", (export_id, launch))
 
+    def unanswered(self, launch: int) -> None:
+        """The launch ended without an answer: the API may have made an export, whose id is not known."""
+        with self._transaction() as db:
+            reason = "the launch was not answered: an export was perhaps made"
+            db.execute("UPDATE export SET failure = ? WHERE number = ?", (reason, launch))
+
     def refused(self, launch: int) -> None:
         """The API answered that it made no export."""
         with self._transaction() as db:
             db.execute("DELETE FROM export WHERE number = ?", (launch,))
 
     def exported(self, window: Window, export_id: str, parts: Iterable[PartRecord]) -> None:
-        """The export succeeded, with these parts."""
+        """The export succeeded, with these parts; those that are known already stay as they are."""
         with self._transaction() as db:
             db.execute("UPDATE export SET exported = 1 WHERE id = ?", (export_id,))
-            db.execute("DELETE FROM part WHERE window = ?", (window.index,))
             db.executemany(
-                "INSERT INTO part (window, number, name) VALUES (?, ?, ?)",
-                ((window.index, part.number, part.name) for part in parts),
+                "INSERT OR IGNORE INTO part (window, number, name, export) VALUES (?, ?, ?, ?)",
+                ((window.index, part.number, part.name, export_id) for part in parts),
             )
 
     def failed(self, window: Window, export_id: str, reason: str) -> None:
         """The export will not do, nor will its parts."""
         with self._transaction() as db:
             db.execute("UPDATE export SET failure = ? WHERE id = ?", (reason, export_id))
-            db.execute("DELETE FROM part WHERE window = ?", (window.index,))
+            db.execute("DELETE FROM part WHERE window = ? AND export = ?", (window.index, export_id))
 
-    def split(self, window: Window, cut: datetime, before: int | None, after: int | None) -> tuple[Window, Window]:
-        """The window is cut in two, at `cut`, with so many rows counted before and after; returns the halves."""
+    def cut(self, window: Window, pieces: Sequence[Window], delivered: int | None) -> tuple[Window, ...]:
+        """The window is cut into pieces, which get the next numbers; `delivered` different ids came of its exports so
+        far, if any did. Its parts go. Returns the numbered pieces."""
         with self._transaction() as db:
-            [(number,)] = db.execute("SELECT max(number) + 1 FROM window")
-            halves = (
-                Window(number, window.start, cut, before),
-                Window(number + 1, cut, window.end, after),
-            )
+            [(first,)] = db.execute("SELECT max(number) + 1 FROM window")
+            numbered = tuple(replace(piece, index=first + place) for place, piece in enumerate(pieces))
+            db.execute("UPDATE window SET delivered = ? WHERE number = ?", (delivered, window.index))
+            db.execute("DELETE FROM part WHERE window = ?", (window.index,))
             db.executemany(
                 "INSERT INTO window (number, start, end, rows, parent) VALUES (?, ?, ?, ?, ?)",
-                ((half.index, instant(half.start), instant(half.end), half.rows, window.index) for half in halves),
+                (
+                    (piece.index, instant(piece.start), instant(piece.end), piece.rows, window.index)
+                    for piece in numbered
+                ),
             )
-        return halves
+        return numbered
 
     def skip(self, window: Window, reason: str) -> None:
         """The window is left out, for good."""
         with self._transaction() as db:
             db.execute("UPDATE window SET skipped = ? WHERE number = ?", (reason, window.index))
+            db.execute("DELETE FROM part WHERE window = ?", (window.index,))
 
     @property
     def launches(self) -> int:
         """How many exports were launched, those whose answer was lost included."""
         return int(self._rows("SELECT count(*) FROM export")[0][0])
 
-    def exports(self) -> dict[int, ExportRecord]:
-        """By the window's index, the exports of windows that are not merged yet."""
+    @property
+    def unlaunched(self) -> set[int]:
+        """The windows of the plan, by index, that no export was launched for."""
+        rows = self._rows(
+            "SELECT number FROM window WHERE parent IS NULL AND number NOT IN (SELECT window FROM export)"
+        )
+        return {number for (number,) in rows}
+
+    @property
+    def planned(self) -> int:
+        """The windows of the plan, as it was at first."""
+        return int(self._rows("SELECT count(*) FROM window WHERE parent IS NULL")[0][0])
+
+    def exports(self) -> dict[int, tuple[ExportRecord, ...]]:
+        """By the window's index, the exports of windows that are not merged yet, in the order of their launches."""
         now = datetime.now(UTC)
-        parts: dict[int, list[PartRecord]] = {}
-        for window, *values in self._rows("SELECT * FROM part ORDER BY window, number"):
-            parts.setdefault(window, []).append(PartRecord(*values))
-        return {
-            window: ExportRecord(id, _age(launched, now), bool(exported), tuple(parts.get(window, ())))
-            for window, id, launched, exported in self._rows(
-                "SELECT window, id, launched, exported FROM export WHERE id NOT NULL AND failure IS NULL "
-                "AND window NOT IN (SELECT window FROM merged) ORDER BY number"
-            )
-        }
+        parts: dict[str, list[PartRecord]] = {}
+        for record in self._rows(
+            "SELECT number, name, export, validator, length, size, checksum FROM part ORDER BY window, number"
+        ):
+            part = PartRecord(*record)
+            parts.setdefault(part.export_id, []).append(part)
+        exports: dict[int, tuple[ExportRecord, ...]] = {}
+        for window, id, launched, exported in self._rows(
+            "SELECT window, id, launched, exported FROM export WHERE id NOT NULL AND failure IS NULL "
+            "AND window NOT IN (SELECT window FROM merged) ORDER BY number"
+        ):
+            record = ExportRecord(id, _age(launched, now), bool(exported), tuple(parts.get(id, ())))
+            exports[window] = (*exports.get(window, ()), record)
+        return exports
 
     # Parts
+
+    def last_part(self, window: Window) -> int:
+        """The highest number of the window's parts; 0 where it has none."""
+        [(last,)] = self._rows(f"SELECT ifnull(max(number), 0) FROM part WHERE window = {window.index}")  # noqa: S608
+        return int(last)
 
     def transferring(self, window: Window, part: int, validator: str | None, length: int | None) -> None:
         """A part's bytes begin to stand on the disk; under `validator`, if any, they may be completed later."""
@@ -285,6 +367,15 @@ class Journal:
             db.execute(
                 "UPDATE part SET validator = ?, length = ? WHERE window = ? AND number = ?",
                 (validator, length, window.index, part),
+            )
+
+    def damaged(self, window: Window, part: int) -> None:
+        """A part that was whole is to be downloaded again."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE part SET validator = NULL, length = NULL, size = NULL, checksum = NULL "
+                "WHERE window = ? AND number = ?",
+                (window.index, part),
             )
 
     def fetched(self, window: Window, part: int, size: int, checksum: str) -> None:
@@ -297,13 +388,18 @@ class Journal:
 
     # The merge
 
-    def merged(self, window: Window, figures: Figures, offset: int, columns: Sequence[str]) -> None:
-        """A window's rows are in the output's first `offset` bytes, which are on the disk."""
+    def merged(
+        self, window: Window, figures: Figures, offset: int, columns: Sequence[str], *, records: int, ids: int
+    ) -> None:
+        """A window's rows are in the output's first `offset` bytes, which are on the disk; its newest export
+        delivered so many `records`, and `ids` of all its exports were different."""
         with self._transaction() as db:
             values = {"window": window.index, "output": offset, "columns": orjson.dumps(list(columns)).decode()}
+            values |= {"records": records, "ids": ids}
             db.execute(
-                "INSERT INTO merged (window, parts, rows, duplicates, conflicts, outside, output, columns) VALUES "
-                "(:window, :parts, :rows, :duplicates, :conflicts, :outside, :output, :columns)",
+                "INSERT INTO merged (window, parts, rows, duplicates, conflicts, outside, records, ids, output, "
+                "columns) VALUES (:window, :parts, :rows, :duplicates, :conflicts, :outside, :records, :ids, "
+                ":output, :columns)",
                 values | asdict(figures),
             )
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
@@ -316,9 +412,7 @@ class Journal:
             "FROM merged"
         )
         windows, *figures = map(int, sums)
-        last = self._rows(
-            "SELECT output, columns FROM merged JOIN window ON number = window ORDER BY start DESC LIMIT 1"
-        )
+        last = self._rows("SELECT output, columns FROM merged ORDER BY output DESC, length(columns) DESC LIMIT 1")
         offset, columns = last[0] if last else (0, "[]")
         return Frontier(windows, offset, tuple(orjson.loads(columns)), Figures(*figures))
 
@@ -335,17 +429,24 @@ class Journal:
         values = dict(self._rows("SELECT name, value FROM pull WHERE name IN ('inode', 'format')"))
         return int(values["inode"]) if values.get("format") == format else None
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, read_only: bool) -> None:
         db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
+        if not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's cache; elsewhere a no-op
         version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and read_only:
+            raise OutputError(f"the journal {self._path} is empty: its pull has not begun")
         if version == 0:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
         elif version != VERSION:
             raise OutputError(
                 f"the journal {self._path} is of another version of bulkpull: go on with that one, or start over"
             )
+        if not read_only:
+            with db:
+                self._set("pid", str(os.getpid()))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -360,12 +461,37 @@ class Journal:
         with self._lock, disk_errors(f"read the journal {self._path}"), closing(self._db.execute(query)) as rows:
             return rows.fetchall()
 
+    def _text(self, name: str) -> str:
+        rows = self._rows(f"SELECT value FROM pull WHERE name = '{name}'")  # noqa: S608
+        return str(rows[0][0]) if rows else ""
+
     def _value(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM pull WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def _set(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO pull VALUES (?, ?)", (name, value))
+
+
+def _read_only(path: Path) -> str:
+    """A URI for SQLite that neither makes nor changes a file, whether or not a pull is writing.
+
+    As long as one is writing, or was killed, the log stands beside the journal, and its index is only read. Without a
+    log the journal is all there is, and nobody is changing it.
+    """
+    logged = path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?mode=ro&{'readonly_shm=1' if logged else 'immutable=1'}"
+
+
+def _boot_id() -> str:
+    """Names the time since the machine was started; a new name each time where the system has none."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = subprocess.run(_BOOT_ID_OF_MACOS, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        if said := asked.stdout.strip():
+            return said
+    return str(uuid4())
 
 
 def _window(number: int, start: str, end: str, rows: int | None) -> Window:

@@ -3,57 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass
 
 import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import Export
-from bulkpull.errors import ExportError
-from bulkpull.events import Event, Exported, ExportFailed, Launched, OnEvent, Skipped, Split
+from bulkpull.errors import BulkpullError, ExportError
+from bulkpull.events import CountsDoubted, Exported, ExportFailed, OnEvent, Retried, Skipped, Split
 from bulkpull.pull.api import Api
-from bulkpull.pull.durations import Durations
-from bulkpull.pull.fetch import fetch
-from bulkpull.pull.flight import Flight, Streams
+from bulkpull.pull.collect import Collector
+from bulkpull.pull.doubts import Doubt, Doubts, Trial
+from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journal import Journal
-from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
-from bulkpull.pull.launch import launch
-from bulkpull.pull.links import Links, part_records
+from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
 from bulkpull.pull.order import Order
-from bulkpull.pull.poll import poll
-from bulkpull.pull.split import middle
-from bulkpull.pull.spool import Spool
+from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.threads import in_thread
+from bulkpull.pull.volume import pieces
+from bulkpull.window import Window
 
-MAX_LAUNCHES = 3  # of one window, in one run
-MAX_SPLITS_UNPROVEN = 10  # windows cut in two before any export has succeeded
+MAX_LAUNCHES = 3  # of one window of the plan, in one run
+MAX_LAUNCHES_OF_PIECE = 2
+MAX_CUTS_UNPROVEN = 2  # windows cut before any export has succeeded, where nothing says that they are too large
 
 
 @dataclass(slots=True)
 class Journeys:
-    """What the journeys share. Each runs in `group`, and so do those of the halves that come of it."""
+    """What the journeys share. Each runs in `group`, and so do those of the pieces that come of it."""
 
     api: Api
     journal: Journal
     group: TaskGroup
     _: KW_ONLY
-    path: Callable[[int, int], Path]
-    filter: str
-    fields: Sequence[str]
-    flight: Flight
-    streams: Streams
-    spool: Spool
-    export_timeout: float
+    exporter: Exporter
+    collector: Collector
+    doubts: Doubts
+    reconciler: Reconciler
+    discard: Callable[[int], None]
     skip_failed: bool
     on_event: OnEvent
-    durations: Durations = field(init=False)
-    launching: anyio.Lock = field(default_factory=anyio.Lock)
-    exported: bool = False  # an export has succeeded
-    splits: int = 0
-
-    def __post_init__(self) -> None:
-        self.durations = Durations(self.api.requests_per_minute)
+    cuts_unproven: int = 0
 
     async def start(self, journeys: Sequence[Journey]) -> None:
         """Starts all journeys: those whose export an earlier run has launched at once, the others as places in flight
@@ -62,142 +52,219 @@ class Journeys:
         A launch is answered before the next: a token or a filter that the API refuses is found out with one request,
         not with one for each export.
         """
+        flight, durations = self.exporter.flight, self.exporter.durations
         under_way = [journey for journey in journeys if journey.past]
-        self.flight.take_up(sum(not journey.exported for journey in under_way))
+        flight.take_up(sum(not journey.exported for journey in under_way))
         for journey in under_way:
             self.group.start_soon(self.travel, journey)
-        order = Order((journey for journey in journeys if not journey.past), self.flight, self.durations)
+        order = Order((journey for journey in journeys if not journey.past), flight, durations)
         while len(order):
-            place = await self.place()
+            place = await self.exporter.place()
             journey = order.next()
             journey.place = place
             self.group.start_soon(self.travel, journey)
             await journey.launched.wait()
-        self.durations.end()
-
-    async def place(self) -> object:
-        """A place in flight, to be released once the export is done."""
-        place = object()
-        await self.flight.limiter.acquire_on_behalf_of(place)
-        return place
+        durations.end()
 
     async def travel(self, journey: Journey) -> None:
-        """One window's way from its launch to the merge: with another export where one will not do, or cut in two where
-        that is of no use."""
+        """One window's way from its launch to the merge: with another export where one will not do, or cut into pieces
+        where that is of no use."""
         window = journey.window
-        for attempt in range(1, MAX_LAUNCHES + 1):
+        launches = MAX_LAUNCHES_OF_PIECE if journey.is_piece else MAX_LAUNCHES
+        failure = None
+        for attempt in range(1, launches + 1):
             if attempt > 1:
                 await anyio.sleep(self.api.retry.backoff(attempt - 1))
             try:
                 await self.attempt(journey, attempt)
                 return
-            except ExportFailure as failure:
-                reason, kind = f"export {failure.export_id}: {failure}", failure.kind
+            except NoExtraLeft as spent:
+                await self.give_up(journey, str(spent), ExportError, "")
+                return
+            except ExportFailure as error:
+                failure = error
+            journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
+            if failure.export_id:
                 await in_thread(self.journal.failed, window, failure.export_id, str(failure))
                 self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
-                journey.past = None
-                too_large = failure.kind is ExportError and (failure.too_large or attempt == MAX_LAUNCHES)
-            if too_large and await self.split(journey, reason):
-                return
-        if not self.skip_failed:
-            raise kind(
-                f"{window}: none of its {MAX_LAUNCHES} exports succeeded; the last, {reason}. Pull again to go on from "
-                "here; if it recurs, try a longer export timeout, or leave the window out (--skip-failed)"
-            )
-        await in_thread(self.journal.skip, window, reason)
-        self.on_event(Skipped(window, reason))
-        journey.skip()
-
-    async def split(self, journey: Journey, reason: str) -> bool:
-        """Lets two halves of the window travel in its place, unless it is too small, or nothing was exported yet after
-        so many cuts: then it is not size that is wrong."""
-        window = journey.window
-        if not self.exported and self.splits >= MAX_SPLITS_UNPROVEN:
-            return False
-        cut = await middle(self.api, window, self.filter)
-        if cut is None:
-            return False
-        self.splits += 1
-        halves = await in_thread(self.journal.split, window, *cut)
-        self.on_event(Split(window, halves, reason))
-        journey.split(halves)
-        for half in journey.halves:
-            self.group.start_soon(self.travel, half)
-        return True
+            if failure.too_large:
+                break
+        assert failure is not None
+        reason = f"export {failure.export_id}: {failure}" if failure.export_id else str(failure)
+        if self.may_cut(failure) and await self.cut(journey, reason):
+            return
+        advice = f"none of its {attempt} exports succeeded; the last, " if failure.export_id else ""
+        await self.give_up(journey, reason, failure.kind, advice)
 
     async def attempt(self, journey: Journey, attempt: int) -> None:
-        """One export's way to the merge. Raises ExportFailure where it will not do."""
-        past = journey.past
-        if past and past.exported:
-            export, records = Export(past.id, "success"), past.parts
-            self.on_event(Exported(journey.window, past.id, len(records), past.age))
-        else:
-            journey.place = journey.place or await self.place()
-            export = await self.export(journey, attempt)
-            records = part_records(export)
-            await in_thread(self.journal.exported, journey.window, export.id, records)
-        journey.export_id = export.id
-        index = journey.window.index
-        journey.parts = [
-            Part(journey.window, record.number, self.path(index, record.number), record) for record in records
-        ]
-        links = Links(self.api, export, records)
-        failures: list[ExportFailure] = []
-        async with anyio.create_task_group() as group:
-            for part in journey.parts:
-                group.start_soon(self.fetch, part, links, failures, group)
-        if failures:
-            raise failures[0]
-        if any(part.size is None for part in journey.parts):
-            raise cancelled_from_within()
-        await journey.hand_over()
+        """One export's way to the merge. Raises ExportFailure where it will not do, and NoExtraLeft."""
+        past, journey.past = journey.past, ()
+        finished = [export for export in past if export.exported]
+        if finished:
+            journey.is_exported_again = len(finished) > 1
+            parts = sum(len(export.parts) for export in finished)
+            self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
+        for export in finished:
+            await self.collector.collect(journey, Export(export.id, "success"), export.parts)
+        if not finished or not past[-1].exported:
+            journey.past = past[len(finished) :]
+            made = await self.exporter.export(journey, attempt)
+            journey.past = ()
+            await self.collector.collect(journey, made)
+        journey.launched.set()
+        await self.deliver(journey)
 
-    async def export(self, journey: Journey, attempt: int) -> Export:
-        """A succeeded export of the window: the one that an earlier run launched, or a new one."""
-        window, past = journey.window, journey.past
-        try:
-            if past:
-                export, waited = Export(past.id, "unknown"), past.age
-            else:
-                async with self.launching:  # one at a time: whatever ends this process loses one answer at most
-                    export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
-                waited = 0.0
-                self.on_event(Launched(window, export.id, attempt))
-                journey.launched.set()
-            began = anyio.current_time()
-            export = await poll(
-                self.api,
-                window,
-                export,
-                durations=self.durations,
-                peek=self.flight.curious,
-                waited=waited,
-                export_timeout=self.export_timeout,
-                on_event=self.on_event,
-            )
-        finally:
-            self.flight.limiter.release_on_behalf_of(journey.place)
-            journey.place = None
-        self.exported = True
-        self.on_event(Exported(window, export.id, len(export.links), waited + anyio.current_time() - began))
-        return export
-
-    async def fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
-        """Streams one part, once there is room for it; what makes the export useless goes to `failures`."""
-        streams = self.streams.limiter
+    async def deliver(self, journey: Journey) -> None:
+        """Hands the window's rows to the merge, until it has them or the window was cut. Raises ExportFailure."""
+        downloaded_again: set[int] = set()
         while True:
-            await self.spool.room(part.window)
-            async with streams:
-                if not self.spool.has_room(part.window):  # any more: it must not be waited for with a place in hand
-                    continue
-                try:
-                    await fetch(self.api, part, links, self.journal, streams=streams, on_event=self.streamed)
-                except ExportFailure as failure:
-                    failures.append(failure)
-                    group.cancel_scope.cancel()
+            try:
+                delivery = await journey.hand_over()
+            except DamagedPart as damage:
+                if damage.part.number in downloaded_again:
+                    raise damage.as_failure() from damage
+                downloaded_again.add(damage.part.number)
+                self.on_event(Retried(str(damage.part), 1, 0.0, str(damage)))
+                await self.collector.download_again(journey, damage.part)
+            except Doubt as doubt:
+                if await self.resolve(journey, doubt):
+                    return
+            else:
+                await self.compare(journey.window, delivery)
                 return
 
-    def streamed(self, event: Event) -> None:
-        """Hears of the transfers of files, and no other requests."""
-        self.streams(event)
-        self.on_event(event)
+    async def resolve(self, journey: Journey, doubt: Doubt) -> bool:
+        """Whether the window was cut; else it is to be handed over again. Raises ExportFailure."""
+        if doubt.kind == "capped":
+            return await self.cut_capped(journey, doubt)
+        if not await self.reconciler.should_cut(journey, doubt):
+            return False
+        reason = f"{journey.window.rows:,} activities are counted, and its export ended at {doubt.records:,} records"
+        journey.cannot_be_cut = not await self.cut(journey, reason, limit=doubt.records, ids=doubt.ids)
+        return not journey.cannot_be_cut
+
+    async def compare(self, window: Window, delivery: Delivery) -> None:
+        """More than was counted says that counts cannot be trusted; told once."""
+        await self.remember_caps()
+        if window.rows is not None and delivery.ids > window.rows and not self.doubts.are_counts_doubtful:
+            reason = f"{window}: {window.rows:,} activities were counted, and {delivery.ids:,} exported"
+            self.doubts.are_counts_doubtful = True
+            await in_thread(self.journal.distrust, reason)
+            self.on_event(CountsDoubted(reason))
+
+    def judge(self, journey: Journey, delivery: Delivery) -> Doubt | None:
+        """For the merge: the doubt about a window that it has taken in."""
+        trial, journey.trial = journey.trial, None
+        doubt = self.doubts.judge(
+            journey.window,
+            delivery.records,
+            delivery.ids,
+            trial,
+            is_empty=journey.is_empty,
+            is_resolved=journey.is_resolved,
+        )
+        if doubt and doubt.kind != "capped":
+            journey.trial = trial  # which has not heard of it yet
+        return doubt
+
+    async def remember_caps(self) -> None:
+        for records, verdict in self.doubts.news().items():
+            await in_thread(self.journal.judge_cap, records, verdict)
+
+    # Cutting
+
+    def may_cut(self, failure: ExportFailure) -> bool:
+        """Whether smaller windows may fare better. Before any export has succeeded, it is likely that size is not what
+        is wrong."""
+        if not failure.is_size_related:
+            return False
+        if failure.too_large or self.exporter.proof.is_set():
+            return True
+        self.cuts_unproven += 1
+        return self.cuts_unproven <= MAX_CUTS_UNPROVEN
+
+    async def cut(self, journey: Journey, reason: str, *, limit: int | None = None, ids: int | None = None) -> bool:
+        """Lets pieces of the window travel in its place; false where it cannot be made smaller, or too many exports
+        would come of it. `ids` different ones had come of it."""
+        cut = await self.cut_window(journey.window, reason, limit, ids, journey.trial)
+        if not cut:
+            return False
+        if journey.trial:
+            journey.trial.pieces -= 1
+        journey.cut(cut)
+        return True
+
+    async def cut_capped(self, journey: Journey, doubt: Doubt) -> bool:
+        """Cuts the window, and those that were merged already, because their exports may have ended early. Returns
+        whether the window itself was cut; else it is merged, and then what became of the others."""
+        reason = f"several exports ended at {doubt.records:,} records"
+        trial = doubt.trial
+        after: list[Journey] = []
+        for window in doubt.again:
+            after += await self.cut_window(window, reason, doubt.records, None, trial, is_merged=True)
+        own = await self.cut_window(journey.window, reason, doubt.records, doubt.ids, trial) if doubt.is_own else ()
+        if doubt.is_own and not own:
+            self.doubts.give_up(doubt.records)
+        await self.remember_caps()
+        if own:
+            journey.cut([*after, *own])
+            return True
+        journey.after = tuple(after)
+        journey.is_resolved = True
+        return False
+
+    async def cut_window(
+        self,
+        window: Window,
+        reason: str,
+        limit: int | None,
+        ids: int | None,
+        trial: Trial | None,
+        *,
+        is_merged: bool = False,
+    ) -> tuple[Journey, ...]:
+        """The journeys of a window's pieces, on their way; none where it cannot be cut."""
+        limits = [number for number in (limit, self.exporter.sizes.limit) if number]
+        cut = await pieces(self.api, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left)
+        if not cut:
+            return ()
+        numbered = await in_thread(self.journal.cut, window, cut, ids)
+        await in_thread(self.discard, window.index)
+        self.on_event(Split(window, numbered, reason, is_merged))
+        journeys = tuple(Journey(piece, is_piece=True, trial=trial) for piece in numbered)
+        if trial:
+            trial.pieces += len(journeys)
+        self.group.start_soon(self.travel, journeys[0])
+        for journey in journeys[1:]:
+            self.group.start_soon(self.travel_proven, journey, journeys[0])
+        return journeys
+
+    async def travel_proven(self, journey: Journey, first: Journey) -> None:
+        """As long as no export has succeeded, one piece after another is tried: all may be too large."""
+        if not self.exporter.proof.is_set():
+            async with anyio.create_task_group() as group:
+                for event in (self.exporter.proof, first.settled):
+                    group.start_soon(_cancel_after, event, group.cancel_scope)
+        await self.travel(journey)
+
+    async def give_up(self, journey: Journey, reason: str, kind: type[BulkpullError], what: str) -> None:
+        """The window cannot be exported: it is left out, or ends the pull."""
+        window = journey.window
+        if not self.skip_failed:
+            raise kind(
+                f"{window}: {what}{reason}. Pull again to go on from here; if it recurs, try a longer export timeout, "
+                "or leave the window out (--skip-failed)"
+            )
+        await in_thread(self.journal.skip, window, reason)
+        await in_thread(self.discard, window.index)
+        self.on_event(Skipped(window, reason))
+        if journey.trial:
+            journey.trial.spoiled = True
+            journey.trial.pieces -= 1
+        journey.launched.set()
+        journey.skip()
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

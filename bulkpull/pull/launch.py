@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 
 async def launch(api: Api, window: Window, journal: Journal, *, filter: str | None, fields: Sequence[str]) -> Export:
-    """Launches the window's export; the journal knows of it before and after.
+    """Launches the window's export; the journal knows of it before and after, and that it was perhaps made where no
+    answer came.
 
     An export whose id is lost is lost itself, since the API lists none. So a launch that is cancelled still waits for
     its answer, for a moment.
@@ -34,8 +35,11 @@ async def launch(api: Api, window: Window, journal: Journal, *, filter: str | No
         try:
             export = await api.start_export(window_filter(window, filter), fields)
         except ApiError as error:
-            if error.undone:  # else it may have been made all the same
-                await in_thread(journal.refused, number)
+            await in_thread(journal.refused if error.undone else journal.unanswered, number)
+            raise
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await in_thread(journal.unanswered, number)
             raise
         await in_thread(journal.launched, number, export.id)
         return export

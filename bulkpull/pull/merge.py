@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import anyio
 from anyio import from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from bulkpull.errors import MalformedPartError, OutputError
+from bulkpull.errors import OutputError
 from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, WindowMerged
+from bulkpull.pull.doubts import Doubt
 from bulkpull.pull.journal import Figures, Journal
-from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
+from bulkpull.pull.journey import DamagedPart, Delivery, Journey, cancelled_from_within
 from bulkpull.pull.output import disk_errors, sync_directory
 from bulkpull.pull.threads import in_thread
 from bulkpull.rows.dedup import Deduplicator, Merged
@@ -35,6 +36,7 @@ async def merge(
     columns: Sequence[str],
     fixed: bool,
     memory: int,
+    judge: Callable[[Journey, Delivery], Doubt | None],
     followed: Followed | None = None,
     on_event: OnEvent,
 ) -> Path:
@@ -42,8 +44,9 @@ async def merge(
     the journal says that it stood. Returns where the finished file is.
 
     The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
-    turned back. Parts are removed from the disk once the rows of their window are durable. Ids take `memory` bytes, or
-    a few times that for a moment. `followed` is told of all that can be read.
+    turned back, and so is one that `judge` has a doubt about. Parts are removed from the disk once the rows of their
+    window are durable. Ids take `memory` bytes, or a few times that for a moment. `followed` is told of all that can be
+    read.
     """
     async with _opened(path, journal, columns, fixed=fixed, memory=memory) as work:
         work.followed = followed
@@ -57,17 +60,23 @@ async def merge(
             while pending:
                 journey = pending[0]
                 await journey.settled.wait()
-                if journey.halves or journey.skipped:
+                if journey.pieces or journey.skipped:
                     pending.popleft()
-                    pending.extendleft(reversed(journey.halves))
+                    pending.extendleft(reversed(journey.pieces))
                     continue
                 try:
                     window = await in_thread(work.merge, journey)
-                except ExportFailure as damage:
+                except DamagedPart as damage:
                     journey.reject(damage)
                     continue
+                if doubt := judge(journey, window.delivery):
+                    await in_thread(work.undo)
+                    journey.reject(doubt)
+                    continue
+                await in_thread(work.deduplicator.keep)
                 pending.popleft()
-                journey.accept()
+                pending.extendleft(reversed(journey.after))
+                journey.accept(window.delivery)
                 done += 1
                 if followed:
                     followed.reach(window.offset, window.columns)
@@ -107,6 +116,7 @@ class _MergedWindow:
 
     journey: Journey
     parts: list[Merged]
+    delivery: Delivery
     offset: int
     columns: tuple[str, ...]
 
@@ -121,6 +131,7 @@ class _Merge:
     path: Path
     followed: Followed | None = None
     committed: int = 0  # windows, by this run
+    before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns, before the last window
 
     @classmethod
     def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int) -> _Merge:
@@ -143,9 +154,9 @@ class _Merge:
         return cls(sink, deduplicator, journal, path)
 
     def merge(self, journey: Journey) -> _MergedWindow:
-        """Takes a window's parts in. Raises ExportFailure, with nothing changed, where one is damaged."""
+        """Takes a window's parts in. Raises DamagedPart, with nothing changed, where one is damaged."""
         sink = self.sink
-        offset, columns = sink.offset, list(sink.columns)
+        self.before = sink.offset, list(sink.columns)
         start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
         needed = sum(part.size or 0 for part in journey.parts)
         merged: list[Merged] = []
@@ -154,11 +165,18 @@ class _Merge:
                 try:
                     merged.append(self.deduplicator.add(part.path, start, end, from_thread.check_cancelled))
                 except CsvError as error:
-                    self.deduplicator.roll_back(offset, columns)
-                    reason = f"part {part.number} is damaged: {error}"
-                    raise ExportFailure(journey.export_id, reason, MalformedPartError) from error
-        self.deduplicator.keep()
-        return _MergedWindow(journey, merged, sink.offset, tuple(sink.columns))
+                    self.undo()
+                    raise DamagedPart(part, f"part {part.number} is damaged: {error}") from error
+        newest = [part.record.export_id == journey.export_id for part in journey.parts]
+        delivery = Delivery(
+            records=sum(came.delivered for came, is_newest in zip(merged, newest, strict=True) if is_newest),
+            ids=sum(came.rows + came.earlier for came in merged),
+        )
+        return _MergedWindow(journey, merged, delivery, sink.offset, tuple(sink.columns))
+
+    def undo(self) -> None:
+        """Forgets the last window, which was not kept yet."""
+        self.deduplicator.roll_back(*self.before)
 
     def commit(self, windows: Sequence[_MergedWindow]) -> None:
         """Brings merged windows to the disk, then into the journal; only then their parts go."""
@@ -172,7 +190,9 @@ class _Merge:
                     conflicts=sum(came.conflicts for came in merged.parts),
                     outside=sum(came.outside for came in merged.parts),
                 )
-                self.journal.merged(merged.journey.window, figures, merged.offset, merged.columns)
+                self.journal.merged(
+                    merged.journey.window, figures, merged.offset, merged.columns, **asdict(merged.delivery)
+                )
                 self.committed += 1
                 for part in merged.journey.parts:
                     part.path.unlink(missing_ok=True)

@@ -16,18 +16,24 @@ from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap.filters import check_filter
 from bulkpull.errors import BulkpullError, OutputError, UsageError
-from bulkpull.events import Event, Limited, OnEvent, Planned, Published, ignore
+from bulkpull.events import CountsDoubted, Event, Limited, OnEvent, Planned, Published, ignore
 from bulkpull.pull.api import Api
+from bulkpull.pull.collect import Collector
+from bulkpull.pull.completeness import Completeness, completeness
+from bulkpull.pull.doubts import Doubts
+from bulkpull.pull.export import Exporter
+from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.flight import Flight, Streams
-from bulkpull.pull.journal import Journal
+from bulkpull.pull.journal import Journal, Verdict
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.length import AUTO
 from bulkpull.pull.merge import merge
 from bulkpull.pull.output import Output, disk_errors
 from bulkpull.pull.plan import MAX_WINDOWS, Plan, plan, span
+from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.render import Renderer, memory_to_render
-from bulkpull.pull.result import Result, Shortfall, Tally
+from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.resume import has_begun, resume
 from bulkpull.pull.spool import SPOOL, Spool
 from bulkpull.pull.threads import in_thread, own_threads
@@ -66,6 +72,7 @@ async def pull(
     spool: int = SPOOL,
     memory: int | None = None,
     export_timeout: float = EXPORT_TIMEOUT,
+    max_extra_exports: int | None = None,
     skip_failed: bool = False,
     overwrite: bool = False,
     resume: bool = True,
@@ -80,15 +87,19 @@ async def pull(
     `site`: where it is given, the fields are checked against what the site offers before any export is made.
     `window`: the length of a window (`6h`, `1d`, `7d`, `1mo`, ...), or `auto`: about `rows_per_export` activities each,
     see `plan`. At most `max_windows` come of it.
-    `format`: `csv`, `ndjson` or `parquet`; without it, what the suffix of `out` tells, or CSV. A last suffix `.gz` or
-    `.zst` compresses the first two. NDJSON nests dotted names unless `flat`. Parquet has created_time as an instant
-    unless `all_strings`, and becomes a directory of files where `partition_by` is `month`.
+    `format`: `csv`, `ndjson` or `parquet`. Defaults to the extension of `out`, or to CSV where that has none; an
+    unknown extension is a UsageError. A last extension `.gz` or `.zst` compresses the first two. NDJSON nests dotted
+    names unless `flat`. Parquet has created_time as an instant unless `all_strings`, and becomes a directory of files
+    where `partition_by` is `month`.
     `exports`: how many exports are in flight at most; without it as many as the server is found to work on, and some
     more, at most `max_exports`. `downloads`: how many files are streamed at most.
     `spool`: bytes of files that wait on the disk to be merged, beyond which no further download starts.
     `memory`: bytes that a process which does nothing else takes at its peak, about; ids beyond it go to the disk.
     Without it 256 MB, or 364 MB for Parquet.
-    `export_timeout`: seconds that the server may work on an export, after which its window is cut in two.
+    `export_timeout`: seconds that the server may work on an export, after which its window is cut; and that an export
+    may wait although nothing that was launched before it leaves the queue, after which another is launched.
+    `max_extra_exports`: how many exports may be launched beyond one for each window of the plan, because others failed,
+    delivered too little or had to be cut; without it 100 and half of the plan's.
     `skip_failed`: leaves a window out that cannot be exported and is too small to be cut, instead of failing.
     `on_event`: called in the event loop with each event.
 
@@ -100,6 +111,8 @@ async def pull(
     """
     if min(1 if exports is None else exports, max_exports, downloads, spool) < 1 or not export_timeout > 0:
         raise UsageError("exports, downloads, spool and export timeout must be positive")
+    if max_extra_exports is not None and max_extra_exports < 0:
+        raise UsageError("extra exports cannot be negative")
     form = format_of(Path(out), format, flat=flat, all_strings=all_strings, partition_by=partition_by)
     without_ids = MEMORY_WITHOUT_IDS + memory_to_render(form)
     memory = max(MEMORY, without_ids + USUAL_IDS) if memory is None else memory
@@ -140,6 +153,7 @@ async def pull(
         spool=Spool(spool),
         memory=(memory - without_ids) // 6,  # what is sorted and joined takes some times of it
         export_timeout=export_timeout,
+        max_extra_exports=max_extra_exports,
         skip_failed=skip_failed,
         fresh=not resume,
         listener=on_event,
@@ -156,7 +170,10 @@ async def pull(
         raise error from error.__cause__
     if not work.published:
         raise cancelled_from_within()
-    return work.tally.result(anyio.current_time() - started, work.output.path, work.skipped, work.short)
+    assert work.completeness
+    return work.tally.result(
+        anyio.current_time() - started, work.output.path, work.skipped, work.completeness, work.doubt
+    )
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
@@ -186,6 +203,7 @@ class _Pull:
     spool: Spool
     memory: int
     export_timeout: float
+    max_extra_exports: int | None
     skip_failed: bool
     fresh: bool
     listener: OnEvent
@@ -194,7 +212,8 @@ class _Pull:
     limits: tuple[int, int] = field(init=False)
     tally: Tally = field(default_factory=Tally)
     skipped: tuple[Window, ...] = ()
-    short: tuple[Shortfall, ...] = ()
+    completeness: Completeness | None = None
+    doubt: str = ""
     published: bool = False
 
     def __post_init__(self, clickwrap: Api) -> None:
@@ -223,6 +242,9 @@ class _Pull:
                 plan = await self.plan(self.api)
                 await in_thread(journal.begin, self.options, plan.end, plan.windows)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
+                if plan.doubt:
+                    await in_thread(journal.distrust, plan.doubt)
+                    self.announce(CountsDoubted(plan.doubt))
             if resumed := await in_thread(resume, journal):
                 self.announce(resumed)
             published = await in_thread(journal.published, str(self.format))
@@ -233,7 +255,8 @@ class _Pull:
                 with anyio.CancelScope(shield=True):
                     await in_thread(self.publish, finished)
             self.skipped = await in_thread(lambda: journal.skipped)
-            self.short = tuple(Shortfall(*short) for short in await in_thread(journal.short))
+            self.completeness = await in_thread(completeness, journal)
+            self.doubt = await in_thread(lambda: journal.doubt)
             self.published = True
             self.announce(Published())
         finally:
@@ -272,11 +295,14 @@ class _Pull:
         finished: Path | None = None
         waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
         self.spool.expect(waiting)
-        journeys = [Journey(window, past.get(window.index)) for window in waiting]
+        journeys = [Journey(window, past.get(window.index, ())) for window in waiting]
+        doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
+        unlaunched = await in_thread(lambda: self.journal.unlaunched)
         merged = self.output.partial
         renderer = Renderer(merged, self.output.rendered, self.format, self.provenance, self.announce)
         async with anyio.create_task_group() as group:
-            group.start_soon(self.journeys(group).start, journeys)
+            work = self.journeys(group, doubts, extra, unlaunched)
+            group.start_soon(work.start, journeys)
             with renderer.following(group) as followed:
                 finished = await merge(
                     journeys,
@@ -285,6 +311,7 @@ class _Pull:
                     columns=self.fields,
                     fixed=bool(self.options["fields"]),
                     memory=self.memory,
+                    judge=work.judge,
                     followed=followed,
                     on_event=self.announce,
                 )
@@ -292,19 +319,54 @@ class _Pull:
             raise cancelled_from_within()
         return await renderer.finish(finished)
 
-    def journeys(self, group: TaskGroup) -> Journeys:
+    def doubts(self) -> Doubts:
+        """What earlier runs have left in doubt; trials that they did not end begin anew."""
+        journal = self.journal
+        caps: dict[int, Verdict] = {records: found for records, found in journal.caps.items() if found != "open"}
+        doubts = Doubts(caps, bool(journal.doubt))
+        outcomes = journal.outcomes()
+        cut = {outcome.parent for outcome in outcomes}
+        for outcome in outcomes:
+            if outcome.records is not None and outcome.window.index not in cut:
+                doubts.resume(outcome.window, outcome.records, outcome.ids or 0)
+        return doubts
+
+    def extra(self) -> ExtraExports:
+        """The exports beyond the plan, with those of earlier runs."""
+        planned = self.journal.planned
+        most = default_extra(planned) if self.max_extra_exports is None else self.max_extra_exports
+        return ExtraExports(most, self.journal.launches - planned + len(self.journal.unlaunched))
+
+    def journeys(self, group: TaskGroup, doubts: Doubts, extra: ExtraExports, unlaunched: set[int]) -> Journeys:
         """What all journeys share."""
+        exporter = Exporter(
+            self.api,
+            self.journal,
+            filter=self.options["filter"],
+            fields=self.fields,
+            flight=self.flight,
+            extra=extra,
+            unlaunched=unlaunched,
+            export_timeout=self.export_timeout,
+            on_event=self.announce,
+        )
+        collector = Collector(
+            self.api,
+            self.journal,
+            path=self.output.part,
+            streams=self.streams,
+            spool=self.spool,
+            on_event=self.announce,
+        )
         return Journeys(
             self.api,
             self.journal,
             group,
-            path=self.output.part,
-            filter=self.options["filter"],
-            fields=self.fields,
-            flight=self.flight,
-            streams=self.streams,
-            spool=self.spool,
-            export_timeout=self.export_timeout,
+            exporter=exporter,
+            collector=collector,
+            doubts=doubts,
+            reconciler=Reconciler(self.journal, exporter, collector, on_event=self.announce),
+            discard=self.output.discard_parts,
             skip_failed=self.skip_failed,
             on_event=self.announce,
         )

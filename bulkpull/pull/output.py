@@ -7,13 +7,21 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import stat
+import struct
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bulkpull.errors import OutputError
+from bulkpull.rows.durable import sync_file
 from bulkpull.rows.format import DATA_SET_FILE
 
+_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi"  # struct flock: its fields' order differs
+_SET_LOCK = getattr(fcntl, "F_OFD_SETLK", 90)  # not every Python on macOS has the names
+_GET_LOCK = getattr(fcntl, "F_OFD_GETLK", 92)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -44,7 +52,7 @@ def sync_directory(path: Path) -> None:
     """Makes the entries of a directory survive a power cut. Raises OSError."""
     directory = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        sync_file(directory)
     finally:
         os.close(directory)
 
@@ -89,6 +97,11 @@ class Output:
         return self.directory / "journal.sqlite"
 
     @property
+    def journal_files(self) -> tuple[Path, ...]:
+        """The journal, and what SQLite may have beside it."""
+        return tuple(self.directory / f"{self.journal.name}{suffix}" for suffix in ("", "-wal", "-shm"))
+
+    @property
     def partial(self) -> Path:
         """Where the rows go until the output is whole."""
         return self.directory / "output"
@@ -102,18 +115,43 @@ class Output:
         """Where a part is spooled: `number` counts from 1 in the window with the index `window`."""
         return self.directory / f"window-{window + 1:06d}-part-{number:04d}.csv"
 
+    def discard_parts(self, window: int) -> None:
+        """Removes the parts of a window, whole or half."""
+        with disk_errors(f"remove files from {self.directory}"):
+            for part in self.directory.glob(f"window-{window + 1:06d}-part-*"):
+                part.unlink(missing_ok=True)
+
     def claim(self) -> None:
-        """Makes the directory, and claims it for this pull as long as its process lives."""
+        """Makes the directory, and claims it for this pull as long as its process lives.
+
+        It is private from then on, and holds nothing that others made: whatever is opened in it later is no link that
+        leads elsewhere.
+        """
         with disk_errors(f"write beside {self.path}"):
             while self._lock is None:
-                self.directory.mkdir(mode=0o700, exist_ok=True)
+                with suppress(FileExistsError):
+                    self.directory.mkdir(mode=0o700)
                 self._lock = self._locked()
-            if self.directory.stat().st_dev != self.path.parent.stat().st_dev:
+            if os.fstat(self._lock).st_dev != self.path.parent.stat().st_dev:
                 raise OutputError(
                     f"{self.directory} is on another file system than {self.path}, so that the output could not appear "
                     "in one step: unmount it"
                 )
             sync_directory(self.path.parent)
+
+    def is_claimed(self) -> bool | None:
+        """Whether a pull works in the directory, None where the file system does not tell.
+
+        Takes no lock itself, which a pull that starts at this moment would take for another pull.
+        """
+        with disk_errors(f"read {self.directory}"):
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return _lock_kind(fcntl.fcntl(directory, _GET_LOCK, _whole_file(fcntl.F_WRLCK))) != fcntl.F_UNLCK
+            except OSError:
+                return None
+            finally:
+                os.close(directory)
 
     def clear(self) -> None:
         """Forgets all that was done."""
@@ -176,20 +214,70 @@ class Output:
     def _locked(self) -> int | None:
         """The locked directory, or None where another pull, just ending, has removed it meanwhile."""
         try:
+            # Before it is opened: what another user made may not let us, and a link would fail as no directory.
+            self._check_owner(self.directory, self.directory.lstat(), stat.S_IFDIR)
             lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), self.directory.stat()):
+            self._make_private(lock)
+            # A lock that status can see without taking one; flock cannot be asked for.
+            with suppress(OSError):
+                fcntl.fcntl(lock, _SET_LOCK, _whole_file(fcntl.F_RDLCK))
+            if os.path.samestat(os.fstat(lock), self.directory.lstat()):
                 return lock
         except BlockingIOError:
             os.close(lock)
             raise OutputError(f"another pull is writing {self.path}") from None
         except FileNotFoundError:
             pass
+        except BaseException:
+            os.close(lock)
+            raise
         os.close(lock)
         return None
+
+    def _make_private(self, directory: int) -> None:
+        """Refuses what others may have put into the directory, and lets nobody else in from now on."""
+        found = os.fstat(directory)
+        self._check_owner(self.directory, found, stat.S_IFDIR)
+        if found.st_mode & 0o077:
+            with suppress(OSError):  # some file systems have no modes
+                os.fchmod(directory, 0o700)
+            if os.fstat(directory).st_mode & 0o022:
+                raise OutputError(
+                    f"{self.directory} may be written by other users, and its file system does not let that be "
+                    "changed. Choose an output on another file system"
+                )
+        was_shared = bool(found.st_mode & 0o022)
+        for at, directories, files in os.walk(self.directory):
+            for name in (*directories, *files):
+                path = Path(at, name)
+                with suppress(FileNotFoundError):
+                    entry = path.lstat()
+                    self._check_owner(path, entry, stat.S_IFDIR if name in directories else stat.S_IFREG)
+                    if was_shared and stat.S_ISREG(entry.st_mode) and entry.st_nlink > 1:
+                        raise self._foreign(path, "has a second name, and may have been put there by another user")
+
+    def _check_owner(self, path: Path, found: os.stat_result, kind: int) -> None:
+        """Raises OutputError for what is another user's, or of another kind, above all a symbolic link."""
+        if stat.S_ISLNK(found.st_mode):
+            raise self._foreign(path, "is a symbolic link")
+        if stat.S_IFMT(found.st_mode) != kind:
+            raise self._foreign(path, "is not a directory" if kind == stat.S_IFDIR else "is not a file")
+        if found.st_uid != os.geteuid() and found.st_uid != self._uid_here():
+            raise self._foreign(path, f"belongs to another user (uid {found.st_uid})")
+
+    def _foreign(self, path: Path, what: str) -> OutputError:
+        return OutputError(
+            f"cannot write beside {self.path}: {path} {what}. Remove {self.directory}, or choose another output"
+        )
+
+    def _uid_here(self) -> int:
+        """The owner of what we make beside the output. Network file systems may map our user to another."""
+        with tempfile.TemporaryFile(dir=self.path.parent) as file:
+            return os.fstat(file.fileno()).st_uid
 
     def _publish_new(self, finished: Path) -> None:
         """A hard link, unlike a rename, never replaces what came to stand at `path` while we worked."""
@@ -204,3 +292,12 @@ class Output:
 
     def _exists(self) -> OutputError:
         return OutputError(f"the output {self.path} exists; choose another, or overwrite it with --overwrite")
+
+
+def _whole_file(kind: int) -> bytes:
+    """The `struct flock` of a lock on all of a file, of a kind such as F_RDLCK."""
+    return struct.pack(_FLOCK, *((0, 0, 0, kind, 0) if sys.platform == "darwin" else (kind, 0, 0, 0, 0)))
+
+
+def _lock_kind(lock: bytes) -> int:
+    return int(struct.unpack(_FLOCK, lock)[3 if sys.platform == "darwin" else 0])

@@ -19,7 +19,8 @@ MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many ma
 class Plan:
     """The windows of a pull of `[start, end)`, one export each, and how many `probes` (requests that count) they took.
 
-    `uncounted` is why they are of equal length where they should be of equal volume; empty otherwise.
+    `uncounted` is why they are of equal length where they should be of equal volume, and `doubt` why their counts
+    cannot be trusted; empty otherwise.
     """
 
     start: datetime
@@ -27,6 +28,7 @@ class Plan:
     windows: tuple[Window, ...]
     probes: int = 0
     uncounted: str = ""
+    doubt: str = ""
 
     @property
     def rows(self) -> int | None:
@@ -46,9 +48,10 @@ async def plan(
 ) -> Plan:
     """The windows that a pull with the same options would take; makes no export.
 
-    `auto` windows hold about `rows_per_export` activities each, as counted by requests to the API; stretches without
-    activity are in none. Where counting is refused, they are of equal length, the shortest of 1d, 7d, 1mo, 3mo, 6mo,
-    1y, ... that makes at most 24. Any other `window` is a length, and takes no request.
+    The windows tile the range. `auto` windows hold about `rows_per_export` activities each, as counted by requests to
+    the API; stretches that count none go into a neighbouring window. Where counting is refused, the windows are of
+    equal length, the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24. Any other `window` is a length,
+    and takes no request.
 
     Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows, and whatever
     the client raises where the API cannot be reached or does not accept the token.
@@ -61,10 +64,10 @@ async def plan(
     if window != AUTO:
         return Plan(first, last, by_length(first, last, window, max_windows))
     try:
-        windows, probes = await by_volume(clickwrap, first, last, filter, rows_per_export, max_windows)
+        volume = await by_volume(clickwrap, first, last, filter, rows_per_export, max_windows)
     except Uncounted as uncounted:
         return Plan(first, last, by_length(first, last, AUTO, max_windows), uncounted.probes, str(uncounted))
-    return Plan(first, last, windows, probes)
+    return Plan(first, last, volume.windows, volume.probes, doubt=volume.doubt)
 
 
 def span(start: date | datetime | str, end: date | datetime | str | None) -> tuple[datetime, datetime]:

@@ -7,12 +7,12 @@ import anyio
 from bulkpull.clickwrap import Export
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
+from bulkpull.pull import patience
 from bulkpull.pull.api import Api
 from bulkpull.pull.durations import Durations
 from bulkpull.pull.journey import ExportFailure
+from bulkpull.pull.size import is_about_size
 from bulkpull.window import Window
-
-QUEUED = frozenset({"pending", "scheduled"})  # the statuses of an export that the server does not work on yet
 
 
 async def poll(
@@ -29,23 +29,24 @@ async def poll(
     """Asks for `export`, launched `waited` seconds ago, until it has succeeded, whenever `durations` make that likely;
     at once where it was launched by an earlier run, and with `peek` soon for the first time, to see its status.
 
-    Raises ExportFailure where it failed, vanished, or is not done when it is asked for after the server has worked on
-    it for `export_timeout` seconds: neither a time in which nothing can be asked counts against it, nor one in which it
-    waits for others.
+    Raises ExportFailure where it failed, stays unknown to the API, or is not done when it is asked for after the server
+    has worked on it for `export_timeout` seconds, or kept it that long although nothing that was launched before it
+    left the queue. Time in which nothing can be asked does not count.
     """
     launched = anyio.current_time() - waited
 
     async def ask() -> Export:
         asked = anyio.current_time()
-        try:
-            answer = await api.get_export(export.id)
-        except NotFoundError as error:
-            raise ExportFailure(export.id, f"it vanished: {error}") from error
+        answer = await patience.until(lambda: known(api, export.id), lambda found: found is not None)
+        if answer is None:
+            raise ExportFailure(export.id, "it vanished: the API does not know it (404)")
         if answer.succeeded:
             durations.learn(wait, by=anyio.current_time())
-        elif not answer.failed:
-            durations.see(wait, queued=answer.status in QUEUED, at=asked)
-        on_event(Polled(window, export.id, answer.status, anyio.current_time() - launched))
+        elif answer.failed:
+            durations.leave_queue(wait)
+        else:
+            durations.see(wait, queued=answer.state == "queued", at=asked)
+        on_event(Polled(window, export.id, answer.status, answer.state, anyio.current_time() - launched))
         return answer
 
     with durations.waiting(window.rows, launched) as wait:
@@ -54,9 +55,18 @@ async def poll(
         while not export.succeeded and not export.failed:
             if anyio.current_time() - durations.running_since(wait) >= export_timeout:
                 reason = f"it was still {export.status} after {export_timeout:g} s"
-                raise ExportFailure(export.id, reason, too_large=export.status not in QUEUED)
+                raise ExportFailure(export.id, reason, too_large=export.state == "running")
             await durations.next_poll(wait, peek=peek, patience=export_timeout)
             export = await ask()
     if export.failed:
-        raise ExportFailure(export.id, export.message or "it failed, and the API gave no message")
+        reason = export.message or "it failed, and the API gave no message"
+        raise ExportFailure(export.id, reason, too_large=is_about_size(reason))
     return export
+
+
+async def known(api: Api, export_id: str) -> Export | None:
+    """The export; None where the API does not know it, or not yet (404)."""
+    try:
+        return await api.get_export(export_id)
+    except NotFoundError:
+        return None

@@ -20,6 +20,7 @@ from bulkpull.events import OnEvent, Rendered
 from bulkpull.pull.output import discard, disk_errors, sync_directory
 from bulkpull.pull.threads import in_thread
 from bulkpull.rows.compress import compressed
+from bulkpull.rows.durable import sync_file
 from bulkpull.rows.follow import Followed, Superseded
 from bulkpull.rows.format import Format
 from bulkpull.rows.ndjson import ndjson
@@ -133,6 +134,6 @@ def _sync(path: Path) -> None:
     else:
         file = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(file)
+            sync_file(file)
         finally:
             os.close(file)

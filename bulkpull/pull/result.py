@@ -8,15 +8,8 @@ from pathlib import Path
 
 from bulkpull import events
 from bulkpull.events import Event
+from bulkpull.pull.completeness import Completeness, CountMismatch, KnownBy
 from bulkpull.window import Window, counted
-
-
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """A window of which `rows` came, fewer than were counted beforehand."""
-
-    window: Window
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +22,12 @@ class Result:
     the API), `throttled` (its 429 answers), `retries` (of requests and transfers), `bytes` (what came over the wire as
     parts) and `seconds`.
 
-    `counted` is how many activities were expected, None where that is not known, and `short` are the windows of which
-    fewer came, if fewer came in all: some may have been deleted meanwhile. `probes` requests counted, in this run.
-    `splits` windows were cut in two; those in `skipped` could not be exported, and are not in the output.
+    `complete` says that nothing is known to lack; `completeness` how that is known: every window brought what was
+    counted in it (`counts reconciled`), or some were not counted, or the counts contradict each other or the exports
+    (`counts unknown`). Otherwise it is `short`: less came of the windows in `short` than there is, or may be, or those
+    in `skipped` could not be exported and are not in the output. Of the windows in `over` more came than was counted.
+    `counted` is how many activities were expected when the pull was planned, None where that is not known; `doubt` why
+    counts cannot be trusted, if so. `probes` requests counted, in this run. `splits` windows were cut into pieces.
     """
 
     rows: int
@@ -52,7 +48,15 @@ class Result:
     probes: int
     splits: int
     skipped: tuple[Window, ...]
-    short: tuple[Shortfall, ...]
+    short: tuple[CountMismatch, ...]
+    over: tuple[CountMismatch, ...]
+    completeness: KnownBy
+    doubt: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is known to lack."""
+        return not self.short and not self.skipped
 
 
 @dataclass(slots=True)
@@ -78,7 +82,7 @@ class Tally:
                 counts["probes"] = event.probes
                 self.counted = counted(event.windows)
             case events.Split():
-                counts["windows"] += 1
+                counts["windows"] += len(event.pieces) - (not event.is_merged)
                 counts["splits"] += 1
             case events.Resumed():
                 counts["runs"] = event.run
@@ -94,7 +98,19 @@ class Tally:
                 counts["conflicts"] += event.conflicts
                 counts["outside"] += event.outside
 
-    def result(self, seconds: float, output: Path, skipped: tuple[Window, ...], short: tuple[Shortfall, ...]) -> Result:
+    def result(
+        self, seconds: float, output: Path, skipped: tuple[Window, ...], completeness: Completeness, doubt: str
+    ) -> Result:
         """The figures so far."""
         figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
-        return Result(**figures, seconds=seconds, output=output, counted=self.counted, skipped=skipped, short=short)
+        return Result(
+            **figures,
+            seconds=seconds,
+            output=output,
+            counted=self.counted,
+            skipped=skipped,
+            short=completeness.short,
+            over=completeness.over,
+            completeness=completeness.known_by,
+            doubt=doubt,
+        )

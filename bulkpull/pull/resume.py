@@ -34,8 +34,9 @@ def resume(journal: Journal) -> Resumed | None:
     run = journal.start_run()
     if not journal.launches:
         return None
-    exports = journal.exports().values()
-    parts = [part for export in exports for part in export.parts]
+    by_window = journal.exports().values()
+    exports = [of_window[-1] for of_window in by_window]
+    parts = [part for of_window in by_window for export in of_window for part in export.parts]
     frontier = journal.frontier
     return Resumed(
         run=run,

@@ -38,13 +38,13 @@ class Spool:
                 return
             case PartFetched():
                 self._by_window[event.window.index] += event.size
-                self._lacking[event.window.index] -= 1
+                self._lacking[event.window.index] = max(0, self._lacking.get(event.window.index, 0) - 1)
                 return
             case WindowMerged() | Skipped():
                 del self._order[self._place(event.window)]
             case Split():
                 at = self._place(event.window)
-                self._order[at : at + 1] = event.halves
+                self._order[at : at + (not event.is_merged)] = event.pieces
             case ExportFailed():
                 pass
             case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from itertools import starmap
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from bulkpull.errors import OutputError
 from bulkpull.pull.journal import Figures, Journal
-from bulkpull.pull.output import Output, disk_errors
+from bulkpull.pull.output import Output
 from bulkpull.window import Window
 
 
@@ -35,11 +34,13 @@ class WindowStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An unfinished pull: `running` or not, what it was asked for, `runs` so far, `launches` in all, how many windows
-    were cut in two, what has been merged (into `size` bytes), and its windows."""
+    """An unfinished pull: `running` or not, and if so in which process (`pid`, as that process sees itself), what it
+    was asked for, `runs` so far, `launches` in all, how many windows were cut in two, what has been merged (into `size`
+    bytes), and its windows."""
 
     output: Path
     running: bool
+    pid: int | None
     options: dict[str, str]
     runs: int
     launches: int
@@ -50,16 +51,20 @@ class Status:
 
 
 def status(out: str | os.PathLike[str]) -> Status:
-    """What is known of the unfinished pull to `out`. Blocks on the disk. Raises OutputError where there is none."""
+    """What is known of the unfinished pull to `out`. Blocks on the disk, and changes nothing there: a pull that is
+    running, or starts, is not disturbed. Raises OutputError where there is none."""
     output = Output(out)
-    if not output.journal.exists():
+    if not output.journal.exists() or not all(map(_may_be_read, output.journal_files)):
         raise OutputError(f"there is no unfinished pull to {output.path}")
-    journal = Journal(output.journal)
+    journal = Journal(output.journal, read_only=True)
     try:
-        frontier = journal.frontier
+        frontier, pid = journal.frontier, journal.pid
+        claimed = output.is_claimed()
+        running = claimed if claimed is not None else pid is not None and _is_alive(pid)
         return Status(
             output=output.path,
-            running=_is_claimed(output.directory),
+            running=running,
+            pid=pid if running else None,
             options=journal.options,
             runs=journal.runs,
             launches=journal.launches,
@@ -101,13 +106,16 @@ def _window(
     return WindowStatus(window, state, launches, export_id, parts, whole, rows or 0, failure)
 
 
-def _is_claimed(directory: Path) -> bool:
-    with disk_errors(f"read {directory}"):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
+def _may_be_read(path: Path) -> bool:
+    """False for a pipe or a device, which would keep us waiting."""
+    return not path.exists() or path.is_file()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        pass
+    return True

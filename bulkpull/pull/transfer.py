@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-import aiofiles
 import anyio
-from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import from_thread
 from xxhash import xxh3_128
 
@@ -48,7 +47,7 @@ class Transfer:
     part: Part
     links: Links
     journal: Journal
-    file: AsyncFileIO
+    file: FileIO
     on_event: OnEvent
     begin: int = 0
     until: int | None = None
@@ -76,7 +75,7 @@ class Transfer:
         """Goes on with what an earlier run left."""
         with disk_errors(f"read {self.part.path}"):
             self.digest = await in_thread(digest_of, self.part.path)
-            self.offset = self.reached = await self.file.seek(0, 2)
+            self.offset = self.reached = await in_thread(self.file.seek, 0, 2)
         self.validator, self.length = self.part.record.validator, self.part.record.length
         if self.length is not None and self.offset > self.length:
             await self._restart()
@@ -195,8 +194,8 @@ class Transfer:
             raise StretchRefused
         if self.offset:
             with disk_errors(f"spool {self.part}"):
-                await self.file.seek(0)
-                await self.file.truncate()
+                await in_thread(self.file.seek, 0)
+                await in_thread(self.file.truncate)
         self.offset = self.line = 0
         self.digest = xxh3_128()
         self.length = self.validator = None
@@ -245,12 +244,12 @@ def _read_header(path: Path) -> None:
 
 
 @asynccontextmanager
-async def spooled(path: Path, mode: Literal["ab", "wb"]) -> AsyncIterator[AsyncFileIO]:
+async def spooled(path: Path, mode: Literal["ab", "wb"]) -> AsyncIterator[FileIO]:
     """A file to write, closed whatever happens: a cancelled open or close would leave it to the garbage collector."""
     with anyio.CancelScope(shield=True), disk_errors(f"spool to {path.name}", at=path):
-        file = await aiofiles.open(path, mode, buffering=0)
+        file = await in_thread(FileIO, path, mode)
     try:
         yield file
     finally:
         with anyio.CancelScope(shield=True), disk_errors(f"spool to {path.name}", at=path):
-            await file.close()
+            await in_thread(file.close)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bulkpull.rows.records import ID, records, value
+from bulkpull.rows.cells import has_value
+from bulkpull.rows.records import ID, CsvError, records, value
 from bulkpull.rows.scan import Ahead, Block, Keys, Layout, Positions, Scanner, layout_of, read_header
 from bulkpull.rows.seen import Seen
-from bulkpull.rows.sink import CsvSink, header
+from bulkpull.rows.sink import CsvSink
 
 _MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
 _READ_BACK = 64 * 1024  # bytes of the output that are read together
@@ -24,9 +25,15 @@ _READ_BACK = 64 * 1024  # bytes of the output that are read together
 
 @dataclass(slots=True)
 class Merged:
-    """What came of one part; `missing` and `unasked` are columns, the rest rows."""
+    """What came of one part; `missing` and `unasked` are columns, the rest rows.
 
+    `delivered` are the records that stand in the file. `earlier` counts the ids that an earlier window had delivered
+    already, each once a window: `rows + earlier` of a window's parts is how many ids the window has.
+    """
+
+    delivered: int = 0
     rows: int = 0
+    earlier: int = 0
     duplicates: int = 0
     conflicts: int = 0
     outside: int = 0
@@ -40,6 +47,15 @@ class _Alike:
 
     rows: list[int] = field(default_factory=list)
     places: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The first row of an id, beside one that came again: whether that differs, and where it stands, unless that is in
+    the same block."""
+
+    differs: bool
+    place: int | None = None
 
 
 class Deduplicator:
@@ -56,36 +72,46 @@ class Deduplicator:
         # One thread for all blocks: what was freed is kept for the thread that had it, and threads would add up.
         self._thread = ThreadPoolExecutor(1, "merge")
         self._seen = Seen(sink.path.parent, memory)
+        self._kept_offset = 0
+        self._earlier: list[Positions] = []  # where ids stand that came again since the last `keep`: sorted runs
+        self._filled = np.zeros(0, np.bool_)  # which columns have a value in any row
+        self._kept_filled = self._filled
 
     def restore(self, checkpoint: Callable[[], None]) -> None:
         """Learns the ids of the rows that stand in the sink from an earlier run."""
         with self._sink.reader() as file:
             if self._sink.offset:
-                columns, body = read_header(file, checkpoint)
+                columns, place = read_header(file, checkpoint)
+                if not columns:
+                    raise CsvError(1, "there is no header")
                 layout = Layout(width=None, id_at=columns.index(ID))
-                place = len(header(columns)) + 1
 
                 def learn(block: Block) -> None:
                     nonlocal place
+                    self._look_for_values(block)
                     order = np.argsort(block.keys, kind="stable")
                     self._seen.add(block.keys[order], block.starts[order] + place)
                     place += int(block.ends[-1])
 
-                self._each(self._scanner.blocks(file, body, layout, b"", b""), learn, checkpoint)
+                self._each(self._scanner.blocks(file, place, layout, b"", b""), learn, checkpoint)
         self.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
         """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.
 
-        `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop.
+        `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop. A file
+        may be empty, without a header even: that merges nothing.
         Raises CsvError for what is no CSV with an id column, and for ragged rows.
         """
         with path.open("rb", buffering=0) as file:
             columns, body = read_header(file, checkpoint)
+            if not columns:
+                return Merged()
             self._sink.adopt(columns)
+            theirs, ours = frozenset(columns), frozenset(self._sink.columns)
             merged = Merged(
-                missing=tuple(column for column in self._sink.columns if column not in columns),
-                unasked=tuple(column for column in columns if column not in self._sink.columns),
+                missing=tuple(column for column in self._sink.columns if column not in theirs),
+                unasked=tuple(column for column in columns if column not in ours),
             )
             layout = layout_of(columns, self._sink.columns)
             found = self._scanner.blocks(file, body, layout, start, end)
@@ -95,11 +121,23 @@ class Deduplicator:
     def keep(self) -> None:
         """What was added stays."""
         self._thread.submit(self._seen.keep).result()
+        self._kept_offset = self._sink.offset
+        self._kept_filled = self._filled
+        self._earlier.clear()
 
     def roll_back(self, offset: int, columns: Sequence[str]) -> None:
         """Forgets what was added since the last `keep`, when the sink's offset and columns were these."""
         self._seen.forget_fresh()
         self._sink.cut(offset, columns)
+        self._filled = self._kept_filled
+        self._earlier.clear()
+
+    def empty_columns(self) -> tuple[str, ...]:
+        """The columns that no row has a value in, be it that of a quoted empty field; none where there are no rows."""
+        if not self._filled.any():
+            return ()
+        filled = frozenset(np.flatnonzero(self._filled).tolist())
+        return tuple(column for at, column in enumerate(self._sink.columns) if at not in filled)
 
     def close(self) -> None:
         """Lets go of the ids, and ends what helps."""
@@ -114,7 +152,20 @@ class Deduplicator:
                 checkpoint()
                 self._thread.submit(work, block).result()
 
+    def _look_for_values(self, block: Block) -> None:
+        """Learns which columns are filled that were empty so far."""
+        width = block.separators.shape[1]
+        if len(self._filled) < width:
+            self._filled = np.pad(self._filled, (0, width - len(self._filled)))
+        empty = np.flatnonzero(~self._filled[:width])
+        if len(empty) and len(found := empty[has_value(block, empty).any(axis=0)]):
+            self._filled = self._filled.copy()  # what is kept stays as it is
+            self._filled[found] = True
+
     def _merge(self, block: Block, merged: Merged) -> None:
+        # A row that is passed over as a repeat has the values of one that stays, but where it is a conflict.
+        self._look_for_values(block)
+        merged.delivered += len(block)
         merged.outside += block.outside
         order = np.argsort(block.keys, kind="stable")
         keys = block.keys[order]
@@ -149,6 +200,7 @@ class Deduplicator:
         data = bytes(block.data)
         same = self._same(block, data, order[hits], places)
         kept[order[hits[same]]] = False
+        found = [places[same]]
         seen = np.zeros(len(order), np.bool_)
         seen[hits] = True
         twins = 1 + np.flatnonzero(as_before & ~seen[1:])
@@ -170,14 +222,28 @@ class Deduplicator:
             distinct: list[int] = []
             for row in group.rows:
                 raw = bytes(block.data[block.starts[row] : block.ends[row]])
-                conflict = self._conflict(block, row, raw, group.places, distinct)
-                if conflict is None:
+                first = self._first(block, row, raw, group.places, distinct)
+                if first is None:
                     distinct.append(row)
-                else:
-                    kept[row] = False
-                    merged.duplicates += 1
-                    merged.conflicts += conflict
+                    continue
+                kept[row] = False
+                merged.duplicates += 1
+                merged.conflicts += first.differs
+                if first.place is not None:
+                    found.append(np.array([first.place]))
+        merged.earlier += self._count_earlier(np.concatenate(found))
         return kept
+
+    def _count_earlier(self, places: Positions) -> int:
+        """How many rows of earlier windows stand at `places`, but for those counted since the last `keep`."""
+        places = np.unique(places[places < self._kept_offset])
+        for run in self._earlier:
+            places = places[run[np.minimum(np.searchsorted(run, places), len(run) - 1)] != places]
+        if len(places):
+            self._earlier.append(places)
+            while len(self._earlier) > 1 and len(self._earlier[-2]) <= 2 * len(self._earlier[-1]):
+                self._earlier[-2:] = [np.sort(np.concatenate(self._earlier[-2:]))]
+        return len(places)
 
     def _same(self, block: Block, data: bytes, rows: Positions, places: Positions) -> NDArray[np.bool_]:
         """Whether each of `rows` stands at the place beside it already, byte for byte."""
@@ -195,25 +261,25 @@ class Deduplicator:
         same[by_place] = found
         return same
 
-    def _conflict(self, block: Block, row: int, raw: bytes, places: set[int], firsts: list[int]) -> bool | None:
-        """Whether a row differs from the first of its id, which stands at one of `places` or is one of `firsts` in the
-        same block; None where it is the first itself."""
+    def _first(self, block: Block, row: int, raw: bytes, places: set[int], firsts: list[int]) -> _First | None:
+        """The first row of a row's id, which stands at one of `places` or is one of `firsts` in the same block; None
+        where it is that itself."""
         for place in places:
             if self._sink.stands_at(place, raw):
-                return False
+                return _First(False, place)
             fields = self._sink.fields_at(place)
             if value(fields[self._sink.columns.index(ID)]) == block.id(row):
-                return not self._equal(fields, raw)
+                return _First(not self._equal(fields, raw), place)
         for first in firsts:
             kept = bytes(block.data[block.starts[first] : block.ends[first]])
             if kept == raw:
-                return False
+                return _First(False)
             if block.id(first) == block.id(row):
-                return not self._equal(next(records([kept], 2))[1], raw)
+                return _First(not self._equal(next(records([kept], 2))[1], raw))
         return None
 
     def _equal(self, kept: list[bytes], raw: bytes) -> bool:
-        _, repeat = next(records([raw], 2))
+        _, repeat, _ = next(records([raw], 2))
         width = len(self._sink.columns)  # a row kept earlier may lack columns that came later
         return _values(kept, width) == _values(repeat, width)
 

@@ -91,7 +91,7 @@ class Followed(io.RawIOBase):
             self._changed.wait_for(lambda: self._stopped or self._ended or self.reached > self.position)
             if self._stopped:
                 raise Superseded
-            most = self.reached - self.position
+            most = max(0, self.reached - self.position)
         if self._file is None:
             self._file = self._path.open("rb", buffering=0)
         self._file.seek(self.position)

@@ -13,6 +13,7 @@ PARTITIONS = ("month",)
 DATA_SET_FILE = "activity.parquet"  # in the directory of a month
 _SUFFIXES = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".pq": "parquet"}
 _COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+_KNOWN = ".csv, .ndjson or .jsonl (each also with .gz or .zst behind it), .parquet or .pq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,21 @@ def format_of(
     all_strings: bool = False,
     partition_by: str | None = None,
 ) -> Format:
-    """The format with a `name`, or else the one that the path's suffix tells, or else CSV.
+    """The format with a `name`, or else the one of the path's extension. CSV where there is neither.
 
-    Raises UsageError for what does not go together, and where a library is missing.
+    Raises UsageError for an unknown extension without a `name`, for options that contradict each other, and where a
+    library is missing.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix != "."]
     compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
     if compression:
         suffixes.pop()
-    name = name or (_SUFFIXES.get(suffixes[-1]) if suffixes else None) or "csv"
+    if name is None and suffixes and suffixes[-1] not in _SUFFIXES:
+        raise UsageError(
+            f"{path.name}: {suffixes[-1]} is not the extension of a format. Use {_KNOWN}, "
+            f"or choose the format with --format {'|'.join(FORMATS)}"
+        )
+    name = name or (_SUFFIXES[suffixes[-1]] if suffixes else "csv")
     if name not in FORMATS:
         raise UsageError(f"the format {name!r} is none of {', '.join(FORMATS)}")
     if partition_by is not None and partition_by not in PARTITIONS:

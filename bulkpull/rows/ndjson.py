@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bulkpull.errors import FormatError
-from bulkpull.rows.records import ID, File, records, value
+from bulkpull.rows.cells import no_text
+from bulkpull.rows.records import ID, File, value
 from bulkpull.rows.scan import Block, Layout, Scanner, read_header
 
 _ROWS = 1024  # that are rendered together: in few calls, yet none that keeps other threads waiting for long
+_DEEPEST = 100  # objects in objects: readers refuse some hundreds more
 _EMPTY = b"\x00"  # stands for an empty string for a moment; no JSON holds it bare
 _LF, _QUOTE, _BACKSLASH, _SPACE = b'\n"\\ '
 
 
 def ndjson(file: File, *, flat: bool) -> Generator[bytes]:
     """The lines of a merged CSV, several at a time. Dotted names become objects in objects, as in the API's list route,
-    unless `flat`; one that leads through another column stays as it is.
+    unless `flat`; one that leads through another column stays as it is, and so does one of more than 100 names.
 
     Raises FormatError for text that is no UTF-8.
     """
@@ -28,14 +29,14 @@ def ndjson(file: File, *, flat: bool) -> Generator[bytes]:
     layout = Layout(width=len(columns), id_at=columns.index(ID))
     row = 1
     for block in Scanner().blocks(file, body, layout, b"", b""):
-        count = len(block.starts)
-        for first in range(0, count, _ROWS):
-            last = min(count, first + _ROWS)
+        for first in range(0, len(block), _ROWS):
+            last = min(len(block), first + _ROWS)
             try:
-                yield shape.lines(_fields(block, first, last, len(columns)), last - first)
-            except UnicodeDecodeError:
-                raise _no_text(block, columns, first, row) from None
-        row += count
+                fields = _fields(block, first, last)
+            except UnicodeDecodeError as error:
+                raise no_text(block, columns, int(block.starts[first]) + error.start, row) from None
+            yield shape.lines(fields, last - first)
+        row += len(block)
 
 
 class _Shape:
@@ -43,9 +44,11 @@ class _Shape:
 
     def __init__(self, columns: tuple[str, ...], *, flat: bool) -> None:
         tree: dict[str, Any] = {}
+        names = frozenset(columns)
         for at, column in enumerate(columns):
             path = column.split(".")
-            if flat or "" in path or any(".".join(path[:depth]) in columns for depth in range(1, len(path))):
+            upper = (".".join(path[:depth]) for depth in range(1, len(path)))
+            if flat or "" in path or len(path) > _DEEPEST or not names.isdisjoint(upper):
                 path = [column]
             node = tree
             for name in path[:-1]:
@@ -82,13 +85,12 @@ class _Shape:
         return text.replace(b':"' + _EMPTY + b'"', b':""')
 
 
-def _fields(block: Block, first: int, last: int, width: int) -> list[bytes]:
+def _fields(block: Block, first: int, last: int) -> list[bytes]:
     """The fields of some records as JSON has them between quotes; nothing at all for null."""
     begin, end = int(block.starts[first]), int(block.ends[last - 1])
     raw = bytes(block.data[begin:end])
-    if block.separators is None:
-        return [_escaped(field) for _, fields in records([raw], 2) for field in fields]
     raw.decode()
+    width = block.separators.shape[1]
     data = np.frombuffer(raw, np.uint8)
     special = (data == _QUOTE) | (data == _BACKSLASH) | (data < _SPACE)
     ends = block.separators[first:last].reshape(-1) - begin
@@ -114,15 +116,3 @@ def _fields(block: Block, first: int, last: int, width: int) -> list[bytes]:
 
 def _escaped(field: bytes) -> bytes:
     return orjson.dumps(value(field).decode())[1:-1] or (_EMPTY if field else b"")
-
-
-def _no_text(block: Block, columns: tuple[str, ...], first: int, row: int) -> FormatError:
-    """Names the first value that is no text."""
-    for at in range(first, len(block.starts)):
-        [(_, fields)] = records([bytes(block.data[block.starts[at] : block.ends[at]])], 2)
-        for column, field in zip(columns, fields, strict=True):
-            try:
-                field.decode()
-            except UnicodeDecodeError:
-                return FormatError(row + at, block.id(at).decode(errors="replace"), f"{column} is no UTF-8")
-    raise AssertionError("all is UTF-8")

@@ -5,28 +5,30 @@ What comes of the same CSV is the same, byte for byte: where row groups end depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
+from bulkpull.rows.cells import no_text, values
 from bulkpull.rows.format import DATA_SET_FILE
-from bulkpull.rows.records import ID, MAX_RECORD, File
-from bulkpull.rows.scan import CREATED, read_header
+from bulkpull.rows.instants import nanoseconds
+from bulkpull.rows.records import ID, File
+from bulkpull.rows.scan import CREATED, Block, Layout, Scanner, read_header
 
 ROW_GROUP = 16 * 1024 * 1024  # bytes of values, about: some 65,000 rows
 MAX_PARTITIONS = 512  # files that are open at a time: four decades of months
-_BLOCK = 1024 * 1024  # bytes that are parsed together, unless a record is longer
-_LONG_BLOCK = 2 * MAX_RECORD
 _INSTANTS = pa.timestamp("ms", "UTC")
+_FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # milliseconds: the years 1 to 9999, which readers know
 _NO_MONTH = "__HIVE_DEFAULT_PARTITION__"  # Hive's name, which readers know, for rows without a value
+_NO_INSTANT = np.iinfo(np.int64).min
 
 
 def write_parquet(
@@ -42,68 +44,72 @@ def write_parquet(
     created_time. `provenance` is asked for once all has been read, and goes into the metadata. `checkpoint` is called
     now and then, and may raise to stop.
 
-    Raises FormatError for a value that is no UTF-8 text or no instant, and OSError.
+    Raises FormatError for a value that is no UTF-8 text or no instant of milliseconds, and OSError.
     """
-    columns, _ = read_header(file, checkpoint)
+    columns, body = read_header(file, checkpoint)
     schema = pa.schema(
         [pa.field(name, _INSTANTS if name == CREATED and not all_strings else pa.string()) for name in columns]
     )
-    block = _BLOCK
-    while True:
-        with _Tables(path, schema, partitioned=partition_by is not None) as tables:
-            row = 1
-            try:
-                for raw in _batches(file, columns, block):
-                    checkpoint()
-                    tables.add(_typed(raw, schema, row), row)
-                    row += raw.num_rows
-            except pa.ArrowInvalid as error:
-                if block == _LONG_BLOCK or "straddling" not in str(error):
-                    raise
-                block = _LONG_BLOCK  # a record was too long
-            else:
-                tables.finish(provenance())
-                return
+    layout = Layout(width=len(columns), id_at=columns.index(ID))
+    way_out = "keep it as text with --all-strings" + (", without --partition-by" if partition_by else "")
+    with _Tables(path, schema, partitioned=partition_by is not None) as tables:
+        row = 1
+        for block in Scanner().blocks(file, body, layout, b"", b""):
+            checkpoint()
+            tables.add(_batch(block, schema, row, way_out), row)
+            row += len(block)
+        tables.finish(provenance())
 
 
-def _batches(file: File, columns: tuple[str, ...], block: int) -> Iterator[Any]:
-    """The records, as raw bytes."""
-    file.seek(0)
-    yield from pyarrow.csv.open_csv(
-        pa.PythonFile(file, mode="r"),
-        read_options=pyarrow.csv.ReadOptions(block_size=block, use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.binary()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-
-
-def _typed(raw: Any, schema: Any, row: int) -> Any:
-    """The records with the schema's types; the first is number `row`."""
-    arrays = []
-    for field, values in zip(schema, raw.columns, strict=True):
-        texts = _cast(raw, values, pa.string(), row, f"{field.name} is no UTF-8")
-        reason = f"{field.name} {{}} is no instant of milliseconds, as Parquet is to have it; keep it as text"
-        arrays.append(texts if field.type == pa.string() else _cast(raw, texts, field.type, row, reason))
-    return pa.record_batch(arrays, schema=schema)
-
-
-def _cast(raw: Any, values: Any, kind: Any, row: int, reason: str) -> Any:
-    """The values as another type; raises FormatError, which names the first that cannot be that."""
+def _batch(block: Block, schema: Any, row: int, way_out: str) -> Any:
+    """The records of a block with the schema's types; the first is number `row`."""
     try:
-        return pyarrow.compute.cast(values, kind)
+        str(block.data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise no_text(block, tuple(schema.names), error.start, row) from None
+    cells = values(block)
+    # Arrow's strings stand one behind the other: every other one is what lies between two values.
+    offsets = np.full(2 * len(cells.ends) + 1, len(cells.data), np.int32)
+    offsets[0:-1:2], offsets[1::2] = cells.begins, cells.ends
+    is_there = np.ones(2 * len(cells.ends), np.bool_)
+    is_there[0::2] = ~cells.nothing
+    buffers = [np.packbits(is_there, bitorder="little"), offsets, cells.data]
+    texts = pa.Array.from_buffers(pa.string(), len(is_there), [pa.py_buffer(buffer) for buffer in buffers])
+    by_column = np.arange(0, len(is_there), 2).reshape(len(block), -1).T.reshape(-1)
+    texts = texts.take(pa.array(by_column))
+    columns = [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
+    for at, field in enumerate(schema):
+        if field.type == _INSTANTS:
+            columns[at] = _instants(columns[at], block, row, way_out)
+    return pa.record_batch(columns, schema=schema)
+
+
+def _instants(texts: Any, block: Block, row: int, way_out: str) -> Any:
+    """Texts as instants. Raises FormatError, which names the first that is none, or none that milliseconds can tell."""
+    try:
+        instants = pyarrow.compute.cast(texts, _INSTANTS)  # fast, and stricter than ISO 8601
+        ends = pyarrow.compute.min_max(instants)
+        if ends["min"].value is None or (ends["min"].value >= _FIRST and ends["max"].value <= _LAST):
+            return instants
     except pa.ArrowInvalid:
-        for at in range(len(values)):
-            try:
-                pyarrow.compute.cast(values.slice(at, 1), kind)
-            except pa.ArrowInvalid:
-                id = raw.column(ID)[at].as_py().decode(errors="replace")
-                raise FormatError(row + at, id, reason.format(repr(values[at].as_py()))) from None
-        raise
+        pass
+    found: list[int | None] = []
+    for at, text in enumerate(texts.to_pylist()):
+        moment = None if text is None else nanoseconds(text.encode())
+        if text is not None and moment is None:
+            raise _no_instant(block, at, row, text, "is no instant: a date, a time and an offset", way_out)
+        milliseconds, finer = divmod(moment or 0, 1_000_000)
+        if finer:
+            raise _no_instant(block, at, row, text, "is no instant of whole milliseconds", way_out)
+        if not _FIRST <= milliseconds <= _LAST:
+            raise _no_instant(block, at, row, text, "is not within the years 1 to 9999 in UTC", way_out)
+        found.append(None if moment is None else milliseconds)
+    return pa.array(found, pa.int64()).view(_INSTANTS)
+
+
+def _no_instant(block: Block, at: int, row: int, text: str, reason: str, way_out: str) -> FormatError:
+    id = block.id(at).decode(errors="replace")
+    return FormatError(row + at, id, f"{CREATED} {text[:100]!r} {reason}, as Parquet is to have it; {way_out}")
 
 
 class _Tables:
@@ -116,6 +122,7 @@ class _Tables:
         self._stack = ExitStack()
         self._writers: dict[str, Any] = {}
         self._waiting: dict[str, list[Any]] = {}
+        self._sizes: dict[str, int] = {}
         self._encoder = ThreadPoolExecutor(1, "parquet")  # encodes a row group while the records of others are read
         self._encoded: Future[None] | None = None
 
@@ -133,17 +140,13 @@ class _Tables:
         if not self._partitioned:
             self._wait("", batch)
             return
-        created = batch.column(CREATED)
-        ends = pyarrow.compute.min_max(created)
-        months = _months(pa.array([ends["min"].as_py(), ends["max"].as_py()], _INSTANTS))
-        if created.null_count or months[0] != months[1]:
-            months = _months(created)
-        distinct = list(dict.fromkeys(months))
+        months = _months(batch.column(CREATED))
+        distinct = np.unique(months).tolist()
         if len(self._writers.keys() | distinct) > MAX_PARTITIONS:
             id = batch.column(ID)[0].as_py()
             raise FormatError(row, id, f"here, or soon after, comes month {MAX_PARTITIONS + 1}: do without partitions")
         for month in distinct:
-            mine = batch if len(distinct) == 1 else batch.filter(pa.array([each == month for each in months]))
+            mine = batch if len(distinct) == 1 else batch.filter(pa.array(months == month))
             self._wait(month, mine)
 
     def finish(self, provenance: Mapping[str, str]) -> None:
@@ -163,16 +166,16 @@ class _Tables:
         if month not in self._writers:
             self._open(month)
         self._waiting[month].append(batch)
-        sizes = {month: sum(batch.nbytes for batch in waiting) for month, waiting in self._waiting.items()}
-        if sum(sizes.values()) >= ROW_GROUP:
-            self._write(max(sizes, key=sizes.__getitem__))
+        self._sizes[month] += batch.nbytes
+        if sum(self._sizes.values()) >= ROW_GROUP:
+            self._write(max(self._sizes, key=self._sizes.__getitem__))
 
     def _open(self, month: str) -> None:
         path = self._path
         if self._partitioned:
             path = (path / f"month={month}" if month else path) / DATA_SET_FILE  # without rows, without a month
             path.parent.mkdir(exist_ok=True)
-        self._waiting[month] = []
+        self._waiting[month], self._sizes[month] = [], 0
         writer = pyarrow.parquet.ParquetWriter(
             self._stack.enter_context(path.open("wb")),
             self._schema,
@@ -187,15 +190,16 @@ class _Tables:
         if self._encoded:
             self._encoded.result()
         table = pa.Table.from_batches(self._waiting[month], self._schema)
-        self._waiting[month] = []
+        self._waiting[month], self._sizes[month] = [], 0
         if table.num_rows:
             self._encoded = self._encoder.submit(_encode, self._writers[month], table)
 
 
-def _months(created: Any) -> list[str]:
+def _months(created: Any) -> Any:
     """The month of each instant, as in 2024-01."""
-    months = pyarrow.compute.strftime(created, format="%Y-%m")
-    return [_NO_MONTH if month is None else month for month in months.to_pylist()]
+    milliseconds = created.view(pa.int64()).fill_null(_NO_INSTANT).to_numpy()
+    months, which = np.unique(milliseconds.astype("M8[ms]").astype("M8[M]"), return_inverse=True)
+    return np.array([_NO_MONTH if np.isnat(month) else str(month) for month in months])[which]
 
 
 def _encode(writer: Any, table: Any) -> None:

@@ -8,13 +8,13 @@ quotes included, since an empty value and a quoted empty one differ.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedIOBase, RawIOBase
 
 ID = "id"
-MAX_RECORD = 16 * 1024 * 1024  # bytes; a record beyond it is taken for a broken quote
+MAX_RECORD = 64 * 1024 * 1024  # bytes, its line end aside; a record beyond it is taken for a broken quote
 _BLOCK = 1024 * 1024
-_LINE_OVERHEAD = 64  # bytes of memory that a line inside quotes takes beside its own
 BOM = b"\xef\xbb\xbf"
 
 _UNQUOTED = rb'[^",\r\n][^,\r\n]*+'
@@ -44,8 +44,9 @@ class CsvError(Exception):
 
 File = RawIOBase | BufferedIOBase  # opened to read bytes
 
-# A record: its raw bytes without the line end, and its fields, raw too. A bare tuple, since there are millions.
-Record = tuple[bytes, list[bytes]]
+# A record: its raw bytes without the line end, its fields, raw too, and how many bytes of the chunks end with its line
+# end. A bare tuple, since there are millions.
+Record = tuple[bytes, list[bytes], int]
 
 
 def value(field: bytes) -> bytes:
@@ -64,57 +65,72 @@ def records(chunks: Iterable[bytes], row: int = 1) -> Iterator[Record]:
     """The records in `chunks` of bytes, cut anywhere, of which the first is number `row` of its file. Blank lines are
     passed over, and so is a BOM at the file's beginning.
 
-    Raises CsvError for a stray quote, a bare carriage return, or an end inside quotes.
+    Raises CsvError for a stray quote, a bare carriage return, an end inside quotes, or a record above MAX_RECORD.
     """
-    pending: list[bytes] = []  # its lines so far, if it is inside quotes
-    pending_size = 0
-    for line in _lines(chunks, at_start=row == 1):
+    pending = bytearray()  # what came of the record so far, if that is inside quotes
+    behind = 0
+    at_start = row == 1
+    for line in _lines(chunks, pending):
+        behind += len(line) + 1
+        if at_start:
+            line = line.removeprefix(BOM)
+            at_start = False
         if pending:
-            pending.append(line)
-            pending_size += len(line) + _LINE_OVERHEAD
+            pending += b"\n"
+            pending += line
+            if len(pending) - pending.endswith(b"\r") > MAX_RECORD:
+                raise too_long(row)
             if b'"' not in line or not _closes(line, row):
-                if pending_size > MAX_RECORD:
-                    raise CsvError(row, f"the record is longer than {MAX_RECORD} bytes: a quote is not closed")
                 continue
-            raw = b"\n".join(pending).removesuffix(b"\r")
-            pending = []
-            yield raw, _FIELDS.findall(raw)
+            raw = bytes(pending).removesuffix(b"\r")
+            pending.clear()
+            yield raw, _FIELDS.findall(raw), behind
         else:
             raw = line.removesuffix(b"\r")
             if not raw:
                 continue
+            if len(raw) > MAX_RECORD:
+                raise too_long(row)
             if b'"' not in raw:
                 if b"\r" in raw:
                     raise CsvError(row, "a bare carriage return outside quotes")
-                yield raw, raw.split(b",")
+                yield raw, raw.split(b","), behind
             else:
                 fields = _FIELDS.findall(raw)
                 if b",".join(fields) != raw:  # there are bytes that belong to no whole field
                     if not _OPENING.match(line):
                         raise CsvError(row, "a stray quote or carriage return")
-                    pending = [line]
-                    pending_size = len(line)
+                    pending += line
                     continue
-                yield raw, fields
+                yield raw, fields, behind
         row += 1
     if pending:
         raise CsvError(row, "the file ends inside quotes: it was cut")
 
 
+def too_long(row: int) -> CsvError:
+    """The error that stands for a record above MAX_RECORD."""
+    return CsvError(row, f"the record is longer than {MAX_RECORD:,} bytes: a quote is not closed, or this is no CSV")
+
+
 def read_columns(rows: Iterator[Record]) -> tuple[str, ...]:
-    """The column names of a part: takes the header off `rows`.
+    """The column names of a part: takes the header off `rows`. None, in an empty part: one without any byte but line
+    ends and a BOM.
 
     Raises CsvError for what is no header with an `id` column, such as an error page.
     """
-    raw, fields = next(rows, (b"", []))
+    raw, fields, _ = next(rows, (b"", [], 0))
+    if not raw:
+        return ()
     try:
         columns = tuple(value(field).decode() for field in fields)
     except UnicodeDecodeError:
         raise CsvError(1, "the header is no UTF-8") from None
     if ID not in columns:
-        raise CsvError(1, f"no CSV with an id column: it begins with {raw[:60]!r}" if raw else "the file is empty")
+        raise CsvError(1, f"no CSV with an id column: it begins with {raw[:60]!r}")
     if len(set(columns)) < len(columns):
-        raise CsvError(1, f"a column name stands twice in the header {columns}")
+        twice = next(column for column, count in Counter(columns).items() if count > 1)
+        raise CsvError(1, f"the column {twice[:60]!r} stands twice in the header")
     return columns
 
 
@@ -128,26 +144,25 @@ def _closes(line: bytes, row: int) -> bool:
     return True
 
 
-def _lines(chunks: Iterable[bytes], *, at_start: bool) -> Iterator[bytes]:
-    """The bytes between newlines; the last may be without one."""
-    tail: list[bytes] = [b""]  # pieces of a line that has not ended, joined once it has
-    tail_size = 0
+def _lines(chunks: Iterable[bytes], pending: bytearray) -> Iterator[bytes]:
+    """The bytes between newlines; the last may be without one. Where a record is `pending` inside quotes, lines without
+    a quote may come as one. A line that is longer than any record is the last: it ends where that is certain."""
+    tail: list[bytes] = []  # pieces of a line that has not ended, joined once it has
+    tail_size, has_quote = 0, False
     for chunk in chunks:
-        lines = chunk.split(b"\n")
-        if len(lines) == 1 and not at_start:
-            tail.append(chunk)
-            tail_size += len(chunk)
-            if tail_size > MAX_RECORD:
-                raise CsvError(1, f"a line is longer than {MAX_RECORD} bytes")
-            continue
-        lines[0] = b"".join((*tail, lines[0]))
-        if at_start:
-            if len(lines) == 1 and len(lines[0]) < len(BOM):
-                tail = [lines[0]]
-                continue
-            lines[0] = lines[0].removeprefix(BOM)
-            at_start = False
-        tail = [lines.pop()]
-        tail_size = len(tail[0])
-        yield from lines
+        if pending and not has_quote and b'"' not in chunk:
+            text, newline, last = chunk.rpartition(b"\n")
+            lines = [text] if newline else []
+        else:
+            lines = chunk.split(b"\n")
+            last = lines.pop()
+        if lines:
+            lines[0] = b"".join((*tail, lines[0]))
+            tail, tail_size, has_quote = [], 0, False
+            yield from lines
+        tail.append(last)
+        tail_size += len(last)
+        has_quote = has_quote or b'"' in last
+        if tail_size > MAX_RECORD + len(BOM) + 1:  # of a carriage return
+            break
     yield b"".join(tail)

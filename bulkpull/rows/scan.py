@@ -2,9 +2,9 @@
 
 Both find the same records, or raise the same error. The fast way takes a block's separators (commas and newlines
 outside quotes) in a few passes over the bytes; if the newlines stand where a table of the header's width has them, the
-separators say where each record and each field is. It gives up, and leaves the rest of the file to the record reader,
-where anything is out of the ordinary: a quote within an unquoted value, a bare carriage return, a blank line, a ragged
-row, a quoted id, columns that are not the output's.
+separators say where each record and each field is. It gives up, and leaves the block to the record reader, where
+anything is out of the ordinary: a quote within an unquoted value or within an id, a bare carriage return, a blank line,
+a ragged row, a record that is longer than a block.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
-from bulkpull.rows.records import BOM, ID, CsvError, File, Record, blocks, read_columns, records, value
+from bulkpull.rows.instants import nanoseconds
+from bulkpull.rows.records import ID, CsvError, File, blocks, read_columns, records, value
 
 CREATED = "created_time"
 BLOCK = 2 * 1024 * 1024  # bytes that are looked at together
 _CHUNK = 256 * 1024  # bytes of a pass: what it writes is still in the processor's cache when the next pass reads it
 _PIECE = 64 * 1024  # bytes of a copy: larger ones are of new memory each time
 _SLOW_BLOCK = 1024 * 1024
-_HEADER = 64 * 1024
+_ARRANGED = 512 * 1024  # fields that are put into another order together
+_LONG_ID = 1024  # bytes
 _COMMA, _LF, _CR, _QUOTE = b',\n\r"'
 _ZERO = ord("0")
 _FORM = np.frombuffer(b"0000-00-00T00:00:00.000Z", np.uint8)  # of the usual instant
@@ -41,7 +42,8 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a file's columns mean for the output's: `order` says where each of the output's stands, where that differs.
+    """What a file's columns mean for the output's: `order` says where each of the output's stands, where that differs;
+    -1 is nowhere.
 
     Without `width`, records of any width are taken.
     """
@@ -49,25 +51,36 @@ class Layout:
     width: int | None
     id_at: int
     created_at: int | None = None
-    order: list[int | None] | None = None
+    order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of the output, one behind the other in `data`, each with its LF.
+    """Records of the output, one behind the other in `data`, each with its LF, all of as many fields.
 
-    `starts` and `ends` (behind the LF) are theirs; `keys` come of their ids and tell almost all of them apart; `id`
-    gives the id itself. `outside` rows have a created_time outside their window. `separators` are where the fields of
-    each record end, or None where that takes reading them.
+    `starts` and `ends` (behind the LF) are theirs; `separators` are where the fields of each end; `keys` come of their
+    ids and tell almost all of them apart. `outside` rows have a created_time outside their window.
     """
 
     data: memoryview
     starts: Positions
     ends: Positions
+    separators: Positions
     keys: Keys
     outside: int
-    id: Callable[[int], bytes]
-    separators: Positions | None = None
+    id_at: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def begins(self, column: int) -> Positions:
+        """Where the fields of a column begin."""
+        return self.starts if column == 0 else self.separators[:, column - 1] + 1
+
+    def id(self, row: int) -> bytes:
+        """The id of a record, without quotes."""
+        begin = int(self.separators[row, self.id_at - 1]) + 1 if self.id_at else int(self.starts[row])
+        return value(bytes(self.data[begin : self.separators[row, self.id_at]]))
 
 
 class Ahead:
@@ -101,46 +114,64 @@ class Scanner:
         self._is_comma = np.empty(_CHUNK, np.bool_)
         self._is_newline = np.empty(_CHUNK, np.bool_)
 
-    def blocks(self, file: File, body: int | None, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
-        """The records of an unbuffered `file` behind its header, from `body` on, where that is known; those outside
-        [start, end) are counted. Raises CsvError.
+    def blocks(self, file: File, body: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
+        """The records of an unbuffered `file` behind its header, from byte `body` on; those outside [start, end) are
+        counted. Raises CsvError.
 
         A block may be gone when the one after the next is asked for.
         """
-        if body is None or layout.order:
-            file.seek(0)
-            rows = records(blocks(file, _go_on))
-            next(rows)
-            yield from _slow(rows, 2, layout, start, end)
-            return
         file.seek(body)
         have, row = 0, 2
-        while True:
-            with memoryview(self._buffer) as buffer:
-                while have < BLOCK and (came := file.readinto(buffer[have:BLOCK])):
-                    have += came
-            at_end = have < BLOCK
-            if at_end and have and self._buffer[have - 1] != _LF:
-                self._buffer[have] = _LF
-                have += 1
-            if not have:
-                return
+        while have := self._filled(file, have):
             have = self._with_plain_line_ends(have)
-            plain = self._plain(have, layout, start, end)
-            if plain:
+            if plain := self._plain(have, layout, start, end):
                 block, used = plain
-                yield block
-                row += len(block.starts)
+                yield from _arranged(block, layout)
+                row += len(block)
                 self._next_buffer[: have - used] = self._buffer[used:have]
                 have -= used
                 self._buffer, self._next_buffer = self._next_buffer, self._buffer
                 self._bytes, self._next_bytes = self._next_bytes, self._bytes
-            if at_end and not have:
-                return
-            if at_end or not plain:
-                rest = chain((bytes(self._buffer[:have]),), blocks(file, _go_on))
-                yield from _slow(records(rest, row), row, layout, start, end)
-                return
+            else:
+                have, row = yield from self._careful(file, have, row, layout, start, end)
+
+    def _filled(self, file: File, have: int) -> int:
+        """Fills the buffer, which has `have` bytes, from the file; how many it has then."""
+        with memoryview(self._buffer) as buffer:
+            while have < BLOCK and (came := file.readinto(buffer[have:BLOCK])):
+                have += came
+        if 0 < have < BLOCK and self._buffer[have - 1] != _LF:
+            self._buffer[have] = _LF
+            have += 1
+        return have
+
+    def _careful(
+        self, file: File, have: int, row: int, layout: Layout, start: bytes, end: bytes
+    ) -> Generator[Block, None, tuple[int, int]]:
+        """The records in the first `have` bytes, the first being record `row` of its file, and what the last of them
+        has in the file behind. Returns how many bytes the buffer has then, and the number of the next record."""
+        chunk, given, behind = bytes(self._buffer[:have]), 0, 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal chunk, given
+            while chunk:
+                given += len(chunk)
+                yield chunk
+                chunk = file.read(BLOCK) or b""
+
+        gathered = _Gathered(layout)
+        for raw, fields, behind in records(chunks(), row):
+            if gathered.is_full or gathered.width != len(fields):
+                yield from gathered.blocks()
+                gathered = _Gathered(layout)
+            gathered.add(raw, fields, row, start, end)
+            row += 1
+            if behind >= have:
+                break
+        yield from gathered.blocks()
+        left = chunk[len(chunk) - (given - behind) :] if behind < given else b""
+        self._buffer[: len(left)] = left
+        return len(left), row
 
     def _with_plain_line_ends(self, have: int) -> int:
         """Turns CRLF into LF in the first `have` bytes, where that is all that CR is used for; how many are left."""
@@ -172,6 +203,8 @@ class Scanner:
         if not len(newlines):
             return None
         width = width or int(newlines[0]) + 1
+        if layout.id_at >= width:
+            return None
         used = int(separators[newlines[-1]]) + 1
         if quotes is not None and not _usual_quotes(data, quotes[quotes < used]):
             return None
@@ -187,25 +220,25 @@ class Scanner:
         ends = fields[:, -1] + 1
         starts = np.empty_like(ends)
         starts[0], starts[1:] = 0, ends[:-1]
-        id_starts = starts if layout.id_at == 0 else fields[:, layout.id_at - 1] + 1
-        id_ends = fields[:, layout.id_at]
-        if (id_starts == id_ends).any() or (quotes is not None and (data[id_starts] == _QUOTE).any()):
+
+        def values(column: int) -> tuple[Positions, Positions]:
+            """Where the values of a column begin and end, within their quotes."""
+            begins, behind = starts if column == 0 else fields[:, column - 1] + 1, fields[:, column]
+            if quotes is None:
+                return begins, behind
+            is_quoted = data[begins] == _QUOTE
+            return begins + is_quoted, behind - is_quoted
+
+        id_starts, id_ends = values(layout.id_at)
+        if (id_starts == id_ends).any():
+            return None
+        if quotes is not None and (np.searchsorted(quotes, id_starts) != np.searchsorted(quotes, id_ends)).any():
             return None
         outside = 0
         if layout.created_at is not None:
-            created = starts if layout.created_at == 0 else fields[:, layout.created_at - 1] + 1
-            outside = self._outside(created, fields[:, layout.created_at], have, start, end)
-        buffer = self._buffer
-        block = Block(
-            data=memoryview(buffer)[:used],
-            starts=starts,
-            ends=ends,
-            keys=self._keys(id_starts, id_ends, have),
-            outside=outside,
-            id=lambda row: bytes(buffer[id_starts[row] : id_ends[row]]),
-            separators=fields,
-        )
-        return block, used
+            outside = self._outside(*values(layout.created_at), have, start, end)
+        found = self._keys(id_starts, id_ends, have)
+        return Block(memoryview(self._buffer)[:used], starts, ends, fields, found, outside, layout.id_at), used
 
     def _separators(self, data: Bytes) -> Positions:
         """Where commas and newlines stand, those inside quotes included."""
@@ -240,15 +273,98 @@ class Scanner:
         """How many instants lie outside [start, end)."""
         long = ends - starts == _INSTANT
         instants = self._windows(_INSTANT, max(have, _INSTANT))[starts[long]]
-        texts = instants.view(f"S{_INSTANT}")
-        outside = (texts < start) | (texts >= end)
-        instants = instants[outside].view(np.uint8).reshape(-1, _INSTANT)
-        usual = ((instants - _ZERO <= 9) == _IS_DIGIT).all(axis=1)
-        usual &= (instants[:, ~_IS_DIGIT] == _FORM[~_IS_DIGIT]).all(axis=1)
-        count = int(np.count_nonzero(usual))
-        doubtful = np.concatenate((np.flatnonzero(~long), np.flatnonzero(long)[outside][~usual])).tolist()
+        digits = instants.view(np.uint8).reshape(-1, _INSTANT)
+        usual = ((digits - _ZERO <= 9) == _IS_DIGIT).all(axis=1)
+        usual &= (digits[:, ~_IS_DIGIT] == _FORM[~_IS_DIGIT]).all(axis=1)
+        texts = instants[usual].view(f"S{_INSTANT}")
+        count = int(np.count_nonzero((texts < start) | (texts >= end)))
+        doubtful = np.concatenate((np.flatnonzero(~long), np.flatnonzero(long)[~usual])).tolist()
         buffer = self._buffer
         return count + sum(is_outside(bytes(buffer[starts[row] : ends[row]]), start, end) for row in doubtful)
+
+
+class _Gathered:
+    """Records of one width that become a block."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._data = bytearray()
+        self._sizes: list[int] = []  # of the fields
+        self._ids: list[bytes] = []
+        self._outside = 0
+        self.width: int | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._data) >= _SLOW_BLOCK
+
+    def add(self, raw: bytes, fields: list[bytes], row: int, start: bytes, end: bytes) -> None:
+        """Takes in record `row`. Raises CsvError."""
+        layout = self._layout
+        if layout.width is not None and len(fields) != layout.width:
+            raise CsvError(row, f"{len(fields)} fields where the header has {layout.width}")
+        if layout.id_at >= len(fields) or not (id := value(fields[layout.id_at])):
+            raise CsvError(row, "the id is empty")
+        self.width = len(fields)
+        self._ids.append(id)
+        if layout.created_at is not None:
+            self._outside += is_outside(value(fields[layout.created_at]), start, end)
+        if layout.order is not None:
+            fields = [*fields, b""]
+            fields = [fields[at] for at in layout.order]
+            raw = b",".join(fields)
+        self._data += raw
+        self._data += b"\n"
+        self._sizes.extend(map(len, fields))
+
+    def blocks(self) -> Iterator[Block]:
+        """The block; none without records."""
+        if not self._ids:
+            return
+        sizes = np.fromiter(map(len, self._ids), np.int64, len(self._ids))
+        found = np.empty(len(sizes), np.uint64)
+        for size in np.unique(sizes).tolist():
+            rows = np.flatnonzero(sizes == size)
+            alike = b"".join([self._ids[row] for row in rows.tolist()])
+            found[rows] = keys(np.frombuffer(alike, np.uint8).reshape(-1, size))
+        separators = (np.cumsum(np.array(self._sizes, np.int64) + 1) - 1).reshape(len(sizes), -1)
+        ends = separators[:, -1] + 1
+        starts = np.concatenate(([0], ends[:-1]))
+        yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, _id_at(self._layout))
+
+
+def _arranged(block: Block, layout: Layout) -> Iterator[Block]:
+    """The records of a block with the output's columns in the output's order, in one or several blocks."""
+    if layout.order is None:
+        yield block
+        return
+    data = np.frombuffer(block.data, np.uint8)
+    order = np.array(layout.order)
+    outside = block.outside
+    step = max(1, _ARRANGED // len(order))
+    for first in range(0, len(block), step):
+        fields = block.separators[first : first + step]
+        begins = np.empty_like(fields)
+        begins[:, 0], begins[:, 1:] = block.starts[first : first + step], fields[:, :-1] + 1
+        begins, sizes = begins[:, order], (fields + 1 - begins)[:, order]  # with a byte for the separator
+        sizes[:, order < 0] = 1
+        behind = np.cumsum(sizes).reshape(sizes.shape)
+        from_to = np.repeat((begins - (behind - sizes)).reshape(-1), sizes.reshape(-1))
+        from_to += np.arange(len(from_to))
+        arranged = data[from_to]
+        separators = behind - 1
+        arranged[separators] = _COMMA
+        arranged[separators[:, -1]] = _LF
+        ends = behind[:, -1]
+        starts = np.concatenate(([0], ends[:-1]))
+        found = block.keys[first : first + step]
+        yield Block(arranged.data, starts, ends, separators, found, outside, _id_at(layout))
+        outside = 0
+
+
+def _id_at(layout: Layout) -> int:
+    """Which of the output's columns is the id."""
+    return layout.id_at if layout.order is None else layout.order.index(layout.id_at)
 
 
 def _parity(separators: Positions, quotes: Positions) -> Positions:
@@ -266,55 +382,12 @@ def _usual_quotes(data: Bytes, quotes: Positions) -> bool:
     return bool(opens.all() and closes.all())
 
 
-def _go_on() -> None:
-    """The scanner's thread is not the one that may be told to stop."""
-
-
-def read_header(file: File, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int | None]:
-    """A file's columns, and where its records begin if the header is plain; raises CsvError where it has no header with
-    an id."""
-    head = file.read(_HEADER) or b""
-    line, newline, _ = head.partition(b"\n")
-    names = line.removeprefix(BOM).removesuffix(b"\r")
-    if newline and names and b'"' not in names and b"\r" not in names:
-        return read_columns(records([line])), len(line) + 1
-    file.seek(0)
-    return read_columns(records(blocks(file, checkpoint))), None
-
-
-def _slow(rows: Iterator[Record], row: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
-    """Blocks of what the record reader finds, the first being record `row` of its file."""
-    data, starts, ids, outside = bytearray(), [0], list[bytes](), 0
-    for number, (raw, fields) in enumerate(rows, start=row):
-        if layout.width is not None and len(fields) != layout.width:
-            raise CsvError(number, f"{len(fields)} fields where the header has {layout.width}")
-        id = value(fields[layout.id_at])
-        if not id:
-            raise CsvError(number, "the id is empty")
-        ids.append(id)
-        if layout.created_at is not None:
-            outside += is_outside(fields[layout.created_at], start, end)
-        if layout.order is not None:
-            raw = b",".join([b"" if at is None else fields[at] for at in layout.order])
-        data += raw
-        data += b"\n"
-        starts.append(len(data))
-        if len(data) >= _SLOW_BLOCK:
-            yield _slow_block(data, starts, ids, outside)
-            data, starts, ids, outside = bytearray(), [0], [], 0
-    if ids:
-        yield _slow_block(data, starts, ids, outside)
-
-
-def _slow_block(data: bytearray, starts: list[int], ids: list[bytes], outside: int) -> Block:
-    sizes = np.fromiter(map(len, ids), np.int64, len(ids))
-    found = np.empty(len(ids), np.uint64)
-    for size in np.unique(sizes).tolist():
-        rows = np.flatnonzero(sizes == size)
-        alike = b"".join([ids[row] for row in rows.tolist()])
-        found[rows] = keys(np.frombuffer(alike, np.uint8).reshape(-1, size))
-    edges = np.array(starts, np.int64)
-    return Block(memoryview(data), edges[:-1], edges[1:], found, outside, ids.__getitem__)
+def read_header(file: File, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int]:
+    """A file's columns, and the byte at which its records begin; no columns where it is empty. Raises CsvError where it
+    has no header with an id."""
+    rows = records(blocks(file, checkpoint))
+    first = next(rows, None)
+    return read_columns(iter([first] if first else [])), first[2] if first else 0
 
 
 def keys(ids: Bytes) -> Keys:
@@ -324,6 +397,8 @@ def keys(ids: Bytes) -> Keys:
     time have keys of one range. The lower half is a hash of all.
     """
     count, size = ids.shape
+    if size > _LONG_ID:
+        return np.fromiter((xxh3_64_intdigest(id.tobytes()) for id in ids), np.uint64, count)
     padded = -(-size // 8) * 8
     if padded != size:
         ids, unpadded = np.zeros((count, padded), np.uint8), ids
@@ -345,24 +420,19 @@ def keys(ids: Bytes) -> Keys:
 
 def is_outside(created: bytes, start: bytes, end: bytes) -> bool:
     """Whether an instant, however written, lies outside [start, end), two of the usual form, in which instants are
-    compared as text; what is no instant counts as inside."""
+    compared as text; without an offset it is one of UTC. What is no instant counts as inside."""
     if _USUAL.fullmatch(created):
         return not start <= created < end
-    try:
-        first, moment, last = (datetime.fromisoformat(value(text).decode()) for text in (start, created, end))
-    except ValueError:
-        return False
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return not first <= moment < last
+    first, moment, last = (nanoseconds(text, zone=b"Z") for text in (start, created, end))
+    return moment is not None and first is not None and last is not None and not first <= moment < last
 
 
 def layout_of(columns: tuple[str, ...], wanted: list[str]) -> Layout:
     """How a file with `columns` is laid out, for an output with the columns `wanted`."""
-    order = [columns.index(column) if column in columns else None for column in wanted]
+    places = {column: at for at, column in enumerate(columns)}
     return Layout(
         width=len(columns),
-        id_at=columns.index(ID),
-        created_at=columns.index(CREATED) if CREATED in columns else None,
-        order=None if list(columns) == wanted else order,
+        id_at=places[ID],
+        created_at=places.get(CREATED),
+        order=None if list(columns) == wanted else tuple(places.get(column, -1) for column in wanted),
     )

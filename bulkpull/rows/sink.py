@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
+from bulkpull.rows.durable import sync_file
 from bulkpull.rows.records import blocks, records
 
 _READ_BACK = 16 * 1024
@@ -40,8 +41,9 @@ class CsvSink:
 
     def adopt(self, columns: Iterable[str]) -> None:
         """Takes new columns into the header, unless it is fixed; to be called before the first record."""
-        new = [] if self._fixed else [column for column in columns if column not in self.columns]
-        self.columns += new
+        if not self._fixed:
+            known = frozenset(self.columns)
+            self.columns += [column for column in columns if column not in known]
         if not self.offset:
             self.append([header(self.columns) + b"\n"])
 
@@ -66,7 +68,7 @@ class CsvSink:
         which is not what stands from byte `needed` on: a cache that grows with the output costs more than the rest of
         the writing, above all on virtual machines."""
         written = self.offset
-        os.fsync(self._file.fileno())
+        sync_file(self._file.fileno())
         behind = (min(written - _CACHED, written if needed is None else needed)) // _PAGE * _PAGE
         if behind > self._uncached and self._misses < _MOST_MISSES and hasattr(os, "posix_fadvise"):
             advice = os.POSIX_FADV_DONTNEED
@@ -110,10 +112,10 @@ class CsvSink:
             rows = records(blocks(narrow, checkpoint))
             next(rows)
             wide.write(header(self.columns) + b"\n")
-            for raw, fields in rows:
+            for raw, fields, _ in rows:
                 wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
             wide.flush()
-            os.fsync(wide.fileno())
+            sync_file(wide.fileno())
         return wide_path
 
 

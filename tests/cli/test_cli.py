@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bulkpull import Clickwrap, Result, Shortfall, Window, __version__
+from bulkpull import Clickwrap, OutputError, Result, Shortfall, Window, __version__
 from bulkpull.cli.progress import summary
+from bulkpull.cli.pull import _quoted, _what_next, _without_fresh
+from bulkpull.cli.running import Interrupted
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
@@ -259,9 +266,11 @@ def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> 
         assert (done.returncode, "token" in done.stderr) == (2, True)
 
 
-def interrupted(sandbox: SandboxProcess, tmp_path: Path, *numbers: signal.Signals) -> tuple[int, str, list[str]]:
+def interrupted(
+    sandbox: SandboxProcess, tmp_path: Path, *numbers: signal.Signals, more: Sequence[str] = ()
+) -> tuple[int, str, list[str]]:
     """A pull that was sent these signals once it was under way: its exit code, its standard error, its command."""
-    command = ["pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1", "--window", "1mo"]
+    command = ["pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1", "--window", "1mo", *more]
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "bulkpull", *command], env=environment(sandbox), stderr=subprocess.PIPE, text=True
     ) as process:
@@ -291,6 +300,51 @@ def test_an_interrupted_pull_is_code_130_and_goes_on(
     assert "resuming: " in done.stderr
     assert "3,000 rows in" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_the_command_to_resume_does_not_start_over(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    odd = "it's\n\x1b[1m\\ü"
+    more = ["--fresh", "--filter", f"custom_data.vip!={odd}"]
+    code, stderr, command = interrupted(sandbox, tmp_path, signal.SIGINT, more=more)
+    assert code == 130
+    to_resume = stderr.partition("go on with: ")[2].rstrip("\n")
+    assert "\n" not in to_resume
+    assert "\x1b" not in to_resume
+    shell = shutil.which("bash")
+    assert shell
+    read = subprocess.run([shell, "-c", f"printf '%s\\0' {to_resume}"], capture_output=True, text=True, check=True)  # noqa: S603
+    command.remove("--fresh")
+    assert read.stdout.split("\0")[:-1] == ["bulkpull", *command]
+    done = bulkpull(sandbox, *command)
+    assert (done.returncode, "resuming: " in done.stderr) == (0, True), done.stderr
+
+
+def test_an_option_whose_value_is_the_word_fresh_keeps_it() -> None:
+    arguments = ["pull", "--fresh", "--filter", "--fresh", "--out=--fresh", "-v", "--fresh", "--out", "x"]
+    assert list(_without_fresh(arguments)) == ["pull", "--filter", "--fresh", "--out=--fresh", "-v", "--out", "x"]
+
+
+@given(st.text(st.characters(exclude_characters="\0")))
+def test_an_argument_that_is_quoted_is_one_line_for_the_shell(text: str) -> None:
+    surely = os.fsdecode(text.encode("utf-8", "surrogatepass"))
+    quoted = _quoted(surely)
+    assert quoted.isprintable()
+    assert quoted.encode().isascii() or not quoted.startswith("$'")
+    if quoted.startswith("$'"):
+        assert ast.literal_eval(f"b{quoted[1:]}") == os.fsencode(surely)
+    else:
+        assert shlex.split(quoted) == [surely]
+
+
+def test_a_fresh_start_that_did_not_come_to_it_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "a.csv.bulkpull"
+    left.mkdir()
+    (left / "journal.sqlite").touch()
+    monkeypatch.setattr("sys.argv", ["bulkpull", "pull", "--fresh"])
+    for begun, command in ((False, "bulkpull pull --fresh"), (True, "bulkpull pull")):
+        note = _what_next(tmp_path / "a.csv", Interrupted(), begun=begun, fresh=True)
+        assert note == f"what is done is kept in {left}; go on with: {command}"
+    assert _what_next(tmp_path / "a.csv", OutputError("another pull is writing"), begun=False, fresh=True) is None
 
 
 def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProcess, tmp_path: Path) -> None:

@@ -115,6 +115,23 @@ async def test_activity_goes_from_page_to_page_while_there_is_more(wire: aioresp
     ]
 
 
+async def test_numbers_of_an_activity_keep_their_digits(wire: aioresponses) -> None:
+    numbers = '{"long": 123456789012345678901234567890, "minus": -18446744073709551617, "half": 0.5, "deep": [[1e400]]}'
+    wire.get(ANY, body=f'{{"data": [{numbers}, {{"longer": {"7" * 5000}}}], "has_more": false}}')
+    async with client() as clickwrap:
+        [activity, longer] = [entry async for entry in clickwrap.activity()]
+    assert activity == {"long": 123456789012345678901234567890, "minus": -(2**64) - 1, "half": 0.5, "deep": [["1e400"]]}
+    assert longer == {"longer": "7" * 5000}
+
+
+@pytest.mark.parametrize("body", ['{"data": [NaN, 1e400]}', '{"data": ["\\ud800", 1e400]}', "[" * 100_000, "", "1e"])
+async def test_what_is_no_json_is_no_answer(wire: aioresponses, body: str) -> None:
+    wire.get(ANY, body=body, repeat=True)
+    async with client() as clickwrap:
+        with pytest.raises(UnavailableError, match="no JSON but"):
+            [entry async for entry in clickwrap.activity()]
+
+
 async def test_activity_stops_at_an_empty_page_that_claims_more(wire: aioresponses) -> None:
     wire.get(ANY, payload={"has_more": True, "data": []}, repeat=True)
     async with client() as clickwrap:
@@ -172,7 +189,7 @@ async def test_what_may_pass_is_tried_again(wire: aioresponses, failure: dict[st
         (401, AuthenticationError),
         (403, AuthenticationError),
         (404, NotFoundError),
-        (409, ApiError),
+        (410, ApiError),
         (302, ApiError),
     ],
 )

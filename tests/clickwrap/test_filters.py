@@ -21,6 +21,16 @@ BOUNDS = "created_time>=2020-10-10T00:00:00.000Z and created_time<2020-10-15T18:
         "event_type == agreed and custom_data.vip!=TRUE",
         "connection_data.page_title==Order",  # holds the letters, not the word
         "connection_data.page_title==Terms and Conditions",
+        'connection_data.page_title=="Terms or Conditions"',
+        "connection_data.page_title=='Terms OR Conditions' and event_type==agreed",
+        'connection_data.page_title != "a || b"',
+        r'connection_data.page_title=="say \"yes\" or \"no\""',
+        "connection_data.page_title=='Men''s or Women''s'",
+        "connection_data.page_title==\"Men's or Women's\"",
+        'connection_data.page_title=="this and"',
+        'connection_data.page_title==""',
+        "connection_data.page_title==Men's",
+        'connection_data.page_title=="two\nlines or more"',
     ],
 )
 def test_good_filters_pass_unchanged(text: str) -> None:
@@ -32,13 +42,30 @@ def test_no_filter(text: str | None) -> None:
     assert check_filter(text) is None
 
 
-@pytest.mark.parametrize("text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or"])
+OR_OUTSIDE = [
+    'a=="x or y" or b==2',
+    "a=='x' or b=='y'",
+    "a=='' or b==''",
+    'a=="x or y',  # never closed
+    'a==x" or b=="y',
+    r'a=="x\" or b==2',
+    "a==Men's or b==Women's",
+    'a=="x"y or b=="z"',
+    """a=="x' or b=='y" or c==1""",
+]
+
+
+@pytest.mark.parametrize(
+    "text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or", *OR_OUTSIDE]
+)
 def test_or_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="'or'"):
         check_filter(text)
 
 
-@pytest.mark.parametrize("text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and"])
+@pytest.mark.parametrize(
+    "text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and", 'a=="b and c" and']
+)
 def test_what_is_no_comparison_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="comparisons"):
         check_filter(text)

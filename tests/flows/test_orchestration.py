@@ -13,7 +13,6 @@ import pytest
 import bulkpull
 from bulkpull import Clickwrap, ExportError, Plan, Result, RetryPolicy, events
 from bulkpull.events import Event
-from bulkpull.pull import split
 from bulkpull.sandbox import Sandbox, SandboxConfig
 
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
@@ -75,9 +74,8 @@ async def test_where_counting_is_refused_the_pull_goes_by_length(tmp_path: Path,
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_windows_that_always_fail_are_cut_in_two_and_the_bytes_are_the_same(
-    tmp_path: Path, undisturbed: bytes, seed: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: bytes, seed: int
 ) -> None:
-    monkeypatch.setattr(split, "LEAST_ROWS", 1)
     heard: list[Event] = []
     async with Sandbox(replace(CONFIG, faults=f"export-always-fails:{seed}")) as sandbox:
         result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
@@ -93,9 +91,8 @@ async def test_windows_that_always_fail_are_cut_in_two_and_the_bytes_are_the_sam
 
 
 async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_knows(
-    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: bytes
 ) -> None:
-    monkeypatch.setattr(split, "LEAST_ROWS", 1)
     out = tmp_path / "a.csv"
     async with Sandbox(replace(CONFIG, faults="export-never-ends:1", workers=50)) as sandbox:
         with anyio.CancelScope() as scope:

@@ -332,7 +332,7 @@ async def test_an_export_whose_links_have_become_fewer_will_not_do(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "page",
-    [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"", b"name,v\n1,2\n"],
+    [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"name,v\n1,2\n"],
 )
 async def test_what_is_no_csv_is_asked_for_again_and_then_an_error(tmp_path: Path, page: bytes) -> None:
     host = Host([whole(page)])

@@ -127,8 +127,26 @@ def test_half_files_are_not_trusted_after_the_machine_went_down(
     # Where the machine does not tell when it was started, it may always have been down.
     journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
     monkeypatch.setattr(journal_module, "_BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["false"])
     reopen().start_run()
     assert reopen().exports()[0].parts[0].validator is None
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_macos_tells_its_start_in_another_way(
+    reopen: Reopen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    monkeypatch.setattr(journal_module, "_BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["echo", "5D6F"])
+    journal = reopen()
+    journal.start_run()
+    launched(journal, WINDOWS[0], "one")
+    journal.exported(WINDOWS[0], "one", [PartRecord(1, "a")])
+    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
+    if not trusted:
+        monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["echo", "9A0C"])
+    reopen().start_run()
+    assert reopen().exports()[0].parts[0].validator == ('"v1"' if trusted else None)
 
 
 def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:

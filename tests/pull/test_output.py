@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -115,9 +116,133 @@ def test_a_directory_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "file").write_bytes(b"x")
     (tmp_path / "a.csv.bulkpull").symlink_to(precious)
-    with pytest.raises(OutputError, match="beside"):
+    with pytest.raises(OutputError, match=r"beside.* is a symbolic link"):
         claim(Output(tmp_path / "a.csv", overwrite=False))
     assert (precious / "file").exists()
+
+
+PLANTED = ["journal.sqlite", "journal.sqlite-wal", "output", "output.wide", "rendered", "window-000001-part-0001.csv"]
+
+
+@pytest.mark.parametrize("name", [*PLANTED, "rendered/month=2024-01", "rendered/month=2024-01/activity.parquet"])
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_in_the_directory_is_not_followed(tmp_path: Path, name: str, dangling: bool) -> None:
+    output = Output(tmp_path / "a.csv")
+    victim = tmp_path / "victim"
+    if not dangling:
+        victim.write_bytes(b"precious")
+    link = output.directory / name
+    link.parent.mkdir(parents=True)
+    output.directory.chmod(0o700)
+    link.symlink_to(victim)
+    with pytest.raises(OutputError, match=r"symbolic link.*Remove .*a\.csv\.bulkpull"):
+        output.claim()
+    output.release(remove=True)  # as a pull does that failed
+    assert link.is_symlink()
+    assert victim.exists() != dangling
+
+
+def test_a_pipe_in_the_directory_is_not_waited_for(tmp_path: Path) -> None:
+    output = Output(tmp_path / "a.csv")
+    output.directory.mkdir()
+    os.mkfifo(output.partial)
+    with pytest.raises(OutputError, match="output is not a file"):
+        output.claim()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o755])
+def test_a_directory_that_is_ours_becomes_private(tmp_path: Path, mode: int) -> None:
+    output = Output(tmp_path / "a.csv")
+    output.directory.mkdir()
+    output.partial.write_bytes(b"kept")
+    output.directory.chmod(mode)
+    output.claim()
+    assert output.directory.stat().st_mode & 0o777 == 0o700
+    assert output.partial.read_bytes() == b"kept"
+    output.release(remove=True)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_a_file_with_a_second_name_is_refused_where_others_could_have_put_it(tmp_path: Path, mode: int) -> None:
+    """A killed pull may have left its output under both names; that directory was private all the time."""
+    output = Output(tmp_path / "a.csv")
+    output.directory.mkdir()
+    output.partial.write_bytes(b"rows")
+    (tmp_path / "second").hardlink_to(output.partial)
+    output.directory.chmod(mode)
+    if mode == 0o700:
+        output.claim()
+        output.release(remove=False)
+    else:
+        with pytest.raises(OutputError, match="has a second name"):
+            output.claim()
+    assert (tmp_path / "second").read_bytes() == b"rows"
+
+
+def test_a_file_system_without_modes_that_lets_others_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    output = Output(tmp_path / "a.csv")
+    output.directory.mkdir()
+    output.directory.chmod(0o777)
+    with pytest.raises(OutputError, match=r"written by other users.*another file system"):
+        output.claim()
+
+
+@pytest.mark.parametrize("name", ["", *PLANTED])
+def test_what_belongs_to_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    output = Output(tmp_path / "a.csv")
+    output.directory.mkdir(0o777)
+    theirs = output.directory / name
+    if name:
+        theirs.write_bytes(b"theirs")
+    if os.geteuid() == 0:
+        os.chown(theirs, 65534, 65534)
+    else:  # we are another user than the one who made it
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        monkeypatch.setattr(Output, "_uid_here", os.geteuid)
+    with pytest.raises(OutputError, match=r"another user \(uid \d+\)"):
+        output.claim()
+    output.release(remove=True)
+    assert theirs.exists()
+
+
+def test_a_network_file_system_that_calls_us_somebody_else_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)  # whatever we make belongs to another user id than ours
+    publish(Output(tmp_path / "a.csv"), b"id\n1\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"id\n1\n"
+
+
+def test_a_claim_can_be_seen_without_being_disturbed(tmp_path: Path) -> None:
+    output, seen_from = Output(tmp_path / "a.csv"), Output(tmp_path / "a.csv")
+    claim(output)
+    for _ in range(3):
+        assert seen_from.is_claimed() is True  # and the look itself lets go of nothing
+    with pytest.raises(OutputError, match="another pull"):
+        claim(seen_from)
+    output.release(remove=False)
+    assert seen_from.is_claimed() is False
+
+
+def test_a_look_holds_no_lock_that_a_claim_could_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, looking = Output(tmp_path / "a.csv"), Output(tmp_path / "a.csv")
+    output.directory.mkdir()
+    ask = fcntl.fcntl
+
+    def claim_meanwhile(file: int, command: int, argument: bytes) -> bytes:
+        answer = ask(file, command, argument)
+        if command == fcntl.F_OFD_GETLK:
+            output.claim()
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "fcntl", claim_meanwhile)
+        assert looking.is_claimed() is False
+    assert looking.is_claimed() is True
+    output.release(remove=True)
 
 
 @pytest.mark.parametrize("name", ["", "missing/a.csv", "a" * 300, "nul\0", "file/a.csv"])

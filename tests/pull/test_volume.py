@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkpull import ApiError, AuthenticationError, Plan, UnavailableError, UsageError, plan
-from bulkpull.pull.volume import PATIENCE
+from bulkpull import ApiError, AuthenticationError, Plan, UnavailableError, UsageError, Window, plan
+from bulkpull.pull.volume import PATIENCE, pieces
 from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, evenly, in_bursts
 
@@ -53,27 +54,36 @@ def raises(error: type[Exception], count: Callable[[], Awaitable[int]]) -> str:
     return simulated(0, main)
 
 
+def assert_tiled(windows: Sequence[Window], start: datetime = START, end: datetime = END) -> None:
+    """Every instant of the range lies in exactly one window."""
+    assert [window.index for window in windows] == list(range(len(windows)))
+    assert (windows[0].start, windows[-1].end) == (start, end)
+    assert all(window.start < window.end for window in windows)
+    assert all(one.end == following.start for one, following in pairwise(windows))
+
+
 @settings(max_examples=60)
 @given(rows=st.integers(0, 3000), per_export=st.sampled_from([1, 7, 100, 5000]), seed=st.integers(0, 99))
 def test_every_activity_is_in_one_window_and_counted_there(rows: int, per_export: int, seed: int) -> None:
     moments = in_bursts(rows, START, END, seed)
     found = planned(moments, per_export)
     exports = -(-rows // per_export)
-    assert [window.index for window in found.windows] == list(range(len(found.windows)))
-    assert all(START <= window.start < window.end <= END for window in found.windows)
-    assert all(one.end <= following.start for one, following in pairwise(found.windows))
+    assert_tiled(found.windows)
     for window in found.windows:
-        assert window.rows == sum(window.start <= moment < window.end for moment in moments) > 0
-    assert found.rows == sum(window.rows or 0 for window in found.windows) == rows
-    assert found.probes <= 2 * exports + 16
+        assert window.rows == sum(window.start <= moment < window.end for moment in moments)
+        assert window.rows or not rows
+    assert found.rows == rows
+    assert found.doubt == ""
+    # A half that holds all of its segment has the other counted too.
+    assert found.probes <= 2 * exports + 16 + 32
 
 
 @pytest.mark.parametrize("exports", [1, 2, 3, 10, 64, 500])
 def test_evenly_spread_activity_takes_as_many_probes_as_windows(exports: int) -> None:
-    found = planned(evenly(exports * 1000, START, END), 1000)
+    found = planned(evenly(exports * 1003, START, END), 1003)
     assert 0.98 * exports <= len(found.windows) <= 1.02 * exports
     assert found.probes == pytest.approx(exports, rel=0.02)
-    assert all(900 < (window.rows or 0) < 1100 for window in found.windows)
+    assert all(900 < (window.rows or 0) < 1110 for window in found.windows)
 
 
 def test_ten_years_with_all_activity_in_three_months_take_few_probes() -> None:
@@ -92,12 +102,124 @@ def test_windows_are_about_equal_where_activity_is_not() -> None:
     assert found.probes <= 2 * len(found.windows)
 
 
-def test_stretches_without_activity_make_no_export() -> None:
-    found = planned(MONTHS, 450, datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
-    covered = sum((window.end - window.start for window in found.windows), timedelta(0))
-    assert covered < timedelta(days=400)
+def test_stretches_without_activity_make_no_export_of_their_own() -> None:
+    first, last = datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    found = planned(MONTHS, 450, first, last)
+    assert_tiled(found.windows, first, last)
+    assert len(found.windows) <= 4
+    assert all(window.rows for window in found.windows)
     empty = planned([], 10)
-    assert (empty.windows, empty.rows, empty.probes) == ((), 0, 1)
+    assert (empty.windows, empty.rows, empty.probes) == ((Window(0, START, END, 0),), 0, 1)
+
+
+ODD = st.sampled_from(["right", "capped", "zero", "half", "double", "rounded", "growing", "shrinking", "any", "refused"])
+
+
+@settings(max_examples=150)
+@given(
+    kinds=st.lists(ODD, min_size=1, max_size=3),
+    rows=st.integers(0, 3000),
+    per_export=st.sampled_from([1, 7, 100, 5000]),
+    cap=st.sampled_from([1, 10, 137, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_windows_tile_the_range_whatever_is_counted(
+    kinds: list[str], rows: int, per_export: int, cap: int, seed: int
+) -> None:
+    luck = random.Random(seed)
+    server = Server(Model(), in_bursts(rows, START, END, seed))
+    asked = 0
+
+    class Odd(SimulatedClickwrap):
+        async def count(self, filter: str | None = None) -> int:
+            nonlocal asked
+            asked += 1
+            right = len(server.selected(filter or "")[2])
+            match luck.choice(kinds):
+                case "capped":
+                    return min(cap, right)
+                case "zero":
+                    return 0
+                case "half":
+                    return right // 2
+                case "double":
+                    return right * 2
+                case "rounded":
+                    return round(right, -2)
+                case "growing":
+                    return right + asked
+                case "shrinking":
+                    return max(0, right - asked)
+                case "any":
+                    return luck.randrange(10_000)
+                case "refused" if asked > luck.randrange(9):
+                    raise ApiError("no", status=400)
+            return right
+
+    async def main() -> Plan:
+        return await plan(Odd(server), start=START, end=END, rows_per_export=per_export, max_windows=10**6)
+
+    found = simulated(seed, main)
+    assert_tiled(found.windows)
+    assert found.probes == asked
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(0, 2000),
+    instants=st.integers(1, 500),
+    limit=st.none() | st.integers(1, 300),
+    counting=st.booleans(),
+    milliseconds=st.integers(1, 10**10),
+)
+def test_pieces_tile_their_window(
+    rows: int, instants: int, limit: int | None, counting: bool, milliseconds: int
+) -> None:
+    end = START + timedelta(milliseconds=milliseconds)
+    luck = random.Random(rows)
+    moments = sorted(START + timedelta(milliseconds=luck.randrange(milliseconds)) for _ in range(instants))
+    server = Server(Model(counting=counting), sorted(luck.choice(moments) for _ in range(rows)))
+
+    async def main() -> tuple[Window, ...]:
+        return await pieces(SimulatedClickwrap(server), Window(3, START, end, rows), "", limit, 50)
+
+    found = simulated(0, main)
+    if found:
+        assert 2 <= len(found) <= 50
+        assert_tiled(found, START, end)
+        assert all(window.rows is None or window.rows < rows for window in found)
+    elif milliseconds > 1 and (not counting or not rows):
+        raise AssertionError("it could have been cut in the middle of its time")
+
+
+def test_one_instant_cannot_be_cut() -> None:
+    async def cut(window: Window, moments: list[datetime]) -> tuple[Window, ...]:
+        return await pieces(SimulatedClickwrap(Server(Model(), moments)), window, "", None, 50)
+
+    instant = START + timedelta(days=100, milliseconds=7)
+    assert simulated(0, lambda: cut(Window(0, START, END, 1500), [instant] * 1500)) == ()
+    found = simulated(0, lambda: cut(Window(0, START, END, 1501), [START, *[instant] * 1500]))
+    assert [window.rows for window in found] == [1, 1500]
+    assert simulated(0, lambda: cut(Window(0, START, START + timedelta(milliseconds=1)), [])) == ()
+
+
+@pytest.mark.parametrize("cap", [1000, 10_000, 12_345])
+def test_counts_that_are_capped_are_told_and_cut_until_they_are_not(cap: int) -> None:
+    server = Server(Model(), evenly(60_000, START, END))
+
+    class Capped(SimulatedClickwrap):
+        async def count(self, filter: str | None = None) -> int:
+            return min(cap, await super().count(filter))
+
+    async def main() -> Plan:
+        return await plan(Capped(server), start=START, end=END, rows_per_export=5000)
+
+    found = simulated(0, main)
+    assert_tiled(found.windows)
+    assert "it seems to count no further than that" in found.doubt
+    assert f"counts {cap:,} activities in a stretch of time" in found.doubt
+    assert found.rows == 60_000
+    assert max(window.rows or 0 for window in found.windows) <= 7500
 
 
 def test_cuts_are_at_round_times() -> None:

@@ -43,6 +43,7 @@ def merge(
             path = directory / f"part-{number}"
             path.write_bytes(part)
             merged.append(deduplicator.add(path, START, END, lambda: None))
+            deduplicator.keep()
     return output.read_bytes(), merged
 
 
@@ -166,8 +167,11 @@ def test_rows_outside_the_window_are_kept_and_counted(tmp_path: Path, created: s
 
 
 def test_a_checkpoint_may_stop_the_merge(tmp_path: Path) -> None:
+    calls = iter([None])  # for the header
+
     def stop() -> None:
-        raise KeyboardInterrupt
+        if next(calls, stop) is stop:
+            raise KeyboardInterrupt
 
     path = tmp_path / "part"
     path.write_bytes(b"id\n1\n")

@@ -17,7 +17,8 @@ from bulkpull.rows.format import Format, format_of
     [
         ("a.csv", Format()),
         ("a", Format()),
-        ("a.2024.txt", Format()),
+        (".activity", Format()),
+        ("a.2024.csv", Format()),
         ("a.CSV.GZ", Format(compression="gz")),
         ("a.gz", Format(compression="gz")),
         ("a.csv.zst", Format(compression="zst")),
@@ -34,9 +35,30 @@ def test_the_suffix_tells(name: str, format: Format) -> None:
 def test_what_is_asked_for_goes_before_the_suffix() -> None:
     assert format_of(Path("a.csv"), "ndjson", flat=True) == Format("ndjson", flat=True)
     assert format_of(Path("a.parquet.gz"), "csv") == Format("csv", "gz")
+    for odd in ("a.xlsx", "a.csv.bz2", "a.2024"):
+        assert format_of(Path(odd), "csv") == Format()
     assert format_of(Path("a"), "parquet", partition_by="month").is_data_set
     assert format_of(Path("a.csv")).is_merged_already
     assert not format_of(Path("a.csv.gz")).is_merged_already
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [
+        ("a.xlsx", ".xlsx"),
+        ("a.txt", ".txt"),
+        ("a.json", ".json"),
+        ("a.TSV", ".tsv"),
+        ("a.csv.bz2", ".bz2"),
+        ("a.xlsx.gz", ".xlsx"),
+        ("activity.2024", ".2024"),
+    ],
+)
+def test_an_unknown_extension_is_refused_with_a_list_of_the_formats(name: str, extension: str) -> None:
+    with pytest.raises(UsageError, match=rf"\{extension} is not the extension") as refused:
+        format_of(Path("/somewhere.csv") / name)
+    for known in (".csv", ".ndjson", ".jsonl", ".parquet", ".pq", ".gz", ".zst", "--format csv|ndjson|parquet"):
+        assert known in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bulkpull.errors import FormatError
 from bulkpull.rows import parquet as module
+from bulkpull.rows import scan
 from bulkpull.rows.parquet import write_parquet
 from tests.rows.test_ndjson import VALUES, csv_field
 
@@ -87,14 +88,14 @@ def test_what_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 def test_a_record_longer_than_a_block(tmp_path: Path) -> None:
-    long = "x\n" * module._BLOCK
+    long = "x\n" * scan.BLOCK
     write(f'id,v\n1,a\n2,"{long}"\n3,b\n'.encode(), tmp_path / "a.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "a.parquet").column("v").to_pylist() == ["a", long, "b"]
 
 
 def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 1_000_000)
-    monkeypatch.setattr(module, "_BLOCK", 256 * 1024)
+    monkeypatch.setattr(scan, "BLOCK", 256 * 1024)
     write(table([(f"{number:024x}", NOON) for number in range(60_000)]), tmp_path / "a.parquet")
     metadata = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata
     sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]

@@ -63,10 +63,10 @@ def read_slowly(data: bytes) -> Found:
     rows = records([data])
     ids, found, outside = [], [], 0
     try:
-        columns = [value(field).decode() for field in next(rows, (b"", []))[1]]
+        columns = [value(field).decode() for field in next(rows, (b"", [], 0))[1]]
         if "id" not in columns or len(set(columns)) < len(columns):
             return (1, "header")
-        for number, (raw, fields) in enumerate(rows, start=2):
+        for number, (raw, fields, _) in enumerate(rows, start=2):
             if len(fields) != len(columns):
                 return (number, f"{len(fields)} fields where the header has {len(columns)}")
             id = value(fields[columns.index("id")])
@@ -75,13 +75,13 @@ def read_slowly(data: bytes) -> Found:
             found.append(raw + b"\n")
             ids.append(id)
             if "created_time" in columns:
-                outside += scan.is_outside(fields[columns.index("created_time")], START, END)
+                outside += scan.is_outside(value(fields[columns.index("created_time")]), START, END)
     except CsvError as error:
         return (error.row, error.reason)
     return found, ids, outside
 
 
-def scanned(file: FileIO, body: int | None, layout: Layout) -> Iterator[Block]:
+def scanned(file: FileIO, body: int, layout: Layout) -> Iterator[Block]:
     with closing(Ahead()) as ahead:
         yield from ahead.blocks(Scanner().blocks(file, body, layout, START, END))
 
@@ -133,7 +133,7 @@ def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data:
     ],
 )
 def test_what_is_usual_goes_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
-    monkeypatch.setattr(scan, "_slow", None)
+    monkeypatch.setattr(Scanner, "_careful", None)
     monkeypatch.setattr(scan, "BLOCK", 1000)
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,v,w\n" + b"".join(line % number for number in range(500)))

@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import anyio
 
@@ -80,6 +79,7 @@ def drawn(seed: int, *, killed: bool) -> tuple[Server, dict[str, Any], list[floa
         "spool": draw.choice((200, 4_000_000_000)),
         "export_timeout": 40_000.0,
         "skip_failed": draw.random() < 0.5,
+        "max_extra_exports": 100_000,
     }
     kills = [draw.expovariate(1 / 200) for _ in range(draw.choice((1, 1, 4)))] if killed else []
     return Server(model, moments, seed), options, kills
@@ -89,7 +89,7 @@ def followed(seed: int, *, killed: bool = False) -> Outcome:
     """Pulls as the seed says, again after each kill and each error, until the output stands or nothing can help."""
     server, options, kills = drawn(seed, killed=killed)
     outcome = Outcome(seed, server, options)
-    with memory() as directory, patch("bulkpull.pull.split.LEAST_ROWS", 1):
+    with memory() as directory:
         simulated(seed, partial(_runs, outcome, directory / "a.csv", kills))
         assert [path.name for path in directory.iterdir()] == (["a.csv"] if outcome.result else ["a.csv.bulkpull"])
         if outcome.result:
@@ -105,6 +105,8 @@ async def _runs(outcome: Outcome, out: Path, kills: list[float]) -> None:
     def listen(event: Event) -> None:
         outcome.log.append(event)
         match event:
+            case events.Polled(state="succeeded" | "failed"):
+                in_flight.discard(event.window.index)
             case events.Launched() | events.Polled():
                 in_flight.add(event.window.index)
                 outcome.peak = max(outcome.peak, len(in_flight))
@@ -134,7 +136,7 @@ def _is_hopeless(outcome: Outcome) -> bool:
 
 def _windows(outcome: Outcome) -> list[Window]:
     found = [window for event in outcome.log if isinstance(event, events.Planned) for window in event.windows]
-    return found + [half for event in outcome.log if isinstance(event, events.Split) for half in event.halves]
+    return found + [piece for event in outcome.log if isinstance(event, events.Split) for piece in event.pieces]
 
 
 def _holds(window: Window, moments: tuple[datetime, ...]) -> bool:

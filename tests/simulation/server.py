@@ -237,6 +237,9 @@ class SimulatedClickwrap:
             raise ApiError("this token may not count", status=403, undone=True)
         return cast(int, await self._request("COUNT", lambda: len(self.server.selected(filter or "")[2])))
 
+    async def any_activity(self, filter: str | None = None) -> bool:
+        return cast(bool, await self._request("LIST", lambda: len(self.server.selected(filter or "")[2]) > 0))
+
     async def _request(self, route: str, act: Any) -> Any:
         attempt = 0
         while True:

@@ -1,0 +1,107 @@
+"""Collect: from a succeeded export to its files, whole on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from bulkpull.clickwrap import Export
+from bulkpull.events import Event, OnEvent
+from bulkpull.pull.api import Api
+from bulkpull.pull.fetch import fetch
+from bulkpull.pull.flight import Streams
+from bulkpull.pull.journal import Journal, PartRecord
+from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within, newest_first
+from bulkpull.pull.links import Links, link_name, part_records
+from bulkpull.pull.output import disk_errors
+from bulkpull.pull.poll import known
+from bulkpull.pull.spool import Spool
+from bulkpull.pull.threads import in_thread
+
+
+@dataclass(slots=True)
+class Collector:
+    """Downloads the files of exports, as many at a time as `streams` and `spool` allow."""
+
+    api: Api
+    journal: Journal
+    _: KW_ONLY
+    path: Callable[[int, int], Path]
+    streams: Streams
+    spool: Spool
+    on_event: OnEvent
+
+    async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
+        """Downloads the files of the export, behind which the journey's former parts stay. `records` are what an
+        earlier run left of them. Raises ExportFailure where one is gone or no CSV."""
+        if not records:
+            records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
+            await in_thread(self.journal.exported, journey.window, export.id, records)
+        await self._download(journey, Links(self.api, export, records), records)
+        order = dict.fromkeys([*(part.record.export_id for part in journey.parts), export.id])
+        journey.parts = newest_first(journey.parts, list(order))
+        journey.export_id = export.id
+
+    async def collect_late(self, journey: Journey) -> bool:
+        """Asks the newest export again for its links: whether there are more than before, which are downloaded then.
+        Raises ExportFailure."""
+        former = [part.record for part in journey.parts if part.record.export_id == journey.export_id]
+        export = await known(self.api, journey.export_id)
+        names = {record.name for record in former}
+        late = [link for link in export.links if link_name(link) not in names] if export else []
+        if export is None or len(export.links) <= len(former) or not late:
+            return False
+        late_export = Export(export.id, export.status, links=tuple(late))
+        await self.collect(journey, late_export)
+        return True
+
+    async def download_again(self, journey: Journey, part: Part) -> None:
+        """Downloads a damaged part anew. Raises ExportFailure where it is gone."""
+        with disk_errors(f"remove {part.path}"):
+            await in_thread(part.path.unlink, True)
+        await in_thread(self.journal.damaged, part.window, part.number)
+        part.record = PartRecord(part.number, part.record.name, part.record.export_id)
+        part.size = None
+        of_export = [other.record for other in journey.parts if other.record.export_id == part.record.export_id]
+        export = Export(part.record.export_id, "success")
+        await self._all([part], Links(self.api, export, sorted(of_export, key=lambda record: record.number)))
+
+    async def _download(self, journey: Journey, links: Links, records: Sequence[PartRecord]) -> None:
+        index = journey.window.index
+        parts = [Part(journey.window, record.number, self.path(index, record.number), record) for record in records]
+        await self._all(parts, links)
+        journey.parts += parts
+
+    async def _all(self, parts: Sequence[Part], links: Links) -> None:
+        failures: list[ExportFailure] = []
+        async with anyio.create_task_group() as group:
+            for part in parts:
+                group.start_soon(self._fetch, part, links, failures, group)
+        if failures:
+            raise failures[0]
+        if any(part.size is None for part in parts):
+            raise cancelled_from_within()
+
+    async def _fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
+        """Streams one part, once there is room for it; what makes the export useless goes to `failures`."""
+        streams = self.streams.limiter
+        while True:
+            await self.spool.room(part.window)
+            async with streams:
+                if not self.spool.has_room(part.window):  # any more: it must not be waited for with a place in hand
+                    continue
+                try:
+                    await fetch(self.api, part, links, self.journal, streams=streams, on_event=self._streamed)
+                except ExportFailure as failure:
+                    failures.append(failure)
+                    group.cancel_scope.cancel()
+                return
+
+    def _streamed(self, event: Event) -> None:
+        """Hears of the transfers of files, and no other requests."""
+        self.streams(event)
+        self.on_event(event)

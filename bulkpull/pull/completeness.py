@@ -1,0 +1,90 @@
+"""Completeness: whether a pull has everything, as far as the API can be made to tell, and how that is known."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bulkpull.pull.journal import Journal, Outcome
+from bulkpull.window import Window
+
+KnownBy = Literal["counts reconciled", "counts unknown", "short"]
+
+
+@dataclass(frozen=True, slots=True)
+class CountMismatch:
+    """A window of which `delivered` different activities came, another number than was `counted`. `counted` is None
+    where there is no count, and its export may have ended early all the same."""
+
+    window: Window
+    counted: int | None
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """`short` are the windows of which less came than there is, or may be, `over` those of which more came than was
+    counted, in the order of their time."""
+
+    short: tuple[CountMismatch, ...]
+    over: tuple[CountMismatch, ...]
+    known_by: KnownBy
+
+
+def completeness(journal: Journal) -> Completeness:
+    """What the journal of a pull that is through says. Blocks on the disk. Raises OutputError."""
+    outcomes = journal.outcomes()
+    open_caps = {records for records, verdict in journal.caps.items() if verdict == "open"}
+    cut = {outcome.parent for outcome in outcomes}
+    merged = [outcome for outcome in outcomes if outcome.window.index not in cut and outcome.ids is not None]
+    short: list[CountMismatch] = []
+    over: list[CountMismatch] = []
+    for outcome in merged:
+        window, ids = outcome.window, outcome.ids or 0
+        if window.rows is not None and ids != window.rows:
+            (short if ids < window.rows else over).append(CountMismatch(window, window.rows, ids))
+        elif outcome.records in open_caps and (window.rows is None or journal.doubt):
+            short.append(CountMismatch(window, None, ids))
+    short += _less_than_before(outcomes)
+    if not short and not any(outcome.window.rows is None for outcome in merged):
+        short += _less_in_all(merged)
+    counted = all(outcome.window.rows is not None for outcome in merged)
+    known_by: KnownBy = "counts reconciled" if counted and not journal.doubt else "counts unknown"
+    if short or any(outcome.is_skipped for outcome in outcomes):
+        known_by = "short"
+    in_order = [sorted(found, key=lambda mismatch: mismatch.window.start) for found in (short, over)]
+    return Completeness(tuple(in_order[0]), tuple(in_order[1]), known_by)
+
+
+def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
+    """The windows that were cut, and of whose pieces less came than had come of them before."""
+    of_pieces: dict[int, int] = defaultdict(int)
+    is_skipped: dict[int, bool] = defaultdict(bool)
+    for outcome in reversed(outcomes):  # pieces have higher numbers than what they are cut from
+        index, parent = outcome.window.index, outcome.parent
+        if parent is not None:
+            of_pieces[parent] += of_pieces[index] if outcome.ids is None else outcome.ids
+            is_skipped[parent] |= is_skipped[index] or outcome.is_skipped
+    return [
+        CountMismatch(outcome.window, outcome.delivered, of_pieces[outcome.window.index])
+        for outcome in outcomes
+        if outcome.delivered is not None
+        and outcome.ids is None
+        and not is_skipped[outcome.window.index]
+        and of_pieces[outcome.window.index] < outcome.delivered
+    ]
+
+
+def _less_in_all(merged: Sequence[Outcome]) -> list[CountMismatch]:
+    """The windows that brought less than was counted, where they did so in all: what they delivered had been delivered
+    by other windows already."""
+    brought = sum(outcome.rows or 0 for outcome in merged)
+    if brought >= sum(outcome.window.rows or 0 for outcome in merged):
+        return []
+    return [
+        CountMismatch(outcome.window, outcome.window.rows, outcome.rows or 0)
+        for outcome in merged
+        if (outcome.rows or 0) < (outcome.window.rows or 0)
+    ]

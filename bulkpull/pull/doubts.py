@@ -1,0 +1,163 @@
+"""Doubts: whether what a window delivered can be all that there is. Pure: no requests, no clock, no disk.
+
+A count says how much there is at least. Where there is none, or none to be trusted, exports that end at one and the
+same number of records say that they may have been cut there: one window is cut to see whether more comes (a trial).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bulkpull.pull.journal import Verdict
+from bulkpull.pull.volume import could_be_a_cap
+from bulkpull.window import Window
+
+_LEAST_RECORDS = 10  # of an export that may have been cut
+_ROUND = 50  # a multiple of it is a round number, of which two are suspicious; of others it takes three
+_MAX_DEPTH = 5  # trials in a row that show nothing, since all rows are in one of the pieces
+
+
+def is_suspicious(records: int) -> bool:
+    """Whether so many records look like a limit: a round number, or one of spreadsheets."""
+    return records >= _LEAST_RECORDS and (records % _ROUND == 0 or could_be_a_cap(records))
+
+
+@dataclass(slots=True)
+class Trial:
+    """A window that delivered a suspicious number of `records`, with so many different `ids`, was cut: `pieces` of it
+    are still to be merged. `found` are the different ids that they delivered, `as_many` those that delivered the same
+    number again."""
+
+    records: int
+    ids: int
+    pieces: int
+    depth: int = 1
+    found: int = 0
+    as_many: list[Window] = field(default_factory=list)
+    spoiled: bool = False  # a piece could not be exported
+
+
+class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by asking
+    """A window's rows may not be all: it delivered none (`empty`), fewer than counted (`short`), or a number of records
+    at which exports seem to be cut (`capped`). `records` are those of the newest export, `ids` the different ones of
+    all.
+
+    Of the `capped`, `again` are windows that were merged already and are to be exported in pieces too; with `is_own`
+    the window itself is. `trial` is to be settled by the pieces, where the cap is not certain.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["empty", "short", "capped"],
+        records: int,
+        ids: int,
+        *,
+        again: Iterable[Window] = (),
+        is_own: bool = True,
+        trial: Trial | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {records} records, {ids} ids")
+        self.kind = kind
+        self.records = records
+        self.ids = ids
+        self.again = tuple(again)
+        self.is_own = is_own
+        self.trial = trial
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Judges the windows in the order in which they are merged.
+
+    `caps` tells of numbers of records whether exports end there, `open` where no trial could tell, or has yet.
+    `are_counts_doubtful` says that a count proves nothing.
+    """
+
+    caps: dict[int, Verdict] = field(default_factory=dict)
+    are_counts_doubtful: bool = False
+    _unproven: dict[int, list[Window]] = field(default_factory=dict)  # merged, by the records of their export
+    _most: int = 0  # records that an export delivered
+    _news: set[int] = field(default_factory=set)
+
+    def resume(self, window: Window, records: int, ids: int) -> None:
+        """An earlier run has merged the window."""
+        if self._proves(window, ids):
+            self._most = max(self._most, records)
+        else:
+            self._note(window, records)
+
+    def news(self) -> dict[int, Verdict]:
+        """The verdicts since the last call."""
+        news = {records: self.caps[records] for records in sorted(self._news)}
+        self._news.clear()
+        return news
+
+    def judge(
+        self, window: Window, records: int, ids: int, trial: Trial | None, *, is_empty: bool, is_resolved: bool
+    ) -> Doubt | None:
+        """The doubt about a window of which `ids` different ones came, `records` of them in its newest export; None
+        where there is none, or none that could be resolved (`is_resolved`). A `trial` hears of a window once."""
+        if not is_resolved:
+            if not ids and not is_empty:
+                return Doubt("empty", records, ids)
+            if window.rows is not None and ids < window.rows:
+                return Doubt("short", records, ids)
+        if trial:
+            trial.pieces -= 1
+            trial.found += ids
+            if records == trial.records:
+                trial.as_many.append(window)
+            return None if trial.pieces else self._settle(trial, window, records, ids)
+        if is_resolved or self._proves(window, ids):
+            self._most = max(self._most, records)
+            return None
+        return self._suspect(window, records, ids)
+
+    def give_up(self, records: int) -> None:
+        """No trial can tell whether exports end at so many records."""
+        self._judge_cap(records, "open")
+
+    def _proves(self, window: Window, ids: int) -> bool:
+        """Whether the count says that this is all. More than was counted, or a number at which counts may end, does
+        not."""
+        if window.rows is None or ids > window.rows:
+            return False
+        return not (self.are_counts_doubtful and could_be_a_cap(ids))
+
+    def _suspect(self, window: Window, records: int, ids: int) -> Doubt | None:
+        if self.caps.get(records) == "found":
+            return Doubt("capped", records, ids)
+        alike = len(self._unproven.get(records, ())) + 1
+        enough = 2 if is_suspicious(records) else 3
+        if records < max(_LEAST_RECORDS, self._most) or alike < enough or records in self.caps:
+            self._note(window, records)
+            return None
+        self._judge_cap(records, "open")
+        return Doubt("capped", records, ids, trial=Trial(records, ids, 0))
+
+    def _settle(self, trial: Trial, window: Window, records: int, ids: int) -> Doubt | None:
+        """The last piece of a trial is there, and is this window."""
+        if trial.found > trial.ids:
+            self._judge_cap(trial.records, "found")
+            again = [*self._unproven.pop(trial.records, ()), *(one for one in trial.as_many if one is not window)]
+            is_own = window in trial.as_many
+            return Doubt("capped", records, ids, again=again, is_own=is_own) if again or is_own else None
+        if trial.spoiled or (trial.as_many and trial.depth == _MAX_DEPTH):
+            self.give_up(trial.records)
+        elif trial.as_many:  # all rows are in one piece, which may have been cut as well
+            deeper = Trial(trial.records, trial.ids, 0, trial.depth + 1)
+            again = [one for one in trial.as_many if one is not window]
+            return Doubt("capped", records, ids, again=again, is_own=not again, trial=deeper)
+        else:
+            self._judge_cap(trial.records, "refuted")
+        return None
+
+    def _judge_cap(self, records: int, verdict: Verdict) -> None:
+        self.caps[records] = verdict
+        self._news.add(records)
+
+    def _note(self, window: Window, records: int) -> None:
+        self._unproven.setdefault(records, []).append(window)
+        self._most = max(self._most, records)

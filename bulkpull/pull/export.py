@@ -1,0 +1,188 @@
+"""Export: from a window to a succeeded export with its links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+import anyio
+
+from bulkpull.clickwrap import Export
+from bulkpull.clickwrap.filters import window_filter
+from bulkpull.errors import ApiError, AuthenticationError
+from bulkpull.events import Exported, Launched, OnEvent, Reconciling, Refused
+from bulkpull.pull import patience
+from bulkpull.pull.api import Api
+from bulkpull.pull.durations import Durations
+from bulkpull.pull.extra import ExtraExports
+from bulkpull.pull.flight import Flight
+from bulkpull.pull.journal import Journal
+from bulkpull.pull.journey import ExportFailure, Journey
+from bulkpull.pull.launch import launch
+from bulkpull.pull.poll import known, poll
+from bulkpull.pull.size import Sizes
+from bulkpull.pull.threads import in_thread
+from bulkpull.pull.volume import Uncounted, counted
+from bulkpull.window import Window
+
+# With these a launch may be refused because others of ours are in flight.
+CAPACITY = frozenset({400, 403, 409, 429, 503})
+
+
+class NoExtraLeft(Exception):  # noqa: N818 - never leaves the pull
+    """The window needs an export beyond the plan, and none is allowed any more."""
+
+
+@dataclass(slots=True)
+class Exporter:
+    """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs are not extra."""
+
+    api: Api
+    journal: Journal
+    _: KW_ONLY
+    filter: str
+    fields: Sequence[str]
+    flight: Flight
+    extra: ExtraExports
+    unlaunched: set[int]
+    export_timeout: float
+    on_event: OnEvent
+    sizes: Sizes = field(default_factory=Sizes)
+    durations: Durations = field(init=False)
+    proof: anyio.Event = field(default_factory=anyio.Event)  # an export has succeeded
+    _launching: anyio.Lock = field(default_factory=anyio.Lock)
+    _in_flight: int = 0
+    _ended: anyio.Event = field(default_factory=anyio.Event)
+    _is_accepted: bool = False  # a launch was
+
+    def __post_init__(self) -> None:
+        self.durations = Durations(self.api.requests_per_minute)
+
+    async def place(self) -> object:
+        """A place in flight, to be released once the export is done."""
+        place = object()
+        await self.flight.limiter.acquire_on_behalf_of(place)
+        return place
+
+    async def export(self, journey: Journey, attempt: int) -> Export:
+        """A succeeded export of the window: the one that an earlier run launched, or a new one.
+
+        Raises ExportFailure where it will not do, NoExtraLeft, and the client's errors.
+        """
+        window = journey.window
+        unfinished = journey.past[-1] if journey.past and not journey.past[-1].exported else None
+        journey.place = journey.place or await self.place()
+        try:
+            if unfinished:
+                export, waited = Export(unfinished.id, "unknown"), unfinished.age
+                self._is_accepted = True
+            else:
+                if self.sizes.is_hopeless(window):
+                    raise ExportFailure("", "windows as large as this one failed", too_large=True)
+                self._take(window)
+                export, waited = await self._launched(window), 0.0
+                self.on_event(Launched(window, export.id, attempt))
+            journey.launched.set()
+            began = anyio.current_time()
+            self._in_flight += 1
+            try:
+                export = await poll(
+                    self.api,
+                    window,
+                    export,
+                    durations=self.durations,
+                    peek=self.flight.curious,
+                    waited=waited,
+                    export_timeout=self.export_timeout,
+                    on_event=self.on_event,
+                )
+            except ExportFailure as failure:
+                if failure.too_large:
+                    self.sizes.failed(window)
+                raise
+            finally:
+                self._in_flight -= 1
+                self._ended.set()
+                self._ended = anyio.Event()
+        finally:
+            self.flight.limiter.release_on_behalf_of(journey.place)
+            journey.place = None
+        self.proof.set()
+        self.sizes.succeeded(window.rows or 0)
+        export = await self._with_links(journey, export, is_last=attempt > 1)
+        self.on_event(Exported(window, export.id, len(export.links), waited + anyio.current_time() - began))
+        return export
+
+    async def is_empty(self, journey: Journey) -> bool | None:
+        """Whether the API agrees that the window is empty, for one request, or two where it does not count; None where
+        it does not tell. The window's count is brought up to date."""
+        window = journey.window
+        try:
+            rows = await counted(self.api, window.start, window.end, self.filter)
+        except Uncounted:
+            try:
+                return not await self.api.any_activity(window_filter(window, self.filter))
+            except AuthenticationError as error:
+                if error.status == 401:
+                    raise
+                return None
+            except ApiError:
+                return None
+        if rows != window.rows:
+            journey.window = replace(window, rows=rows)
+            await in_thread(self.journal.recounted, journey.window)
+        return rows == 0
+
+    def _take(self, window: Window) -> None:
+        if window.index in self.unlaunched:
+            self.unlaunched.discard(window.index)
+        elif not self.extra.take():
+            raise NoExtraLeft(str(self.extra))
+
+    async def _launched(self, window: Window) -> Export:
+        """A launch that is refused while others are in flight means "not now": it waits until one has ended. What has
+        just ended may still count for a moment."""
+        deadline = None
+        async with self._launching:  # one at a time: whatever ends this process loses one answer at most
+            while True:
+                others, ended = self._in_flight, self._ended
+                try:
+                    export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
+                except ApiError as refusal:
+                    if refusal.status not in CAPACITY or not self._is_accepted:
+                        raise
+                    if not others:
+                        deadline = deadline or anyio.current_time() + patience.LAG
+                        if anyio.current_time() >= deadline:
+                            raise
+                        await anyio.sleep(patience.LONGEST * patience.LAG)
+                        continue
+                    self.flight.refused(others)
+                    self.on_event(Refused(window, others, str(refusal)))
+                    await ended.wait()
+                else:
+                    self._is_accepted = True
+                    return export
+
+    async def _with_links(self, journey: Journey, export: Export, *, is_last: bool) -> Export:
+        """An export without links is believed only where the API agrees that the window is empty. `is_last` says that
+        another export was tried before."""
+        if export.links:
+            return export
+        window = journey.window
+        empty = await self.is_empty(journey)
+        if empty:
+            journey.is_empty = True
+            return export
+        self.on_event(Reconciling(window, journey.window.rows, 0, "asking for the links of its export again"))
+        found = await patience.until(
+            lambda: known(self.api, export.id), lambda answer: answer is not None and bool(answer.links)
+        )
+        if found and found.links:
+            return found
+        if empty is None:
+            journey.is_empty = True  # nothing says otherwise
+            return export
+        there_is = f"{journey.window.rows:,} activities are" if journey.window.rows else "activity is"
+        reason = f"it succeeded without files, though {there_is} counted in its window"
+        raise ExportFailure(export.id, reason, too_large=is_last, is_size_related=False)

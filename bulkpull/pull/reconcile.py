@@ -1,0 +1,108 @@
+"""Reconcile: what is asked where a window's rows are none, or fewer than its count, until the doubt is resolved."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, replace
+
+from bulkpull.events import ExportFailed, OnEvent, Reconciling
+from bulkpull.pull import patience
+from bulkpull.pull.collect import Collector
+from bulkpull.pull.doubts import Doubt, is_suspicious
+from bulkpull.pull.export import Exporter, NoExtraLeft
+from bulkpull.pull.journal import Journal
+from bulkpull.pull.journey import ExportFailure, Journey
+from bulkpull.pull.threads import in_thread
+from bulkpull.pull.volume import Uncounted, counted
+
+MAX_LATE = 3  # times that an export of one window has more links than before
+MAX_FRUITLESS = 3  # windows whose second export brought nothing new, after which none is exported a second time
+_MUCH = 0.1  # of a window's count, that lacks where its export is likely to have been cut
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Counts again, asks for late links, exports once more."""
+
+    journal: Journal
+    exporter: Exporter
+    collector: Collector
+    _: KW_ONLY
+    on_event: OnEvent
+    fruitless: int = 0
+
+    async def should_cut(self, journey: Journey, doubt: Doubt) -> bool:
+        """Takes the next steps for a window whose rows are in doubt, after which it is handed over again; true where it
+        should be cut instead, since its export seems to have ended early. Nothing else can be asked once the journey
+        `is_resolved`.
+
+        Raises ExportFailure for a window that delivers nothing although there is activity.
+        """
+        if doubt.kind == "empty":
+            empty = await self.exporter.is_empty(journey)
+            if empty is not False:
+                journey.is_empty = True
+                return False
+        else:
+            await self._count_again(journey, doubt)
+            if doubt.ids >= (journey.window.rows or 0):
+                return False
+        self._tell(journey, doubt, "asking for the links of its export again")
+        if await self._late_links(journey):
+            return False
+        if doubt.ids and is_suspicious(doubt.records) and not journey.cannot_be_cut and not journey.is_exported_again:
+            return True
+        if not journey.is_exported_again and self.fruitless < MAX_FRUITLESS:
+            self._tell(journey, doubt, "exporting it once more")
+            journey.is_exported_again, journey.ids_before = True, doubt.ids
+            if await self._export_again(journey):
+                return False
+        if doubt.ids == journey.ids_before:
+            self.fruitless += 1
+        if not doubt.ids:
+            raise ExportFailure(
+                journey.export_id,
+                f"it delivered no rows, though {journey.window.rows or 'some'} activities are counted in its window",
+                too_large=True,
+                is_size_related=False,
+            )
+        journey.is_resolved = True
+        rows = journey.window.rows or 0
+        return doubt.ids == journey.ids_before and rows - doubt.ids > _MUCH * rows
+
+    async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
+        self._tell(journey, doubt, "counting it again")
+        window = journey.window
+        try:
+            rows = await counted(self.exporter.api, window.start, window.end, self.exporter.filter)
+        except Uncounted:
+            return
+        if rows != window.rows:
+            journey.window = replace(window, rows=rows)
+            await in_thread(self.journal.recounted, journey.window)
+
+    async def _late_links(self, journey: Journey) -> bool:
+        """Whether the newest export has more links now; for some seconds, unless that was of no use before."""
+        if not journey.export_id or journey.late_links == MAX_LATE:
+            return False
+        if self.fruitless >= MAX_FRUITLESS:
+            are_late = await self.collector.collect_late(journey)
+        else:
+            are_late = await patience.until(lambda: self.collector.collect_late(journey), bool)
+        journey.late_links += are_late
+        return are_late
+
+    async def _export_again(self, journey: Journey) -> bool:
+        """Whether another export of the window succeeded; its rows come in addition to those of the former."""
+        try:
+            export = await self.exporter.export(journey, 2)
+            await self.collector.collect(journey, export)
+        except NoExtraLeft:
+            return False
+        except ExportFailure as failure:
+            await in_thread(self.journal.failed, journey.window, failure.export_id, str(failure))
+            self.on_event(ExportFailed(journey.window, failure.export_id, 2, str(failure)))
+            return False
+        return True
+
+    def _tell(self, journey: Journey, doubt: Doubt, step: str) -> None:
+        self.on_event(Reconciling(journey.window, journey.window.rows, doubt.ids, step))

@@ -1,0 +1,142 @@
+"""Every format holds the values that the csv module reads from the files that were merged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bulkpull.errors import FormatError
+from bulkpull.rows import ndjson as ndjson_module
+from bulkpull.rows import scan
+from bulkpull.rows.dedup import Deduplicator
+from bulkpull.rows.ndjson import ndjson
+from bulkpull.rows.parquet import write_parquet
+from bulkpull.rows.sink import CsvSink
+
+START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
+CELLS = st.one_of(
+    st.sampled_from(
+        ["", "a", "\r", "\n", "\r\n", "\r\n" * 30, '"', '""', '"\r\n"', ",", "\x00", "é\r\n", "📝,", "\ufeff"]
+    ),
+    st.text(alphabet='ab,"\r\n\x00é📝', max_size=12),
+)
+
+
+def merged(directory: Path, *parts: bytes) -> bytes:
+    """The CSV that the parts are merged to."""
+    sink = CsvSink(directory / "merged", ("id",), fixed=False)
+    with closing(sink), closing(Deduplicator(sink, 1_000_000)) as deduplicator:
+        for part in parts:
+            path = directory / "part"
+            path.write_bytes(part)
+            deduplicator.add(path, START, END, lambda: None)
+        return sink.finish(lambda: None).read_bytes()
+
+
+def as_parquet(directory: Path, data: bytes) -> list[dict[str, Any]]:
+    path = directory / "rows.parquet"
+    write_parquet(
+        io.BytesIO(data), path, all_strings=False, partition_by=None, provenance=dict, checkpoint=lambda: None
+    )
+    return list(pyarrow.parquet.read_table(path).to_pylist())
+
+
+def as_ndjson(data: bytes) -> list[dict[str, Any]]:
+    lines = b"".join(ndjson(io.BytesIO(data), flat=True)).decode().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def by_csv(data: bytes) -> Iterator[dict[str, str]]:
+    return csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+
+
+def texts(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{name: value or "" for name, value in row.items()} for row in rows]
+
+
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), max_size=12),
+    dialect=st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),
+    long=st.integers(0, 300),
+    block=st.integers(24, 400),
+)
+@example(rows=[["\r\n" * 40, "é" * 40]] * 3, dialect=("\n", csv.QUOTE_ALL), long=0, block=64)
+def test_every_format_holds_what_the_csv_module_reads(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], dialect: tuple[str, Any], long: int, block: int
+) -> None:
+    line_end, quoting = dialect
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=line_end, quoting=quoting)
+    writer.writerow(["v", "id", "w"])
+    for number, (left, right) in enumerate(rows):
+        writer.writerow([left, f"{number:024x}", right])
+    writer.writerow(["x\r\n" * long, "last", ""])
+    data = text.getvalue().encode()
+    expected = list(by_csv(data))
+    directory = tmp_path_factory.mktemp("formats")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "BLOCK", block)
+        patch.setattr(scan, "_SLOW_BLOCK", block // 2)
+        patch.setattr(scan, "_CHUNK", 16)
+        patch.setattr(ndjson_module, "_ROWS", 3)
+        output = merged(directory, data)
+        assert list(by_csv(output)) == expected
+        assert texts(as_parquet(directory, output)) == expected
+        assert texts(as_ndjson(output)) == expected
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_no_line_feed_is_lost_where_blocks_end(tmp_path: Path, shift: int) -> None:
+    rows = [(f"{number:024x}", "\r\n" * (180 + number % 7)) for number in range(9000)]
+    data = b"id,v" + b"w" * shift + b"\n" + b"".join(f'{id},"{cell}"\n'.encode() for id, cell in rows)
+    assert [tuple(row.values()) for row in as_parquet(tmp_path, data)] == rows
+    assert [tuple(row.values()) for row in as_ndjson(data)] == rows
+
+
+def test_nothing_at_all_is_null_and_quotes_around_nothing_are_an_empty_text(tmp_path: Path) -> None:
+    data = b'id,v,w,x\n1,,"",a""b\n2,"""","a""b",""\n3,5" screen,"""",\n'
+    expected = [
+        {"id": "1", "v": None, "w": "", "x": 'a""b'},
+        {"id": "2", "v": '"', "w": 'a"b', "x": ""},
+        {"id": "3", "v": '5" screen', "w": '"', "x": None},
+    ]
+    assert as_parquet(tmp_path, data) == expected
+    assert as_ndjson(data) == expected
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"\xed\xa0\x80", b"\xc3", b'"\xc3""x"', b"\xf0\x9f\x93"])
+def test_bytes_that_are_no_text_are_kept_by_csv_and_named_by_the_others(tmp_path: Path, odd: bytes) -> None:
+    data = b"id,v,w\n1,\xc3\xa9\x00,\n2," + odd + b",x\n3,b,y\n"
+    assert merged(tmp_path, data) == data
+    for render in (lambda: as_parquet(tmp_path, data), lambda: as_ndjson(data)):
+        with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is no UTF-8"):
+            render()
+
+
+def test_an_odd_record_leaves_the_ones_behind_it_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "BLOCK", 2000)
+    careful: list[Any] = []
+    original: Any = scan.Scanner._careful
+
+    def counted(scanner: scan.Scanner, file: Any, *arguments: Any) -> Any:
+        careful.append(file)
+        return original(scanner, file, *arguments)
+
+    monkeypatch.setattr(scan.Scanner, "_careful", counted)
+    lines = [b'%d,"a, b"\n' % number for number in range(5000)]
+    lines[100] = b'100,5" screen\n'
+    lines[2500] = b'2500,"' + b"x\r\n" * 3000 + b'"\n'
+    data = b"id,v\n" + b"".join(lines)
+    assert merged(tmp_path, data) == data
+    assert len(careful) <= 4  # where the two stand: in this file, and never again
+    assert [row["v"] for row in as_ndjson(data)] == [row["v"] for row in by_csv(data)]
