@@ -23,7 +23,7 @@ from tests.simulation.oddities import Oddities
 from tests.simulation.wire import End, Request, Step, json_response, response
 
 API_HOST = "api.example"
-MAX_REQUESTS = 3_000  # of one pull: more are as good as endless
+MAX_REQUESTS = 2_000  # of one pull: more are as good as endless
 _BOUNDS = re.compile(r"created_time>=(\S+) and created_time<(\S+)")
 
 
@@ -236,7 +236,7 @@ class OddServer:
         uses = self.requests
         match style:
             case "capped":
-                return {"total_count": min(n, 7)}
+                return {"total_count": min(n, 10)}
             case "zero":
                 return {"total_count": 0}
             case "half":

@@ -57,7 +57,7 @@ GRAMMAR: dict[str, Values] = {
     "stuck": ("one", "all", "some"),
     "fails": ("some", "all", "too many records", "too large", "poisoned"),
     # What exports hold
-    "cap": (3, 5, 8),
+    "cap": (5, 10, 20, 7),
     "late rows": ("newest", "some"),
     "empty file": ("nothing", "newline", "byte order mark", "header", "no links", "crlf"),
     "emptied": ("nothing", "newline", "byte order mark", "header", "no links"),
@@ -113,7 +113,7 @@ BEARABLE: dict[str, Values] = {
     "status answer": (202, 409, 425),
     "started again": (True,),
     "fails": ("too many records", "too large"),
-    "cap": (5, 8),
+    "cap": (5, 10, 20),
     "empty file": ("nothing", "newline", "byte order mark", "header", "no links", "crlf"),
     "damaged": ("gzip unlabelled",),
     "parts": (2, 3),
@@ -238,6 +238,13 @@ class Oddities:
             case "now and then" if draw.random() >= oddity.share:
                 return None
         return draw.choice(oddity.values)
+
+    @property
+    def must_come(self) -> bool:
+        """Whether a pull must come to all rows: what exports withhold only shows where counts tell of it."""
+        counts = self.drawn.get("count")
+        tells = counts is None or set(counts.values) <= {"string", "float"}
+        return self.bearable and (tells or not self.drawn.keys() & {"cap", "emptied"})
 
     def __str__(self) -> str:
         return "; ".join(
