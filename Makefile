@@ -12,6 +12,7 @@ test: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.servers.soak
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

@@ -217,6 +217,13 @@ class ColumnsDiffer(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsEmpty(Event):
+    """No row of the output has a value in these columns: the site may not know fields of these names."""
+
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PartMerged(Event):
     """A part went into the output, with all of its window.
 

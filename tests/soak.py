@@ -1,6 +1,6 @@
-"""The long run: hundreds of seeded schedules of faults and kills, and a table of what came of them.
+"""The long run: hundreds of seeded schedules of faults, kills and odd servers, and tables of what came of them.
 
-python -m tests.soak [--faults N] [--kills N] [--both N] [--seed S]
+python -m tests.soak [--faults N] [--kills N] [--both N] [--odd N] [--seed S]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.flows.odd import ENDLESS, OUTCOMES, SAME, WRONG, Odd, survive_odd
 from tests.flows.survival import WINDOWS, Survival, survive_faults, survive_kills, undisturbed
 
 AT_A_TIME = 4
@@ -32,15 +33,16 @@ async def both(seed: int, out: Path, expected: bytes) -> Survival:
     return await survive_kills(seed, out, expected, faults=f"everything:{seed}")
 
 
-async def soak(groups: dict[str, tuple[Schedule, range]]) -> int:
-    """Runs all groups of schedules; returns how many went wrong."""
+async def soak(groups: dict[str, tuple[Schedule, range]], odd_seeds: range) -> int:
+    """Runs all groups of schedules; returns how many went wrong or did not end."""
     survivals: dict[str, list[Survival]] = {name: [] for name in groups}
+    odds: list[Odd] = []
     wrong: Counter[str] = Counter()
     limiter = anyio.CapacityLimiter(AT_A_TIME)
     with tempfile.TemporaryDirectory(prefix="bulkpull-soak-") as made, Progress(transient=True) as progress:
         directory = Path(made)
         expected = await undisturbed(directory / "undisturbed.csv")
-        bar = progress.add_task("schedules", total=sum(len(seeds) for _, seeds in groups.values()))
+        bar = progress.add_task("schedules", total=len(odd_seeds) + sum(len(seeds) for _, seeds in groups.values()))
 
         async def run(name: str, schedule: Schedule, seed: int) -> None:
             async with limiter:
@@ -54,25 +56,43 @@ async def soak(groups: dict[str, tuple[Schedule, range]]) -> int:
                     traceback.print_exc()
                 progress.advance(bar)
 
+        async def run_odd(seed: int) -> None:
+            async with limiter:
+                out = directory / "odd" / str(seed) / "a.csv"
+                out.parent.mkdir(parents=True)
+                try:
+                    odd = await survive_odd(seed, out, expected)
+                except Exception as error:
+                    odd = Odd(seed, WRONG, repr(error))
+                    traceback.print_exc()
+                odds.append(odd)
+                if odd.outcome != SAME:
+                    progress.console.print(f"odd, seed {seed} ({', '.join(odd.modes)}): {odd.outcome}: {odd.reason}")
+                progress.advance(bar)
+
         async with anyio.create_task_group() as group:
             for name, (schedule, seeds) in groups.items():
                 for seed in seeds:
                     group.start_soon(run, name, schedule, seed)
+            for seed in odd_seeds:
+                group.start_soon(run_odd, seed)
     report(survivals, wrong)
-    return wrong.total()
+    report_odd(odds)
+    faults = {name: [survival.faults for survival in done] for name, done in survivals.items()}
+    faults["odd"] = [odd.faults for odd in odds]
+    report_faults({name: sum(counters, Counter()) for name, counters in faults.items() if counters})
+    return wrong.total() + sum(odd.outcome in (WRONG, ENDLESS) for odd in odds)
 
 
 def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
-    """Prints the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    """Prints how the schedules of faults and kills ended."""
     names = [name for name in survivals if survivals[name] or wrong[name]]
+    if not names:
+        return
     outcomes = Table("", *names, box=None, title=f"Schedules, of pulls of {len(WINDOWS)} windows")
-    faults: dict[str, Counter[str]] = {name: Counter() for name in names}
     columns = []
     for name in names:
         done = survivals[name]
-        for survival in done:
-            faults[name].update(survival.faults)
         slowest = max(done, key=lambda survival: survival.seconds, default=Survival(0))
         columns.append(
             {
@@ -88,20 +108,49 @@ def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
         )
     for line in columns[0]:
         outcomes.add_row(line, *(str(column[line]) for column in columns))
-    console.print(outcomes)
-    injected = Table("fault", *names, box=None, title="\nFaults injected")
+    console().print(outcomes)
+
+
+def report_odd(odds: list[Odd]) -> None:
+    """Prints how the schedules of odd servers ended, for each mode and in all."""
+    if not odds:
+        return
+    met = [outcome for outcome in OUTCOMES if any(odd.outcome == outcome for odd in odds)]
+    table = Table("mode", *met, "exports", "slowest, s (seed)", box=None, title="\nSchedules of odd servers")
+    by_mode: dict[str, list[Odd]] = {}
+    for odd in odds:
+        for mode in odd.modes:
+            by_mode.setdefault(mode, []).append(odd)
+    for name, some in (*sorted(by_mode.items()), ("all", odds)):
+        slowest = max(some, key=lambda odd: odd.seconds)
+        outcomes = Counter(odd.outcome for odd in some)
+        exports = sum(odd.exports for odd in some)
+        figures = (*(outcomes[outcome] for outcome in met), exports, f"{slowest.seconds:.1f} ({slowest.seed})")
+        table.add_row(name, *map(str, figures))
+    console().print(table)
+
+
+def report_faults(faults: dict[str, Counter[str]]) -> None:
+    """Prints what was injected, by group of schedules."""
+    table = Table("fault", *faults, box=None, title="\nFaults injected")
     for kind in sorted({kind for counter in faults.values() for kind in counter}):
-        injected.add_row(kind, *(str(faults[name][kind]) for name in names))
-    injected.add_row("all", *(str(faults[name].total()) for name in names))
-    console.print(injected)
+        table.add_row(kind, *(str(counter[kind]) for counter in faults.values()))
+    table.add_row("all", *(str(counter.total()) for counter in faults.values()))
+    console().print(table)
+
+
+def console() -> Console:
+    """As wide as the terminal, or as the tables need."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def main() -> int:
     """Reads the arguments and soaks; 1 where anything went wrong."""
-    parser = argparse.ArgumentParser(description="Pulls under hundreds of schedules of faults and kills.")
-    parser.add_argument("--faults", type=int, default=240, help="schedules of faults (profile everything)")
-    parser.add_argument("--kills", type=int, default=100, help="schedules of kill -9")
-    parser.add_argument("--both", type=int, default=60, help="schedules of both")
+    parser = argparse.ArgumentParser(description="Pulls under hundreds of schedules of faults, kills and odd servers.")
+    parser.add_argument("--faults", type=int, default=140, help="schedules of faults (profile everything)")
+    parser.add_argument("--kills", type=int, default=80, help="schedules of kill -9")
+    parser.add_argument("--both", type=int, default=40, help="schedules of both")
+    parser.add_argument("--odd", type=int, default=120, help="schedules of odd servers (profile odd)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     asked = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs requests that the sandbox cut off
@@ -111,7 +160,7 @@ def main() -> int:
         "kills": (survive_kills, range(first, first + asked.kills)),
         "both": (both, range(first, first + asked.both)),
     }
-    return 1 if anyio.run(partial(soak, groups)) else 0
+    return 1 if anyio.run(partial(soak, groups, range(first, first + asked.odd))) else 0
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def summary(result: Result) -> str:
         lines.append(f"warning: left out, since they could not be exported: {_named(result.skipped)}")
     if result.outside:
         lines.append(f"warning: {result.outside:,} rows lie outside their window: the API ignored the filter there")
+    if result.empty_columns:
+        lines.append(
+            f"warning: no row has a value in {', '.join(result.empty_columns)}: does the site know these fields? "
+            "(bulkpull fields)"
+        )
     if result.throttled:
         lines.append("warning: the API's quota was hit; lower --requests-per-minute if others share the token")
     return "\n".join(lines)

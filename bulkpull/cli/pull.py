@@ -291,7 +291,7 @@ def _what_next(out: Path, end: Exception, *, begun: bool, fresh: bool) -> str | 
     """What a user may do after a pull that did not come to its end; `begun` once it has read, or cleared, what earlier
     runs left."""
     if isinstance(end, bulkpull.UsageError) or (isinstance(end, bulkpull.OutputError) and not begun):
-        return None  # the same command would come to the same end
+        return None  # the sentence itself says what to do
     unfinished = Output(out)
     if unfinished.journal.exists():
         command = _without_fresh(sys.argv[1:]) if begun or not fresh else sys.argv[1:]

@@ -13,19 +13,33 @@ import orjson
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.pull.plan import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
-from bulkpull.sandbox.faults import EVERYTHING, KINDS
+from bulkpull.sandbox.faults import EVERYTHING, KINDS, ODD
+from bulkpull.sandbox.modes import MODES
+from bulkpull.sandbox.storage import FORMS
 
 DEFAULTS = SandboxConfig()
-_KINDS = "\b\nKinds of faults:\n" + "\n".join(
-    f"  {kind:<20}{meaning}" for kinds in KINDS.values() for kind, meaning in kinds.items()
+_KINDS = "\n".join(f"  {kind:<24}{meaning}" for kinds in KINDS.values() for kind, meaning in kinds.items())
+_MODES = "\n".join(
+    f"  {kind:<24}{mode.meaning}"
+    if mode.default is None
+    else f"  {kind + ':N':<24}{mode.meaning} (N: {mode.default:,})"
+    for kinds in MODES.values()
+    for kind, mode in kinds.items()
 )
+_EPILOG = f"""\b
+Faults that strike now and then:
+{_KINDS}
+
+\b
+Modes, for as long as the sandbox runs:
+{_MODES}"""
 
 
 def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> datetime:
     return moment(value, "date")
 
 
-@click.command(epilog=_KINDS)
+@click.command(epilog=_EPILOG)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities.")
 @click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="The first activity's date.")
@@ -36,6 +50,13 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     default=DEFAULTS.peak,
     show_default=True,
     help="Share of the activities that falls into one week.",
+)
+@click.option(
+    "--burst",
+    type=click.IntRange(min=0),
+    default=DEFAULTS.burst,
+    show_default=True,
+    help="Activities that share the instant in the middle.",
 )
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Same seed, same data.")
 @click.option(
@@ -76,6 +97,12 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     help="How long a link is good.",
 )
 @click.option(
+    "--store",
+    default=DEFAULTS.store,
+    metavar="URL",
+    help=f"Serve the files from another server: {FORMS}. Defaults to the sandbox itself.",
+)
+@click.option(
     "--file-latency",
     type=click.FloatRange(min=0),
     default=DEFAULTS.file_latency,
@@ -86,7 +113,7 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     "--faults",
     default=DEFAULTS.faults,
     metavar="PROFILE[:SEED]",
-    help=f"What goes wrong: {EVERYTHING}, or kinds joined by +. Same seed, same faults.",
+    help=f"What goes wrong: {EVERYTHING}, {ODD}, or kinds joined by +. Same seed, same faults.",
 )
 @click.option(
     "--fault-seconds",

@@ -28,7 +28,15 @@ from bulkpull.clickwrap.models import (
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
-from bulkpull.clickwrap.transport import PATIENCE, describe, is_loopback, sent_once
+from bulkpull.clickwrap.transport import (
+    MAX_HEADER,
+    MAX_HEADERS,
+    PATIENCE,
+    describe,
+    has_long_header,
+    is_loopback,
+    sent_once,
+)
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -89,6 +97,7 @@ class Clickwrap:
         self._own_session = session is None
         self._session = session
         self._link_session: aiohttp.ClientSession | None = None
+        self._rangeless: set[str] = set()  # file hosts that know no ranges
         self._sockets: anyio.CapacityLimiter | None = None
         self._governor = Governor(requests_per_minute)
         self._reached = anyio.Event()  # an answer of the API's came, shared with the twins
@@ -128,6 +137,9 @@ class Clickwrap:
             timeout=_timeout(self._stall_timeout, total=None),
             auto_decompress=False,
             read_bufsize=_READ,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            max_headers=MAX_HEADERS,
         )
         return self
 
@@ -227,15 +239,20 @@ class Clickwrap:
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
     ) -> AbstractAsyncContextManager[Download]:
-        """Opens a link of an export, without the token; see `open_link` for the rules and the errors."""
+        """Opens a link of an export, without the token; see `open_link` for the rules and the errors.
+
+        A relative link is taken for one beside the export's status, `{base_url}/tasks/export/{id}`.
+        """
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")
         allow_http = self._base_url.scheme == "http"
         return open_link(
             self._link_session,
             link,
+            base=URL(f"{self._base_url}/tasks/export/id", encoded=True),
             allow_http=allow_http,
             stall_timeout=self._stall_timeout,
+            rangeless=self._rangeless,
             offset=offset,
             validator=validator,
         )
@@ -309,6 +326,9 @@ class Clickwrap:
                     raise_for_status=False,
                     timeout=_timeout(seconds, total=seconds + PATIENCE * self._request_timeout),
                     middlewares=(sent_once(),),
+                    max_line_size=MAX_HEADER,
+                    max_field_size=MAX_HEADER,
+                    max_headers=MAX_HEADERS,
                 ) as response:
                     with anyio.fail_after(seconds):
                         body = await _read(response, route)
@@ -317,6 +337,11 @@ class Clickwrap:
         except aiohttp.ClientConnectorCertificateError:
             raise UnavailableError(f"{route}: {url.host} has no valid certificate", undone=True) from None
         except (aiohttp.ClientError, TimeoutError) as error:
+            if has_long_header(error):
+                raise UnavailableError(
+                    f"{route}: {url.host} answers with a header of more than {MAX_HEADER:,} bytes, or more than "
+                    f"{MAX_HEADERS} headers, which is refused; is {self._base_url} the API?"
+                ) from None
             # Without its cause: aiohttp's errors hold the request, headers included.
             raise TransientError(describe(error), undone=isinstance(error, aiohttp.ClientConnectorError)) from None
         wait = retry_after(response.headers.get("Retry-After"))

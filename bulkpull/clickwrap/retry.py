@@ -50,6 +50,13 @@ class RetryPolicy:
         """Seconds to wait after `attempt` (from 1) has failed."""
         return random.uniform(0, min(self.cap, self.base * 2.0 ** (attempt - 1)))
 
+    def too_long_a_wait(self, error: TransientError) -> str:
+        """The sentence for a server that asks to wait beyond the limit."""
+        return (
+            f"{error}, and it asks to wait {error.wait:,.0f} s, longer than failed requests are retried "
+            f"({self.seconds:g} s, --retry-for): try again later"
+        )
+
     def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
         """Attempts at `what`, to be looped over; after the last, its TransientError comes out."""
         first_failure: float | None = None
@@ -61,7 +68,9 @@ class RetryPolicy:
             return max(_error(state).wait, self.backoff(state.attempt_number))
 
         def stop(state: RetryCallState) -> bool:
-            elapsed = anyio.current_time() - (first_failure or 0.0)
+            elapsed, error = anyio.current_time() - (first_failure or 0.0), _error(state)
+            if error.wait > self.seconds - elapsed:
+                error.args = (self.too_long_a_wait(error),)
             return state.attempt_number >= self.attempts or elapsed + state.upcoming_sleep > self.seconds
 
         def announce(state: RetryCallState) -> None:

@@ -6,9 +6,12 @@ from ipaddress import ip_address
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientMiddlewareType
+from aiohttp.http_exceptions import LineTooLong
 
 # A request may wait for a connection where the session is the caller's: its headers have this many timeouts in all.
 PATIENCE = 10
+MAX_HEADER = 64 * 1024  # bytes of one header of an answer: content security policies alone may have a dozen thousand
+MAX_HEADERS = 512  # of one answer
 
 
 def sent_once() -> ClientMiddlewareType:
@@ -37,6 +40,16 @@ def describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the body ended early"
     return type(error).__name__
+
+
+def has_long_header(error: BaseException) -> bool:
+    """Whether an answer was refused for a header beyond the limits: it will be no shorter the next time."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LineTooLong) or "Too many headers" in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def is_loopback(host: str) -> bool:

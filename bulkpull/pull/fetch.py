@@ -76,9 +76,16 @@ async def _fetched(
             await in_thread(stretches.take_up)
         else:
             await in_thread(stretches.discard)
-        while not await stretches.to_end():
-            await in_thread(stretches.discard)
-        await in_thread(stretches.join)
+        whole = False
+        while not whole:
+            while not await stretches.to_end():
+                await in_thread(stretches.discard)
+            await in_thread(stretches.join)
+            if transfer.zipped:
+                await in_thread(stretches.discard)
+                whole = await transfer.unzip()
+            else:
+                whole = True
     checksum = transfer.digest.hexdigest()
     await in_thread(journal.fetched, part.window, part.number, transfer.offset, checksum)
     return transfer.offset
@@ -112,7 +119,7 @@ class _Stretches:
                 path.unlink()
         self.begins, self.waiting, self.errors = [], [], []
         self.first.until = None
-        self.first.complete = self.first.ended = False
+        self.first.complete = False
 
     def join(self) -> None:
         """Brings all stretches into the part's file."""
@@ -197,9 +204,9 @@ class _Stretches:
         async with spooled(self._path(begin), "ab") as file:
             stretch = Transfer(first.api, first.part, first.links, first.journal, file, first.on_event, begin=begin)
             stretch.until, stretch.length, stretch.validator = until, first.length, first.validator
-            stretch.offset = stretch.reached = begin + await in_thread(file.tell)
+            stretch.recorded = first.recorded
+            stretch.offset = stretch.reached = begin + await file.tell()
             stretch.complete = stretch.offset == until
-            stretch.ended = stretch.offset == first.length
             await stretch.to_end()
 
     @contextmanager

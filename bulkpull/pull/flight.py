@@ -172,11 +172,16 @@ class Flight(Climb):
 
 
 class Streams(Climb):
-    """A listener that finds how many files should be streamed at a time, at most `most`."""
+    """A listener that finds how many files should be streamed at a time, at most `most`.
+
+    A transfer that breaks lowers the limit, and so does no other until bytes came for a whole measurement: one outage
+    cuts all streams.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__(STREAMS, most)
         self._waited = False
+        self._lowered = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -184,7 +189,9 @@ class Streams(Climb):
                 self.add(event.size)
                 self._waited = self._waited or bool(self.limiter.statistics().tasks_waiting)
                 if self.seconds >= LOOK:
+                    self._lowered = self._lowered and self._settling
                     self.measured(climb=self._waited)
                     self._waited = False
-            case Retried():
+            case Retried() if not self._lowered:
                 self.set(self.limit * 3 / 4)
+                self._lowered = True

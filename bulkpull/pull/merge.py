@@ -13,7 +13,7 @@ from anyio import from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from bulkpull.errors import OutputError
-from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, WindowMerged
+from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowMerged
 from bulkpull.pull.doubts import Doubt
 from bulkpull.pull.journal import Figures, Journal
 from bulkpull.pull.journey import DamagedPart, Delivery, Journey, cancelled_from_within
@@ -86,6 +86,8 @@ async def merge(
                     break
         if pending or work.committed < done:
             raise cancelled_from_within()
+        if empty := work.deduplicator.empty_columns():
+            on_event(ColumnsEmpty(empty))
         return await in_thread(work.finish)
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from bulkpull.errors import OutputError
@@ -266,7 +267,7 @@ class Output:
             raise self._foreign(path, "is a symbolic link")
         if stat.S_IFMT(found.st_mode) != kind:
             raise self._foreign(path, "is not a directory" if kind == stat.S_IFDIR else "is not a file")
-        if found.st_uid != os.geteuid() and found.st_uid != self._uid_here():
+        if found.st_uid != os.geteuid() and found.st_uid != self._uid_here:
             raise self._foreign(path, f"belongs to another user (uid {found.st_uid})")
 
     def _foreign(self, path: Path, what: str) -> OutputError:
@@ -274,6 +275,7 @@ class Output:
             f"cannot write beside {self.path}: {path} {what}. Remove {self.directory}, or choose another output"
         )
 
+    @cached_property
     def _uid_here(self) -> int:
         """The owner of what we make beside the output. Network file systems may map our user to another."""
         with tempfile.TemporaryFile(dir=self.path.parent) as file:

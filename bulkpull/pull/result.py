@@ -27,7 +27,8 @@ class Result:
     (`counts unknown`). Otherwise it is `short`: less came of the windows in `short` than there is, or may be, or those
     in `skipped` could not be exported and are not in the output. Of the windows in `over` more came than was counted.
     `counted` is how many activities were expected when the pull was planned, None where that is not known; `doubt` why
-    counts cannot be trusted, if so. `probes` requests counted, in this run. `splits` windows were cut into pieces.
+    counts cannot be trusted, if so. In the `empty_columns` no row has a value. `probes` requests counted, in this run.
+    `splits` windows were cut into pieces.
     """
 
     rows: int
@@ -52,6 +53,7 @@ class Result:
     over: tuple[CountMismatch, ...]
     completeness: KnownBy
     doubt: str
+    empty_columns: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
@@ -65,6 +67,7 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=lambda: Counter(runs=1))
     counted: int | None = None
+    empty_columns: tuple[str, ...] = ()
 
     def __call__(self, event: Event) -> None:
         counts = self.counts
@@ -92,6 +95,8 @@ class Tally:
                 counts["exports"] += 1
             case events.PartFetched():
                 counts["parts"] += 1
+            case events.ColumnsEmpty():
+                self.empty_columns = event.columns
             case events.PartMerged():
                 counts["rows"] += event.rows
                 counts["duplicates"] += event.duplicates
@@ -113,4 +118,5 @@ class Tally:
             over=completeness.over,
             completeness=completeness.known_by,
             doubt=doubt,
+            empty_columns=self.empty_columns,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -89,7 +89,7 @@ class _Pools:
 @dataclass(slots=True)
 class Activities:
     """`rows` activities spread over `[start, end)`, in the order of their time: evenly, but for a share `peak` of them
-    that falls into one week.
+    that falls into one week, or for a `burst` of so many that share the instant in the middle.
 
     Exports also deliver `repeats` (a share of rows) a second time, byte for byte, and under `conflicts` of the rows'
     times the id of an earlier activity with other values.
@@ -102,6 +102,7 @@ class Activities:
     repeats: float = 0.01
     conflicts: float = 0.0002
     peak: float = 0.0
+    burst: int = 0
     _start_ms: int = field(init=False)
     _slots: list[int] = field(init=False)  # between these, of 2^16 for each row, rows are evenly spread
     _times: list[int] = field(init=False)  # over these milliseconds since the start
@@ -120,6 +121,10 @@ class Activities:
         if peak:
             self._slots[1:1] = [before, before + peak]
             self._times[1:1] = [at, at + min(_WEEK_MS, span // 5)]
+        if self.burst:
+            first = (self.rows - self.burst) // 2 << 16
+            self._slots[1:1] = [first, first + (self.burst << 16)]
+            self._times[1:1] = [span // 2, span // 2]
         self._encoded = self._values.encoded()
 
     def between(self, start: datetime, end: datetime) -> range:
@@ -202,7 +207,7 @@ class Activities:
 
 def _scaled(value: int, points: list[int], scale: list[int]) -> int:
     """Where a value between two points lies on another scale."""
-    after = min(len(points) - 1, max(1, bisect_right(points, value)))
+    after = min(len(points) - 1, max(1, bisect_left(points, value)))
     first, last = points[after - 1], points[after]
     if last == first:
         return scale[after]

@@ -1,8 +1,10 @@
-"""Misbehaviour on demand: what goes wrong is drawn from a seed, by what is asked for and how often it was before."""
+"""Misbehaviour on demand: faults strike now and then, drawn from a seed by what is asked for and how often it was
+before; modes are how the server is all the time."""
 
 from __future__ import annotations
 
 import random
+import re
 import socket
 import struct
 from collections import Counter
@@ -13,10 +15,11 @@ from typing import Literal
 from aiohttp import web
 
 from bulkpull.errors import UsageError
+from bulkpull.sandbox.modes import COMES, COSTS, MODES
 
 Group = Literal["api", "export", "file", "host"]
 
-EVERYTHING = "everything"
+EVERYTHING, ODD = "everything", "odd"
 KINDS: dict[Group, dict[str, str]] = {
     "api": {
         "server-error": "500, 502 or 503, in JSON or HTML",
@@ -28,11 +31,11 @@ KINDS: dict[Group, dict[str, str]] = {
     },
     "export": {
         "export-fails": "it ends as failed",
-        "export-always-fails": "so does every other of the same filter",
+        "export-always-fails": "so does every other of its filter; where it is named, that of the first export too",
         "export-never-ends": "it stays started",
         "export-vanishes": "it is not found any more",
         "purged": "its files are gone",
-        "damaged": "a file of its is cut within a record",
+        "damaged": "one of its files is cut within a record",
     },
     "file": {
         "file-error": "500, 502 or 503",
@@ -52,8 +55,16 @@ KINDS: dict[Group, dict[str, str]] = {
     "host": {"outage": "once, all connections to API and files are reset for a while"},
 }
 _SHARE: dict[Group, float] = {"api": 0.1, "export": 0.2, "file": 0.3, "host": 1.0}
+MAX_DRAWN = 3  # modes in EVERYTHING
 _RARE = 0.005  # the share of filters whose exports always fail, and
 _RARE_OUTAGE = 0.1  # of seeds with an outage, in EVERYTHING
+_STRIKES = {kind for kinds in KINDS.values() for kind in kinds}
+_DEFAULTS = {kind: mode.default for kinds in MODES.values() for kind, mode in kinds.items()}
+_KNOWN = "; ".join(
+    [", ".join(kinds) for kinds in KINDS.values()]
+    + [", ".join(f"{kind}:N" if _DEFAULTS[kind] is not None else kind for kind in kinds) for kinds in MODES.values()]
+)
+_NUMBER = re.compile("[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +76,59 @@ class Fault:
 
 
 class Faults:
-    """The faults of a `profile`: kinds joined by +, or `everything`, and perhaps :seed. Raises UsageError.
+    """The faults of a `profile`. Raises UsageError.
+
+    A profile is made of kinds joined by +, each with a value (`counts-capped:10000`) where it takes one, and may end
+    with :SEED. `everything` stands for every kind that strikes and, by seed, for a few modes under which a pull needs
+    no more exports than otherwise; `odd` also draws modes that cost exports.
 
     `seconds` is what a hang or a stall takes; an outage takes twice as long. `injected` counts by kind.
     """
 
     def __init__(self, profile: str, seconds: float) -> None:
-        names, _, seed = profile.partition(":")
-        everything = names == EVERYTHING
-        asked = {kind for kinds in KINDS.values() for kind in kinds} if everything else set(names.split("+")) - {""}
-        self._kinds = {group: [kind for kind in kinds if kind in asked] for group, kinds in KINDS.items()}
-        unknown = asked.difference(*self._kinds.values())
-        if unknown or (seed and not seed.isdecimal()):
-            known = "; ".join(", ".join(kinds) for kinds in KINDS.values())
-            raise UsageError(f"no faults {profile!r}: name {EVERYTHING}, or some of {known}, joined by +, and :SEED")
+        named, self._seed = _parse(profile)
+        drawn = bool({EVERYTHING, ODD} & named.keys())
+        strikes = _STRIKES if drawn else _STRIKES & named.keys()
+        self._kinds = {group: [kind for kind in kinds if kind in strikes] for group, kinds in KINDS.items()}
+        self._modes = {kind: value for kind, value in named.items() if kind in _DEFAULTS}
+        if drawn:
+            self._modes = self._drawn_modes(odd=ODD in named) | self._modes
         self.seconds = seconds
         self.injected: Counter[str] = Counter()
-        self._seed = seed or "0"
-        self._always_fails = _RARE if everything else _SHARE["export"]
+        self._always_fails = _RARE if drawn else _SHARE["export"]
+        self._first_is_doomed = "export-always-fails" in named
+        self._first_filter: str | None = None
         self._uses: Counter[tuple[object, ...]] = Counter()
         self._storm = 0
         luck = self._draw("outage")
-        self._outage = "outage" in asked and (not everything or luck.random() < _RARE_OUTAGE)
+        self._outage = "outage" in strikes and (not drawn or luck.random() < _RARE_OUTAGE)
         self._outage_after = luck.uniform(0.2, 2.0)
         self._first_request: float | None = None
+
+    def has(self, kind: str) -> bool:
+        """Whether the mode `kind` is on."""
+        return kind in self._modes
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that are on, as a profile names them."""
+        return tuple(kind if value is None else f"{kind}:{value}" for kind, value in self._modes.items())
+
+    def value(self, kind: str) -> int:
+        """The value of the mode `kind`, which is on and takes one."""
+        value = self._modes[kind]
+        assert value is not None
+        return value
+
+    def note(self, kind: str) -> Literal[True]:
+        """Counts that a mode has made a difference."""
+        self.injected[kind] += 1
+        return True
+
+    def launched(self, filter: str) -> None:
+        """Notes that an export of `filter` is launched: the first one of all may be doomed."""
+        if self._first_filter is None:
+            self._first_filter = filter
 
     def strike(self, group: Group, *key: object, without: Collection[str] = ()) -> Fault | None:
         """What befalls this use of what `key` names, if anything does."""
@@ -122,10 +162,45 @@ class Faults:
         return out
 
     def dooms(self, *key: object) -> bool:
-        return "export-always-fails" in self._kinds["export"] and self._draw("doom", *key).random() < self._always_fails
+        """Whether every export of what `key` names fails."""
+        if "export-always-fails" not in self._kinds["export"]:
+            return False
+        first = self._first_is_doomed and key == (self._first_filter,)
+        return first or self._draw("doom", *key).random() < self._always_fails
+
+    def _drawn_modes(self, *, odd: bool) -> dict[str, int | None]:
+        """A few modes, each of another group."""
+        draw = self._draw("modes")
+        known = COMES | COSTS if odd else COMES
+        groups = [found for kinds in MODES.values() if (found := [kind for kind in kinds if kind in known])]
+        number = draw.randint(1 if odd else 0, min(MAX_DRAWN, len(groups)))
+        kinds = [draw.choice(group) for group in draw.sample(groups, number)]
+        return {kind: draw.choice(known[kind]) if known[kind] else None for kind in kinds}
 
     def _draw(self, *key: object) -> random.Random:
         return random.Random(" ".join(map(str, (self._seed, *key))))
+
+
+def _parse(profile: str) -> tuple[dict[str, int | None], str]:
+    """The kinds that a profile names, with their values, and its seed. Raises UsageError."""
+    named: dict[str, int | None] = {}
+    seed = "0"
+    entries = [entry.split(":") for entry in profile.split("+")]
+    for place, (kind, *numbers) in enumerate(entries, start=1):
+        default = _DEFAULTS.get(kind)
+        room = (default is not None) + (place == len(entries))
+        known = kind in {"", EVERYTHING, ODD} or kind in _STRIKES or kind in _DEFAULTS
+        if not known or len(numbers) > room or not all(_NUMBER.fullmatch(number) for number in numbers):
+            raise UsageError(
+                f"no faults {profile!r}: name {EVERYTHING}, {ODD}, or some of {_KNOWN}, joined by +, and :SEED"
+            )
+        if default is not None and numbers:
+            default = int(numbers.pop(0))
+        if numbers:
+            [seed] = numbers
+        if kind:
+            named[kind] = default
+    return named, seed
 
 
 def reset(request: web.Request) -> web.Response:

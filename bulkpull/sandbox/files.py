@@ -16,14 +16,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
+from bulkpull.sandbox.bodies import LABELS, coded
 from bulkpull.sandbox.config import SandboxConfig, Seen
 from bulkpull.sandbox.exports import Exports, File, Task
 from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
+from bulkpull.sandbox.modes import MODES
 
 _CHUNK = 256 * 1024
 _TRICKLE = 16  # pieces
 _OF_RANGES = frozenset({"range-ignored", "wrong-range"})
 _OF_BODIES = frozenset({"stall", "cut", "cut-short-length", "trickle", "expire", "changed", "gzip"})
+_DAY = {"Retry-After": "86400"}
+_ODD = "name=Übersicht der Zustimmungen"
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class _Delivery:
     stalls: bool = False  # at `stop`
     trickles: bool = False
     swaps_case: bool = False
+    until_close: bool = False
+    chunked: bool = False
 
 
 class FileOrigin:
@@ -59,19 +65,25 @@ class FileOrigin:
         self._nonces = count()
         self._revoked: set[str] = set()
         self._downloads = 0
+        self._asked: Counter[tuple[str, int]] = Counter()  # requests for a file, since the sandbox runs
+        self._answers: Counter[tuple[str, int]] = Counter()  # and those that got it, or the rest of it
+        self._etags = count()
 
     def app(self) -> web.Application:
         """The origin's routes."""
         app = web.Application(middlewares=[self._count_downloads])
-        app.router.add_get("/exports/{id}/{number:[0-9]+}.csv", self._download)
+        app.router.add_get("/exports/{serial}/{number:[0-9]+}.csv", self._download)
         return app
 
     def link(self, task: Task, number: int) -> str:
-        """A fresh link to a task's file, from 0."""
-        path = f"/exports/{task.id}/{number}.csv"
+        """A fresh link to a task's file, from 0: at this origin, unless the files are kept elsewhere."""
+        if storage := self._exports.storage:
+            return storage.link(task.files[number].path)
+        path = f"/exports/{task.serial}/{number}.csv"
         expires = str(int(time.time() + self._config.link_seconds))
         nonce = str(next(self._nonces))
-        return f"{self.url}{path}?expires={expires}&nonce={nonce}&signature={self._sign(path, expires, nonce)}"
+        odd = f"{_ODD}&" if self._faults.has("link-odd-characters") and self._faults.note("link-odd-characters") else ""
+        return f"{self.url}{path}?{odd}expires={expires}&nonce={nonce}&signature={self._sign(path, expires, nonce)}"
 
     def _sign(self, path: str, expires: str, nonce: str) -> str:
         return hmac.new(self._secret, f"{path} {expires} {nonce}".encode(), hashlib.sha256).hexdigest()
@@ -92,22 +104,36 @@ class FileOrigin:
         if "Authorization" in request.headers:
             self._seen.leaks += 1
             return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
+        if not request.raw_path.isascii() or " " in request.raw_path:
+            return _xml(400, "InvalidURI", "Couldn't parse the specified URI.")
         expires, nonce, signature = (request.query.get(name, "") for name in ("expires", "nonce", "signature"))
         if not hmac.compare_digest(signature.encode(), self._sign(request.path, expires, nonce).encode()):
             return _xml(403, "SignatureDoesNotMatch", "The request signature does not match")
         if int(expires) < time.time() or signature in self._revoked:
             return _xml(403, "AccessDenied", "Request has expired")
-        task, number = self._exports.find(request.match_info["id"]), int(request.match_info["number"])
+        task = self._exports.find(self._exports.id_of(request.match_info["serial"]))
+        number = int(request.match_info["number"])
         if task is None or task.fault == "purged" or number >= len(task.files):
             return _xml(404, "NoSuchKey", "The specified key does not exist.")
-        file, wanted = task.files[number], request.headers.get("Range", "")
+        wanted = request.headers.get("Range", "")
+        refusal = self._not_yet(request, task, number) or (self._refused_range() if wanted else None)
+        if refusal:
+            return refusal
+        file = self._exports.served(task, number, anew=not wanted or wanted.startswith("bytes=0-"))
         inapplicable = frozenset() if wanted else _OF_RANGES
         delivery = _delivery(file, wanted, request.headers.get("If-Range", file.etag))
-        if delivery.offset >= delivery.end:
+        body = await to_thread.run_sync(self._coded, file)
+        if delivery.offset >= delivery.end or body or self._faults.has("until-close"):  # a cut is not to be seen there
             inapplicable |= _OF_BODIES
         fault = self._faults.strike("file", task.filter, number, without=inapplicable)
         if fault and (instead := await self._disturb(fault, delivery, request, signature)):
             return instead
+        if body:
+            self.deliveries[task.id, number] += 1
+            self._seen.bytes_sent += len(body.body) if isinstance(body.body, bytes) else 0
+            return body
+        self._answers[task.serial, number] += 1
+        self._in_mode(delivery, self._answers[task.serial, number])
         if delivery.status != 200:
             self._seen.ranges += 1
         if delivery.status == 416:
@@ -118,6 +144,80 @@ class FileOrigin:
         if delivery.stop == file.size:
             self.deliveries[task.id, number] += 1
         return response
+
+    def _not_yet(self, request: web.Request, task: Task, number: int) -> web.Response | None:
+        """What is answered before a file is looked for."""
+        faults = self._faults
+        if faults.has("redirect-odd-characters") and "name" not in request.query:
+            faults.note("redirect-odd-characters")
+            return web.Response(status=302, headers={"Location": f"{request.raw_path}&{_ODD}"})
+        self._asked[task.serial, number] += 1
+        asked = self._asked[task.serial, number]
+        if faults.has("file-retry-after-day") and faults.note("file-retry-after-day"):
+            return web.Response(status=503, headers=_DAY)
+        if faults.has("never-ready") and faults.note("never-ready"):
+            return web.json_response({"status": "preparing"}, status=202)
+        for kind, status in (("preparing", 202), ("preparing-200", 200), ("not-found-first", 404)):
+            if faults.has(kind) and asked <= faults.value(kind) and faults.note(kind):
+                return web.json_response({"status": "preparing"}, status=status)
+        return None
+
+    def _refused_range(self) -> web.Response | None:
+        """What a request with a Range gets instead of the rest of a file."""
+        for kind, answer in (
+            ("range-403", _xml(403, "AccessDenied", "Access Denied")),
+            ("range-405", web.Response(status=405, headers={"Allow": "GET"})),
+            ("range-500", web.Response(status=500)),
+            ("range-503-day", web.Response(status=503, headers=_DAY)),
+            ("range-empty", web.Response()),
+            ("range-416", _xml(416, "InvalidRange", "The requested range is not satisfiable")),
+            ("range-416-wrong", web.Response(status=416, headers={"Content-Range": "bytes */7"})),
+        ):
+            if self._faults.has(kind) and self._faults.note(kind):
+                return answer
+        return None
+
+    def _coded(self, file: File) -> web.Response | None:
+        """The file as the modes encode it, if they do; to be called in a thread."""
+        for kind in MODES["labels"]:
+            if self._faults.has(kind) and (found := coded(kind, file.path.read_bytes())):
+                self._faults.note(kind)
+                return web.Response(body=found[0], headers={"Content-Encoding": found[1]} if found[1] else {})
+        return None
+
+    def _in_mode(self, delivery: _Delivery, answers: int) -> None:
+        """Changes the delivery as the modes have it; it is the file's answer of this number."""
+        faults, headers = self._faults, delivery.headers
+        has_rest = delivery.status == 206
+        for kind, content_range in (
+            ("range-unsaid", ""),
+            ("range-broken", "bytes "),
+            ("range-wrong", f"bytes 1-{delivery.file.size + 6}/{delivery.file.size + 7}"),
+        ):
+            if has_rest and faults.has(kind) and faults.note(kind):
+                headers["Content-Range"] = content_range
+        if not headers.get("Content-Range", "set"):
+            del headers["Content-Range"]
+        if faults.has("etag-changes") and faults.note("etag-changes"):
+            headers["ETag"] = f'"{next(self._etags)}"'
+        elif faults.has("etag-weak") and faults.note("etag-weak"):
+            headers["ETag"] = f"W/{delivery.file.etag}"
+        elif faults.has("etag-none") and faults.note("etag-none"):
+            headers.pop("ETag", None)
+        for kind, label in LABELS.items():
+            if faults.has(kind) and faults.note(kind):
+                headers["Content-Encoding"] = label
+        if faults.has("file-headers-long") and faults.note("file-headers-long"):
+            headers["Content-Security-Policy"] = "default-src 'self'; " + "x" * faults.value("file-headers-long")
+        breaks = faults.has("cut-all") or (faults.has("cut-first") and answers <= faults.value("cut-first"))
+        if (
+            breaks
+            and delivery.stop == delivery.end
+            and faults.note("cut-all" if faults.has("cut-all") else "cut-first")
+        ):
+            delivery.stop = (delivery.offset + delivery.end) // 2
+        delivery.until_close = faults.has("until-close") and faults.note("until-close")
+        delivery.chunked = faults.has("chunked") and faults.note("chunked")
 
     async def _disturb(
         self, fault: Fault, delivery: _Delivery, request: web.Request, signature: str
@@ -143,6 +243,12 @@ class FileOrigin:
             case "cut":
                 delivery.stop = somewhere
             case "cut-short-length":
+                somewhere = max(somewhere, delivery.offset + 1)
+                # Between two records, nobody could tell.
+                while somewhere > delivery.offset + 1 and await to_thread.run_sync(
+                    _ends_line, delivery.file, somewhere
+                ):
+                    somewhere -= 1
                 delivery.stop, delivery.claimed = somewhere, somewhere - delivery.offset
             case "trickle":
                 delivery.trickles = True
@@ -167,8 +273,11 @@ class FileOrigin:
         return None
 
     async def _send(self, request: web.Request, delivery: _Delivery) -> web.StreamResponse:
+        if delivery.until_close:
+            return await self._send_until_close(request, delivery)
         response = web.StreamResponse(status=delivery.status, headers=delivery.headers)
-        response.content_length = delivery.end - delivery.offset if delivery.claimed is None else delivery.claimed
+        if not delivery.chunked:
+            response.content_length = delivery.end - delivery.offset if delivery.claimed is None else delivery.claimed
         await anyio.sleep(self._config.file_latency)
         piece = max(1, (delivery.stop - delivery.offset) // _TRICKLE + 1) if delivery.trickles else _CHUNK
         with suppress(ConnectionError):  # clients may go
@@ -187,6 +296,23 @@ class FileOrigin:
                 request.transport.close()  # what was written still arrives
             await response.write_eof()
         return response
+
+    async def _send_until_close(self, request: web.Request, delivery: _Delivery) -> web.Response:
+        """Sends by hand what aiohttp's server does not: a body without a length, which ends with the connection."""
+        lines = [f"HTTP/1.0 {delivery.status} OK", *(f"{name}: {value}" for name, value in delivery.headers.items())]
+        content = await to_thread.run_sync(delivery.file.path.read_bytes)
+        if request.transport:
+            body = content[delivery.offset : delivery.stop]
+            request.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+            self._seen.bytes_sent += len(body)
+            request.transport.close()
+        return web.Response()
+
+
+def _ends_line(file: File, end: int) -> bool:
+    with file.path.open("rb") as content:
+        content.seek(end - 1)
+        return content.read(1) == b"\n"
 
 
 def _delivery(file: File, wanted: str, if_range: str) -> _Delivery:

@@ -11,21 +11,25 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
+from bulkpull.sandbox.answers import error_answer, json_answer
 from bulkpull.sandbox.config import SandboxConfig, Seen
-from bulkpull.sandbox.data import DEFAULT_FIELDS, FIELDS, Activities, nested
+from bulkpull.sandbox.counting import Counting
+from bulkpull.sandbox.data import FIELDS, Activities, nested
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
+from bulkpull.sandbox.storage import connected
+from bulkpull.sandbox.tasks import Tasks
 
 API = "/v1.1"
 MAX_PER_PAGE = 100
+_LONG_POLICY = "default-src 'self'; img-src" + " https://images.example.com" * 460  # 12 KB
 
 
 class Sandbox:
@@ -36,14 +40,21 @@ class Sandbox:
         self.url = ""
         self._seen = Seen()
         self.faults = Faults(self.config.faults, self.config.fault_seconds)
+        self.counting = Counting(self.faults)
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
         self._activities = Activities(
-            self.config.rows, self.config.start, self.config.end, self.config.seed, peak=self.config.peak
+            self.config.rows,
+            self.config.start,
+            self.config.end,
+            self.config.seed,
+            peak=self.config.peak,
+            burst=self.config.burst,
         )
         self.exports: Exports
         self.files: FileOrigin
+        self.tasks: Tasks
         self._stack = AsyncExitStack()
 
     @property
@@ -62,6 +73,10 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
+            storage = None
+            if self.config.store:
+                opening = connected(self.config.store, self.config.link_seconds)
+                storage = await to_thread.run_sync(stack.enter_context, opening)
             self.exports = Exports(
                 self._activities,
                 Path(directory),
@@ -70,9 +85,11 @@ class Sandbox:
                 rows_per_file=self.config.rows_per_file,
                 seed=self.config.seed,
                 faults=self.faults,
+                storage=storage,
             )
             self.files = FileOrigin(self.config, self.exports, self.faults, self._seen)
             self.files.url = await self._serve(stack, self.files.app(), 0)
+            self.tasks = Tasks(self.exports, self.files, self.faults, self._work)
             self.url = await self._serve(stack, self._api_app(), self.config.port) + API
             # Last, so that a port in use is an error of its own and not one of a group's.
             self._group = await stack.enter_async_context(anyio.create_task_group())
@@ -84,6 +101,9 @@ class Sandbox:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _work(self, task: Task) -> None:
+        self._group.start_soon(self.exports.work, task)
 
     async def _serve(self, stack: AsyncExitStack, app: web.Application, port: int) -> str:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -97,9 +117,9 @@ class Sandbox:
     # The API origin
 
     def _api_app(self) -> web.Application:
-        app = web.Application(middlewares=[self._count_requests, self._disturb, self._guard])
-        app.router.add_post(f"{API}/tasks/export/activity", self._start_export)
-        app.router.add_get(f"{API}/tasks/export/{{id}}", self._get_export)
+        app = web.Application(middlewares=[self._count_requests, self._disturb, self._lengthen, self._guard])
+        app.router.add_post(f"{API}/tasks/export/activity", self.tasks.launch)
+        app.router.add_get(f"{API}/tasks/export/{{id}}", self.tasks.status)
         app.router.add_get(f"{API}/activity", self._activity)
         app.router.add_get(f"{API}/sites/{{id}}/exportFields", self._export_fields)
         app.router.add_get("/sandbox", self._report)
@@ -135,7 +155,7 @@ class Sandbox:
             case Fault("server-error"):
                 return server_error(fault)
             case Fault("throttle"):
-                return _error(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": "1"})
+                return error_answer(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": "1"})
             case Fault("html"):
                 return html_page()
             case Fault("hang"):
@@ -144,6 +164,13 @@ class Sandbox:
                 answer = await handler(request)
                 self._seen.lost_posts += request.method == "POST" and answer.status == 200
         return reset(request)
+
+    @web.middleware
+    async def _lengthen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if self.faults.has("headers-long") and self.faults.note("headers-long"):
+            answer.headers["Content-Security-Policy"] = _LONG_POLICY
+        return answer
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -157,28 +184,16 @@ class Sandbox:
         wait = limit.retry_after(key, anyio.current_time())
         if wait is not None:
             self._seen.throttled += 1
-            return _error(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": str(wait)})
+            return error_answer(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": str(wait)})
         if not authorized:
             self._seen.unauthorized += 1
-            return _error(401, "UnauthorizedError", "Invalid or missing access token")
+            return error_answer(401, "UnauthorizedError", "Invalid or missing access token")
         try:
             return await handler(request)
         except FilterError as error:
-            return _error(400, "BadRequestError", str(error))
+            return error_answer(400, "BadRequestError", str(error))
         except web.HTTPException as error:
-            return _error(error.status, f"{type(error).__name__.removeprefix('HTTP')}Error", error.reason)
-
-    async def _start_export(self, request: web.Request) -> web.Response:
-        fields = tuple(filter(None, request.query.get("fields", "").split(","))) or DEFAULT_FIELDS
-        task = self.exports.start(request.query.get("filter", ""), fields)
-        self._group.start_soon(self.exports.work, task)
-        return _json(self._task(task))
-
-    async def _get_export(self, request: web.Request) -> web.Response:
-        task = self.exports.find(request.match_info["id"])
-        if task is None:
-            raise web.HTTPNotFound(reason="No such task")
-        return _json(self._task(task))
+            return error_answer(error.status, f"{type(error).__name__.removeprefix('HTTP')}Error", error.reason)
 
     async def _activity(self, request: web.Request) -> web.Response:
         query = request.query
@@ -193,7 +208,7 @@ class Sandbox:
         selection = select(self._activities, query.get("filter", ""))
         first = (page - 1) * per_page
         counted = query.get("no_count") != "true"
-        if counted and not self.config.counting:
+        if counted and (not self.config.counting or self.counting.refuses()):
             raise web.HTTPForbidden(reason="This token may not count")
         rows, has_more, total = await to_thread.run_sync(
             self._page, selection, first, per_page, sort.startswith("-"), counted
@@ -202,9 +217,9 @@ class Sandbox:
         fields = tuple(filter(None, query.get("fields", "").split(",")))
         answer: dict[str, Any] = {"page": page, "per_page": per_page, "count": len(rows)}
         if counted:
-            answer["total_count"] = total
+            answer["total_count"] = self.counting.said(total)
         data = [nested(row, lean=lean, fields=fields) for row in rows]
-        return _json(answer | {"has_more": has_more, "data": data})
+        return json_answer(answer | {"has_more": has_more, "data": data})
 
     def _page(
         self, selection: Selection, first: int, per_page: int, descending: bool, counted: bool
@@ -213,50 +228,20 @@ class Sandbox:
         ordered = reversed(numbers) if descending else numbers
         if wanted is None:
             matching = islice(map(row, islice(ordered, first, None)), per_page + 1)
-            total = len(numbers)
+            total = len(self.counting.indexed(numbers, self.config.rows))
         else:
             matching = islice((row(number) for number in ordered if wanted(row(number))), first, first + per_page + 1)
-            total = sum(wanted(row(number)) for number in numbers) if counted else 0
+            indexed = self.counting.indexed(numbers, self.config.rows) if counted else ()
+            total = sum(wanted(row(number)) for number in indexed)
         rows = list(matching)
         return rows[:per_page], len(rows) > per_page, total
 
     async def _export_fields(self, _request: web.Request) -> web.Response:
-        return _json({"data": [{"field": name} for name in FIELDS]})
+        return json_answer({"data": [{"field": name} for name in FIELDS]})
 
     async def _report(self, request: web.Request) -> web.Response:
         """Not part of Clickwrap: what the sandbox saw, and with `?ids` the distinct ids it delivered."""
         report = asdict(self.seen)
         if "ids" in request.query:
             report["distinct_ids"] = await self.distinct_ids()
-        return _json(report)
-
-    def _task(self, task: Task) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "status": task.status,
-            "source": "api",
-            "retry_count": 0,
-            "active": task.running,
-            "job_name": "GenerateExportCSV",
-            "created_by": 9785,
-            "account": 2785,
-            "site": 5193,
-            "created_time": task.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "data": {"exportName": "action", "exportType": "Action", "sendTo": "someone@example.com"},
-            "id": task.id,
-        }
-        if task.message:
-            data["message"] = task.message
-        if task.status == "success":
-            data["links"] = [self.files.link(task, number) for number in range(len(task.files))]
-        return {"data": data}
-
-
-def _json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(answer), status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
-
-
-def _error(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    answer = {"error": {"message": message, "status": status, "name": name, "code": status}}
-    return _json(answer, status, headers)
+        return json_answer(report)

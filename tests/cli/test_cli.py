@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull import Clickwrap, OutputError, Result, Shortfall, Window, __version__
+from bulkpull import Clickwrap, CountMismatch, OutputError, Result, Window, __version__
 from bulkpull.cli.progress import summary
 from bulkpull.cli.pull import _quoted, _what_next, _without_fresh
 from bulkpull.cli.running import Interrupted
@@ -157,36 +158,42 @@ def test_a_shortfall_is_told_with_its_windows(tmp_path: Path) -> None:
     out.write_bytes(b"id\n")
     day = datetime(2024, 1, 1, tzinfo=UTC)
     windows = [Window(number, day + timedelta(number), day + timedelta(number + 1), 100) for number in range(12)]
-    counts = dict.fromkeys([field.name for field in fields(Result) if field.type == "int"], 0)
+    counts: dict[str, Any] = dict.fromkeys([field.name for field in fields(Result) if field.type == "int"], 0)
     result = Result(
         **counts,
         seconds=1.0,
         output=out,
         counted=1200,
         skipped=(),
-        short=tuple(Shortfall(window, 95) for window in windows),
+        short=tuple(CountMismatch(window, 100, 95) for window in windows),
+        over=(CountMismatch(windows[0], 100, 101),),
+        completeness="short",
+        doubt="",
+        empty_columns=("custom_data.vipp",),
     )
-    assert (
-        "warning: 60 of 1,200 counted activities did not come, from window 1 [2024-01-01, 2024-01-02), window 2 "
-        in summary(result)
-    )
-    assert "window 10 [2024-01-10, 2024-01-11) and 2 more; they may have been deleted meanwhile" in summary(result)
+    assert not result.complete
+    told = summary(result)
+    assert "warning: incomplete: window 1 [2024-01-01, 2024-01-02): 95 of 100 counted; window 2 " in told
+    assert "window 10 [2024-01-10, 2024-01-11): 95 of 100 counted; and 2 more. Pull these ranges again" in told
+    assert "warning: no row has a value in custom_data.vipp: does the site know these fields?" in told
+    assert "more activities came than were counted: window 1 [2024-01-01, 2024-01-02): 101 of 100 counted" in told
 
 
 def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     options = ["--rows", "3000", "--end", "2024-07-01", "--export-seconds", "0.05", "--faults", "export-always-fails:2"]
-    command = ["pull", *RANGE, "--out", str(out), "--rows-per-export", "100"]
+    command = ["pull", *RANGE, "--out", str(out), "--rows-per-export", "100", "--max-extra-exports", "2"]
     with sandbox_process(*options) as sandbox:
         done = bulkpull(sandbox, *command)
         assert done.returncode == 4, done.stderr
+        assert "all 2 exports that are allowed beyond the plan were made; allow more on purpose" in done.stderr
         assert "leave the window out (--skip-failed)" in done.stderr
         done = bulkpull(sandbox, *command, "--skip-failed", "--json")
     assert done.returncode == 6, done.stderr
     result = json.loads(done.stdout)
     assert result["rows"] + sum(window["counted"] for window in result["skipped"]) == result["counted"] == 3000
     assert f"[{result['skipped'][0]['start'][:10]}" in done.stderr
-    assert "is left out: export " in done.stderr
+    assert "is left out: all 2 exports that are allowed" in done.stderr
     assert "warning: left out, since they could not be exported: window " in done.stderr
     assert out.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import Awaitable, Callable
 
@@ -10,8 +11,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 
-from bulkpull import Clickwrap, PartError
-from bulkpull.clickwrap import LinkExpiredError, RangeRefusedError, TransientError
+from bulkpull import Clickwrap, PartError, UnavailableError
+from bulkpull.clickwrap import LinkExpiredError, NotReadyError, RangeRefusedError, TransientError
 from bulkpull.clickwrap.download import check_link
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -92,6 +93,116 @@ async def test_an_encoded_body_is_decoded_and_has_no_length_to_check() -> None:
         assert await read(clickwrap, str(server.make_url("/f"))) == (0, None, BODY)
 
 
+@pytest.mark.parametrize("label", ["utf-8", "UTF8", "binary", "none", "aws-chunked", "identity", "iso-8859-1"])
+async def test_labels_that_name_no_encoding_leave_ranges_and_length(label: str) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(body=BODY, headers={"Content-Encoding": label, "ETag": '"v1"'})
+
+    async with (
+        serving(handler) as server,
+        client(server) as clickwrap,
+        clickwrap.download(str(server.make_url("/f"))) as download,
+    ):
+        assert (download.length, download.validator, download.compressed) == (9, '"v1"', False)
+
+
+async def test_a_compressed_file_is_known_without_a_label() -> None:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"ETag": '"v1"'})
+        await response.prepare(_request)
+        for byte in gzip.compress(BODY):
+            await response.write(bytes([byte]))
+            await asyncio.sleep(0)
+        return response
+
+    async with (
+        serving(handler) as server,
+        client(server) as clickwrap,
+        clickwrap.download(str(server.make_url("/f.csv.gz"))) as download,
+    ):
+        assert (download.length, download.validator, download.compressed) == (None, None, True)
+        assert b"".join([chunk async for chunk in download.chunks()]) == BODY
+
+
+async def test_relative_links_lead_to_the_api_without_the_token() -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.raw_path, "Authorization" in request.headers))
+        return web.Response(body=BODY)
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        for link in ("/files/1?s=%2f+", "files/1"):
+            assert (await read(clickwrap, link))[2] == BODY
+    assert seen == [("/files/1?s=%2f+", False), ("/v1.1/tasks/export/files/1", False)]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("/f?name=Übersicht der Rechte", "/f?name=%C3%9Cbersicht%20der%20Rechte"),
+        ("/f%2fg?s=a%2Bb+c%3d&t=~'*", "/f%2fg?s=a%2Bb+c%3d&t=~'*"),
+    ],
+)
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_links_and_redirects_are_sent_as_browsers_send_them(written: str, sent: str, redirected: bool) -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/redirect":
+            return web.Response(status=302, headers={"Location": written})
+        seen.append(request.raw_path)
+        return web.Response(body=BODY)
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        origin = str(server.make_url("")).rstrip("/")
+        assert (await read(clickwrap, f"{origin}/redirect" if redirected else f"{origin}{written}"))[2] == BODY
+    assert seen == [sent]
+
+
+async def test_a_redirect_to_nowhere_is_refused() -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(status=302)
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        with pytest.raises(PartError, match="without saying where"):
+            await read(clickwrap, str(server.make_url("/f")))
+
+
+@pytest.mark.parametrize("size", [12_000, 65_000])
+@pytest.mark.parametrize("own", [True, False])
+async def test_headers_of_64_kilobytes_are_read_from_the_api_and_from_hosts(size: int, own: bool) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": "x" * size}
+        if "export" in request.path:
+            return web.json_response({"data": {"id": "e", "status": "started"}}, headers=headers)
+        return web.Response(body=BODY, headers=headers)
+
+    async with (
+        serving(handler) as server,
+        aiohttp.ClientSession() as session,
+        client(server, session=None if own else session) as clickwrap,
+    ):
+        assert (await clickwrap.get_export("e")).status == "started"
+        assert (await read(clickwrap, str(server.make_url("/f"))))[2] == BODY
+
+
+async def test_longer_headers_are_refused_once() -> None:
+    requests = 0
+
+    async def handler(_request: web.Request) -> web.Response:
+        nonlocal requests
+        requests += 1
+        return web.Response(headers={"X": "x" * 70_000})
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        with pytest.raises(UnavailableError, match=r"GET /tasks/export/e: .* a header of more than 65,536 bytes"):
+            await clickwrap.get_export("e")
+        with pytest.raises(PartError, match="a header of more than 65,536 bytes"):
+            await read(clickwrap, str(server.make_url("/f")))
+    assert requests == 2
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
 async def test_statuses_of_an_expired_link(status: int) -> None:
     async def handler(_request: web.Request) -> web.Response:
@@ -111,6 +222,56 @@ async def test_statuses_that_may_pass(status: int) -> None:
         with pytest.raises(TransientError) as caught:
             await read(clickwrap, str(server.make_url("/f")))
     assert caught.value.wait == 7
+
+
+@pytest.mark.parametrize("status", [202, 204, 409, 425])
+async def test_statuses_of_a_file_that_is_not_there_yet(status: int) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "preparing"}, status=status, headers={"Retry-After": "7"})
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        with pytest.raises(NotReadyError, match=f"has not got the file yet .it answered {status}") as caught:
+            await read(clickwrap, str(server.make_url("/f")))
+    assert caught.value.wait == 7
+
+
+@pytest.mark.parametrize("status", [206, 405, 501])
+async def test_a_host_that_knows_no_ranges_is_not_asked_for_one_again(status: int) -> None:
+    ranges = []
+
+    async def handler(request: web.Request) -> web.Response:
+        ranges.append(request.headers.get("Range"))
+        return web.Response(status=status, body=BODY[3:]) if "Range" in request.headers else web.Response(body=BODY)
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        with pytest.raises(RangeRefusedError):
+            await read(clickwrap, str(server.make_url("/f")), 3, '"v1"')
+        assert await read(clickwrap.observed(print), str(server.make_url("/g")), 3, '"v1"') == (0, 9, BODY)
+    assert ranges == ["bytes=3-", None]
+
+
+@pytest.mark.parametrize("status", [403, 416, 500])
+async def test_what_may_have_another_reason_does_not_speak_against_ranges(status: int) -> None:
+    ranges = []
+
+    async def handler(request: web.Request) -> web.Response:
+        ranges.append(request.headers.get("Range"))
+        return web.Response(status=status)
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        for _ in range(2):
+            with pytest.raises((LinkExpiredError, TransientError)):
+                await read(clickwrap, str(server.make_url("/f")), 3, '"v1"')
+    assert ranges == ["bytes=3-"] * 2
+
+
+@pytest.mark.parametrize("content_range", ["bytes 0-8/9", "", "bytes"])
+async def test_a_whole_file_that_comes_as_a_range_nobody_asked_for(content_range: str) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(status=206, body=BODY, headers={"Content-Range": content_range})
+
+    async with serving(handler) as server, client(server) as clickwrap:
+        assert await read(clickwrap, str(server.make_url("/f"))) == (0, 9, BODY)
 
 
 @pytest.mark.parametrize(

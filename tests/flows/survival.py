@@ -160,7 +160,8 @@ def whole_parts(out: Path) -> list[tuple[str, int]]:
     try:
         return [
             (export.id, part.number - 1)
-            for export in journal.exports().values()
+            for exports in journal.exports().values()
+            for export in exports
             for part in export.parts
             if part.size is not None
         ]

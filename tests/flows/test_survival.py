@@ -40,7 +40,7 @@ async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes)
         for seed in (2, *range(6, 18), 32):
             group.start_soon(survive, seed)
     met = {kind for survival in survivals for kind in survival.faults}
-    assert met == {kind for kinds in KINDS.values() for kind in kinds}
+    assert met >= {kind for kinds in KINDS.values() for kind in kinds}
     assert 0 < sum(survival.impossible for survival in survivals) < len(survivals)
 
 

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bulkpull import Window
+from bulkpull import Export, Window
 from bulkpull.events import Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pull.flight import LOOK, START, STREAMS, Climb, Flight, Streams
 from tests.simulation.clock import simulated
@@ -27,7 +27,7 @@ def launch(flight: Flight, window: Window, status: str) -> None:
     """An export is launched, and looked at early if that is wanted."""
     flight(Launched(window, str(window.index), 1))
     if flight.curious:
-        flight(Polled(window, str(window.index), status, 1.0))
+        flight(Polled(window, str(window.index), status, Export("1", status).state, 1.0))
 
 
 def finish(flight: Flight, window: Window) -> None:
@@ -147,5 +147,26 @@ def test_streams_grow_while_more_comes_and_fall_when_transfers_break() -> None:
             group.cancel_scope.cancel()
         streams(Retried("part", 1, 1.0, "503"))
         assert streams.limit == 6
+
+    simulated(0, main)
+
+
+def test_one_outage_lowers_the_streams_once() -> None:
+    async def main() -> None:
+        streams, window = Streams(16), next(windows())
+        streams.set(16)
+        for _ in range(2):
+            for _ in range(16):  # all streams are cut, each a little later than the one before
+                streams(Retried("part", 1, 1.0, "cut"))
+                await anyio.sleep(3 * LOOK)
+                streams(Retried("part", 2, 1.0, "no answer"))
+            before = streams.limit
+            streams(Received(window, 1, 1000))  # the first to come back
+            streams(Retried("part", 3, 1.0, "no answer"))  # another that does not yet
+            assert streams.limit == before
+            for _ in range(2):
+                await anyio.sleep(LOOK)
+                streams(Received(window, 1, 1000))
+        assert before == 9  # two outages: 16, 12, 9
 
     simulated(0, main)

@@ -201,7 +201,7 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path, monkeypatch: py
         os.chown(theirs, 65534, 65534)
     else:  # we are another user than the one who made it
         monkeypatch.setattr(os, "geteuid", lambda: 65534)
-        monkeypatch.setattr(Output, "_uid_here", os.geteuid)
+        monkeypatch.setattr(Output, "_uid_here", 65534)
     with pytest.raises(OutputError, match=r"another user \(uid \d+\)"):
         output.claim()
     output.release(remove=True)

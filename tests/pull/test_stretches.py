@@ -113,7 +113,7 @@ def half_parts(directory: Path) -> Iterator[PartRecord]:
     journal = Journal(directory / "journal.sqlite")
     try:
         for number, name, validator, length in journal._rows("SELECT number, name, validator, length FROM part"):
-            yield PartRecord(number, name, validator, length)
+            yield PartRecord(number, name, "e", validator, length)
     finally:
         journal.close()
 

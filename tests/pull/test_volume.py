@@ -112,7 +112,9 @@ def test_stretches_without_activity_make_no_export_of_their_own() -> None:
     assert (empty.windows, empty.rows, empty.probes) == ((Window(0, START, END, 0),), 0, 1)
 
 
-ODD = st.sampled_from(["right", "capped", "zero", "half", "double", "rounded", "growing", "shrinking", "any", "refused"])
+ODD = st.sampled_from(
+    ["right", "capped", "zero", "half", "double", "rounded", "growing", "shrinking", "any", "refused"]
+)
 
 
 @settings(max_examples=150)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -164,6 +164,167 @@ def test_rows_outside_the_window_are_kept_and_counted(tmp_path: Path, created: s
     output, [merged] = merge(tmp_path, f"id,created_time\n1,{created}\n".encode())
     assert output.endswith(f"1,{created}\n".encode())
     assert (merged.rows, merged.outside) == (1, outside)
+
+
+@pytest.mark.parametrize(
+    ("created", "outside"),
+    [
+        ("0001-01-01T00:00:00+02:00", 1),
+        ("9999-12-31T23:59:59.999-02:00", 1),
+        ("0000-01-01T00:00:00Z", 0),
+        ("2024-01-31T23:59:59.999999999Z", 0),
+        ('"2024-01-31T23:59:59,999999999Z"', 0),
+        ("2024-02-01T00:00:00.000000Z", 1),
+        ('"2023-12-31T23:59:59.999Z"', 1),
+        ("2024-01-01T00:30:00+0100", 1),
+        ("2024-02-01 00:00:00.000Z", 1),
+        ("2024-01-15T12:00:00\x00000Z", 0),
+        ("20240115T120000Z", 0),
+        ("2024-W01-1T00:00:00.000Z", 0),
+    ],
+)
+def test_instants_of_every_form_are_compared_with_the_window(tmp_path: Path, created: str, outside: int) -> None:
+    data = f"id,created_time\n1,{created}\n"
+    for part in (data, data + '2,5" screen\n'):  # by NumPy, and record by record
+        assert merge(tmp_path, part.encode())[1][0].outside == outside
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [b"", b"\n", b"\r\n", b"\n" * 3_000_000, b"\r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n\r\n"],
+)
+def test_an_empty_file_is_a_part_without_rows(tmp_path: Path, empty: bytes) -> None:
+    output, merged = merge(tmp_path, empty, b"id,v\n1,a\n", empty)
+    assert output == b"id,v\n1,a\n"
+    assert [part.delivered for part in merged] == [0, 1, 0]
+    assert merged[0] == merged[2] == Merged()
+    assert merge(tmp_path, empty, columns=("id", "w"), fixed=True) == (b"id,w\n", [Merged()])
+
+
+@pytest.mark.parametrize("page", [b" ", b"\n<html></html>", b"v\n1\n", b"\xef\xbb", b"\x00"])
+def test_what_is_not_empty_and_has_no_id_is_no_part(tmp_path: Path, page: bytes) -> None:
+    with pytest.raises(CsvError):
+        merge(tmp_path, page)
+
+
+def figures(deduplicator: Deduplicator, path: Path, *parts: bytes) -> list[tuple[int, int, int, int]]:
+    """What comes of a window's parts: delivered, rows, duplicates, earlier."""
+    found = []
+    for part in parts:
+        path.write_bytes(part)
+        came = deduplicator.add(path, START, END, lambda: None)
+        found.append((came.delivered, came.rows, came.duplicates, came.earlier))
+    return found
+
+
+def test_ids_of_earlier_windows_are_counted_once_a_window(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    with deduplicating(tmp_path / "output", ("id", "v")) as deduplicator:
+        first = figures(deduplicator, part, b"id,v\n1,a\n2,b\n2,b\n", b"id,v\n1,a\n3,c\n")
+        assert first == [(3, 2, 1, 0), (2, 1, 1, 0)]  # nothing came before this window
+        deduplicator.keep()
+        again = b"id,v\n1,a\n1,a\n1,other\n4,d\n4,d\n"
+        second = figures(deduplicator, part, again, b'id,v\n1,a\n4,d\n3,other\n"3",c\n')
+        assert second == [(5, 1, 4, 1), (4, 0, 4, 1)]  # 1, then 3
+        deduplicator.keep()
+        assert figures(deduplicator, part, b"id,v\n4,d\n") == [(1, 0, 1, 1)]
+
+
+def test_a_window_that_is_rolled_back_counts_anew(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    sink = CsvSink(tmp_path / "output", ("id", "v"), fixed=True)
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        figures(deduplicator, part, b"id,v\n1,a\n")
+        deduplicator.keep()
+        offset = sink.offset
+        for _ in range(2):
+            assert figures(deduplicator, part, b"id,v\n1,a\n2,b\n", b"id,v\n1,a\n") == [(2, 1, 1, 1), (1, 0, 1, 0)]
+            deduplicator.roll_back(offset, ("id", "v"))
+
+
+@given(data=st.data())
+def test_rows_and_earlier_are_the_ids_of_a_window(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("windows")
+    ids = st.integers(0, 12).map(str)
+    windows = data.draw(st.lists(st.lists(st.lists(ids, max_size=8), max_size=3), max_size=4))
+    sink = CsvSink(directory / "output", ("id", "v"), fixed=True)
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        for window in windows:
+            values = st.sampled_from(["a", "a", "b", '"a"'])
+            parts = ["id,v\n" + "".join(f"{id},{data.draw(values)}\n" for id in part) for part in window]
+            came = figures(deduplicator, directory / "part", *(part.encode() for part in parts))
+            assert sum(rows + earlier for _, rows, _, earlier in came) == len({id for part in window for id in part})
+            assert all(delivered == rows + duplicates for delivered, rows, duplicates, _ in came)
+            deduplicator.keep()
+
+
+def test_columns_without_a_value_are_known(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    with deduplicating(tmp_path / "output", ("id", "a", "b", "c", "d")) as deduplicator:
+        assert deduplicator.empty_columns() == ()  # there are no rows
+        figures(deduplicator, part, b'id,a,b,c,d\n1,,"",,x\n2,,,"",\n')
+        assert deduplicator.empty_columns() == ("a", "b", "c")
+        figures(deduplicator, part, b'c,id,e\n,3,\n"5"" screen",4,\n')
+        assert deduplicator.empty_columns() == ("a", "b", "e")
+        figures(deduplicator, part, b'id,b,a\n5," ",5"\n')
+        assert deduplicator.empty_columns() == ("e",)
+
+
+def test_a_resumed_merge_knows_the_columns_without_a_value_and_one_rolled_back_forgets_what_it_saw(
+    tmp_path: Path,
+) -> None:
+    part, output = tmp_path / "part", tmp_path / "output"
+    sink = CsvSink(output, ("id",), fixed=False)
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        figures(deduplicator, part, b"id,a,b\n1,x,\n", b"id,a,b,c\n2,,,\n")
+        deduplicator.keep()
+        offset, columns = sink.offset, tuple(sink.columns)
+        figures(deduplicator, part, b"id,b,d\n3,x,y\n")
+        assert deduplicator.empty_columns() == ("c",)
+        deduplicator.roll_back(offset, columns)
+        assert deduplicator.empty_columns() == ("b", "c")
+    sink = CsvSink(output, columns, fixed=False, offset=offset)
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        deduplicator.restore(lambda: None)
+        assert deduplicator.empty_columns() == ("b", "c")
+
+
+class Searched(list[str]):
+    """A list that counts how often it is gone through for a value."""
+
+    searches = 0
+
+    def __contains__(self, value: object) -> bool:
+        self.searches += 1
+        return super().__contains__(value)
+
+    def index(self, *arguments: Any) -> int:
+        self.searches += 1
+        return super().index(*arguments)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_thousands_of_columns_are_not_looked_for_one_by_one(tmp_path: Path, reverse: bool) -> None:
+    names = ["id", *(f"custom_data.v{number}" for number in range(20_000))]
+    part = tmp_path / "part"
+    sink = CsvSink(tmp_path / "output", names[:2], fixed=False)
+    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        for number in range(2):
+            sink.columns = searched = Searched(sink.columns)
+            header = names[::-1] if reverse and number else names
+            rows = [[f"{number}-{row}" if name == "id" else str(row % 10) for name in header] for row in range(20)]
+            lines = [",".join(row) for row in (header, *rows)]
+            came = figures(deduplicator, part, "\n".join(lines).encode())
+            assert came == [(20, 20, 0, 0)]
+            assert searched.searches < 10
+    with (tmp_path / "output").open(newline="") as file:
+        output = list(csv.reader(file))
+    assert output == [
+        names,
+        *([f"{part}-{row}", *([str(row % 10)] * 20_000)] for part in range(2) for row in range(20)),
+    ]
 
 
 def test_a_checkpoint_may_stop_the_merge(tmp_path: Path) -> None:

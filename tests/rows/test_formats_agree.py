@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ def test_nothing_at_all_is_null_and_quotes_around_nothing_are_an_empty_text(tmp_
 def test_bytes_that_are_no_text_are_kept_by_csv_and_named_by_the_others(tmp_path: Path, odd: bytes) -> None:
     data = b"id,v,w\n1,\xc3\xa9\x00,\n2," + odd + b",x\n3,b,y\n"
     assert merged(tmp_path, data) == data
-    for render in (lambda: as_parquet(tmp_path, data), lambda: as_ndjson(data)):
+    formats: tuple[Callable[[], object], ...] = (lambda: as_parquet(tmp_path, data), lambda: as_ndjson(data))
+    for render in formats:
         with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is no UTF-8"):
             render()
 

@@ -70,6 +70,67 @@ def test_times_are_instants_and_the_metadata_tells_where_the_rows_are_from(tmp_p
     assert metadata[b"bulkpull.rows"] == b"3"
 
 
+@pytest.mark.parametrize(
+    ("created", "milliseconds"),
+    [
+        ("2024-02-01T00:00:00.123000Z", 1_706_745_600_123),
+        ("2024-02-01T00:00:00.123000000Z", 1_706_745_600_123),
+        ('"2024-02-01T00:00:00,123Z"', 1_706_745_600_123),
+        ("20240201T020000.123+0200", 1_706_745_600_123),
+        ("2024-W05-4T00:00:00Z", 1_706_745_600_000),
+        ("2024-01-31T24:00Z", 1_706_745_600_000),
+        ("0001-01-01T00:00:00Z", -62_135_596_800_000),
+        ("0001-01-01T02:00:00+02:00", -62_135_596_800_000),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+        ("9999-12-31T21:59:59.999000-02:00", 253_402_300_799_999),
+    ],
+)
+def test_instants_of_every_form_are_those_of_usual_ones(tmp_path: Path, created: str, milliseconds: int) -> None:
+    rows = [("1", NOON), ("2", created), ("3", "")]
+    write(table(rows), tmp_path / "a.parquet")
+    column = pyarrow.parquet.read_table(tmp_path / "a.parquet").column("created_time")
+    assert column.type == pa.timestamp("ms", "UTC")
+    assert [instant.value for instant in column] == [1_705_320_000_000, milliseconds, None]
+    write(table(rows), tmp_path / "set", partition_by="month")
+    month = created.strip('"')[:7] if "-" in created and "W" not in created else "2024-02"
+    month = "2024-02" if "24:00" in created else month
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == sorted(
+        ["month=2024-01", f"month={month}", "month=__HIVE_DEFAULT_PARTITION__"]
+    )
+    read = pyarrow.parquet.ParquetFile(tmp_path / "set" / f"month={month}" / "activity.parquet").read()
+    assert [instant.value for instant in read.column("created_time")] == [milliseconds]
+
+
+@pytest.mark.parametrize(
+    ("created", "reason"),
+    [
+        ("2024-01-15T12:00:00.1234Z", "is no instant of whole milliseconds"),
+        ("2024-01-15T12:00:00.123000001Z", "is no instant of whole milliseconds"),
+        ("2024-01-15T12:00:00.1230000001Z", "is no instant"),
+        ("0000-01-01T00:00:00Z", "is no instant"),
+        ("0000-01-01T00:00:00.000Z", "is no instant"),
+        ("0001-01-01T00:00:00+02:00", "is not within the years 1 to 9999"),
+        ("9999-12-31T23:59:59.999-02:00", "is not within the years 1 to 9999"),
+        ("2024-01-15T12:00:00+25:00", "is no instant"),
+        ("2024-01-15T12:00:00", "is no instant: a date, a time and an offset"),
+    ],
+)
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_instants_that_parquet_cannot_hold_are_named_with_a_way_out(
+    tmp_path: Path, created: str, reason: str, partition_by: str | None
+) -> None:
+    data = table([("1", NOON), ("odd", created), ("3", "")])
+    with pytest.raises(FormatError) as caught:
+        write(data, tmp_path / "a", partition_by=partition_by)
+    message = str(caught.value)
+    assert message.startswith(f"row 2 (id odd): created_time '{created}' {reason}")
+    assert "--all-strings" in message
+    assert ("--partition-by" in message) == (partition_by is not None)
+    write(data, tmp_path / "a.parquet", all_strings=True)
+    read = pyarrow.parquet.read_table(tmp_path / "a.parquet").column("created_time").to_pylist()
+    assert read == [NOON, created, None]
+
+
 @pytest.mark.parametrize("created", ["soon", "2024-01-15", "2024-01-15T12:00:00.1234Z", "2024-02-30T12:00:00Z", '""'])
 def test_what_is_no_instant_is_named_unless_all_are_strings(tmp_path: Path, created: str) -> None:
     rows = [(f"{number:024x}", NOON) for number in range(20_000)]

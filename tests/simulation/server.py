@@ -282,6 +282,9 @@ class _Body:
     server: Server
     offset: int = 0
     validator: str | None = None
+    framed: bool = True
+    empty: bool = False
+    compressed: bool = False
 
     @property
     def length(self) -> int:

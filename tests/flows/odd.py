@@ -1,0 +1,99 @@
+"""Schedules of odd servers: modes and faults, drawn from a seed (profile `odd`), and what a pull makes of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bulkpull import ApiError, BulkpullError, Clickwrap, PartError, Result, pull
+from bulkpull.sandbox import Sandbox
+from tests.flows.survival import CONFIG, OPTIONS, RETRY, TIMEOUTS
+
+BY_VOLUME: dict[str, Any] = OPTIONS | {"window": "auto", "rows_per_export": 500}
+TIME_LIMIT = 120.0  # seconds for a schedule; one that takes longer counts as endless
+MAX_RUNS = 12  # of one pull that ends with errors
+SAME, REORDERED, ERROR = (
+    "the same bytes",
+    "the same rows in another order",
+    "an error that names a window which always fails",
+)
+SHORT, WRONG, ENDLESS = "incomplete, and said so", "wrong", "endless"
+OUTCOMES = (SAME, REORDERED, ERROR, SHORT, WRONG, ENDLESS)
+_WINDOW = re.compile(r"window \d+ \[")
+
+
+@dataclass(slots=True)
+class Odd:
+    """What a schedule came to, and why where that is not the same bytes."""
+
+    seed: int
+    outcome: str = ENDLESS
+    reason: str = ""
+    modes: tuple[str, ...] = ()
+    failed: int = 0  # runs
+    exports: int = 0
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+async def survive_odd(seed: int, out: Path, expected: bytes) -> Odd:
+    """A pull under the profile `odd`, again after each error, until it is through or the errors do not end."""
+    odd = Odd(seed)
+    began = anyio.current_time()
+    async with Sandbox(replace(CONFIG, faults=f"odd:{seed}")) as sandbox:
+        odd.modes = sandbox.faults.modes
+        with anyio.move_on_after(TIME_LIMIT):
+            await _pull(odd, sandbox, out, expected)
+        seen = sandbox.seen
+    if odd.outcome == ENDLESS:
+        odd.reason = f"not done after {TIME_LIMIT:.0f} s"
+    if seen.leaks:
+        odd.outcome, odd.reason = WRONG, "the token reached the file host"
+    odd.exports, odd.seconds = seen.exports, anyio.current_time() - began
+    odd.faults.update(seen.faults)
+    return odd
+
+
+async def _pull(odd: Odd, sandbox: Sandbox, out: Path, expected: bytes) -> None:
+    while True:
+        try:
+            async with Clickwrap(CONFIG.token, base_url=sandbox.url, retry=RETRY, **TIMEOUTS) as clickwrap:
+                result = await pull(clickwrap, out=out, **BY_VOLUME)
+        except BulkpullError as error:
+            odd.failed += 1
+            if out.exists() or not isinstance(error, ApiError | PartError) or not _WINDOW.search(str(error)):
+                odd.outcome, odd.reason = WRONG, repr(error)
+                return
+            if odd.failed == MAX_RUNS:
+                doomed = sandbox.seen.faults.get("export-always-fails")
+                odd.outcome, odd.reason = (ERROR if doomed else WRONG), str(error)
+                return
+        else:
+            odd.outcome, odd.reason = judged(out.read_bytes(), expected, result)
+            return
+
+
+def judged(output: bytes, expected: bytes, result: Result) -> tuple[str, str]:
+    """The outcome of a pull that came through, and what is wrong with it."""
+    if output == expected and result.complete:
+        return SAME, ""
+    rows, right = _rows(output), _rows(expected)
+    if len(rows) != len(set(rows)):
+        return WRONG, "some rows stand there twice"
+    if strange := len(set(rows) - set(right)):
+        return WRONG, f"{strange} rows are not those of the site"
+    missing = len(right) - len(rows)
+    if not result.complete:
+        return SHORT, f"{missing} rows are missing; {result.completeness}, {len(result.short)} windows are short"
+    return (WRONG, f"{missing} rows are missing, and nothing is said") if missing else (REORDERED, "")
+
+
+def _rows(output: bytes) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in csv.reader(io.StringIO(output.decode(), newline=""), strict=True)]

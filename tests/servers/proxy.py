@@ -1,0 +1,121 @@
+"""A TCP proxy that cuts connections off and holds them back: the network between a pull and a file server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_PIECE = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(slots=True)
+class Proxy:
+    """What a proxy does, and saw.
+
+    Each connection ends, by FIN or RST, after a number of bytes from the server that `seed` draws from
+    [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server `hold_seconds`
+    late. Each gets `bytes_per_second` from the server, unless that is 0. `peak` is the
+    most connections at a time, and `statuses` counts the server's answers by their status.
+    """
+
+    port: int
+    upstream: int
+    seed: int = 0
+    cut_within: int = 0
+    held: Collection[int] = ()
+    hold_seconds: float = 0.0
+    bytes_per_second: float = 0.0
+    connections: int = 0
+    open: int = 0
+    peak: int = 0
+    cuts: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carries one connection to the server and back."""
+        self.open += 1
+        self.peak = max(self.peak, self.open)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self.open -= 1
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        draw = random.Random(f"{self.seed} {number}")
+        cut = draw.randrange(self.cut_within) if self.cut_within else None
+        if number in self.held:
+            await asyncio.sleep(self.hold_seconds)
+        with suppress(OSError):  # either end may go
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+            try:
+                sending = asyncio.create_task(self._send(reader, up_writer))
+                try:
+                    if await self._receive(up_reader, writer, cut) and draw.random() < 0.5:
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        writer.transport.abort()
+                finally:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+            finally:
+                up_writer.close()
+        writer.close()
+
+    async def _send(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_PIECE):
+            upstream.write(data)
+            await upstream.drain()
+        upstream.close()
+
+    async def _receive(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int | None) -> bool:
+        """Whether the connection was cut off before the server ended it."""
+        while data := await upstream.read(_PIECE if cut is None else min(_PIECE, cut + 1)):
+            self.statuses.update(int(status) for status in _STATUS.findall(data))
+            if cut is not None:
+                if len(data) > cut:
+                    writer.write(data[:cut])
+                    with suppress(OSError):
+                        await writer.drain()
+                    self.cuts += 1
+                    return True
+                cut -= len(data)
+            writer.write(data)
+            await writer.drain()
+            if self.bytes_per_second:
+                await asyncio.sleep(len(data) / self.bytes_per_second)
+        return False
+
+
+@asynccontextmanager
+async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
+    """A proxy on a free port before the server at port `upstream`, with the options of `Proxy`."""
+    proxy = Proxy(0, upstream, **options)
+    async with anyio.create_task_group() as group:
+
+        def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            group.start_soon(proxy.carry, reader, writer)
+
+        server = await asyncio.start_server(carry, "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
+        try:
+            yield proxy
+        finally:
+            server.close()
+            group.cancel_scope.cancel()
