@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
 
+TURNS = 100_000  # of the event loop without a timer: more are without end
 EPOCH = 1_700_000_000  # seconds since 1970, where simulated time begins
 
 
@@ -48,10 +49,14 @@ class _Jumping(selectors.DefaultSelector):
     """Where nothing comes from outside: whoever waits for a timer finds that its time has come."""
 
     now = 0.0
+    turns = 0  # of the loop since the clock last jumped
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
             raise RuntimeError("everything waits, and nothing will ever come")
+        self.turns = self.turns + 1 if timeout <= 0 else 0
+        if self.turns > TURNS:
+            raise RuntimeError("something turns in a circle, and time stands still")
         self.now += max(0.0, timeout)
         return []
 

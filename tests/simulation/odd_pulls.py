@@ -1,0 +1,262 @@
+"""A pull by the real client from an odd server, drawn from its seed, and what must hold of it.
+
+**The oracle.** A pull ends within its limits, in one of three ways:
+
+- a result that is `complete`: then the output holds every row of the site, each once, as delivered;
+- a result that says it is not: then it holds rows of the site, each once;
+- a `BulkpullError`: then there is no output.
+
+One thing no client can know: that an export withholds rows, where everything else agrees with it. So `complete` with
+rows missing is forgiven only if, for each missing row,
+
+1. every export that covers its time and succeeded withheld it: its files, or the links that were shown, lack it, and
+   no framing, length or torn record gives that away; and
+2. no answer of the list route contradicts that. Of each span that was asked for, the last answer counts: it
+   contradicts if it told a larger number than the output has rows in that span, or showed activity where the output
+   has none.
+
+Everything else is a failure, rows that no export covers above all.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import traceback
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+import anyio
+
+from bulkpull import BulkpullError, Clickwrap, Result, RetryPolicy, events, pull
+from bulkpull.events import Event
+from tests.simulation.clock import simulated
+from tests.simulation.odd_files import HEADER, line_of
+from tests.simulation.odd_server import OddServer
+from tests.simulation.oddities import Oddities
+from tests.simulation.schedule import memory
+from tests.simulation.server import END, START, in_bursts
+from tests.simulation.wire import API, TOKEN, Wire
+
+TRACE = 60  # answers that a failure shows
+FEW = 5  # records at which counts and exports may be cut here, where it takes more of a real server
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one seed: a result or an error, else the pull did not end as it must."""
+
+    seed: int
+    server: OddServer
+    options: dict[str, Any]
+    retry: RetryPolicy
+    result: Result | None = None
+    error: BulkpullError | None = None
+    wrong: str = ""
+    log: list[Event] = field(default_factory=list)
+    lines: list[str] | None = None  # of the output
+    left: list[str] = field(default_factory=list)  # what lies in its folder
+    seconds: float = 0.0  # of simulated time
+
+    def __str__(self) -> str:
+        ended = self.wrong or (repr(self.error) if self.error else f"{self.result}")
+        log = self.server.log
+        if len(log) > TRACE:
+            log = [*log[: TRACE // 2], "...", *log[-TRACE // 2 :]]
+        return "\n".join((
+            f"seed {self.seed}: {self.server.oddities}",
+            f"{self.options}, {self.retry}",
+            *log,
+            f"{self.seconds:.1f} s, {self.server.asked} launches asked for, {self.server.launches} made: {ended}",
+        ))  # fmt: skip
+
+
+def drawn(seed: int, only: Collection[str] | None = None, *, bearable: bool = False) -> Outcome:
+    """A server, and the options of a pull."""
+    draw = random.Random(f"pull {seed}")
+    moments = in_bursts(draw.choice((0, 1, 6, 12, 20, 30)), START, END, seed)
+    if moments and draw.random() < 0.2 and not bearable:  # many at one instant
+        middle = moments[len(moments) // 2]
+        moments = sorted(moments[: len(moments) // 3] + [middle] * (2 * len(moments) // 3))
+    server = OddServer(
+        seed,
+        moments,
+        Oddities(seed, only, bearable),
+        seconds=draw.choice((0.5, 5.0, 60.0)),
+        workers=draw.choice((1, 3)),
+        quota=draw.choice((50, 2000)),
+    )
+    options: dict[str, Any] = {
+        "start": START,
+        "end": END,
+        "window": draw.choice(("auto", "auto", "auto", "6mo")),
+        "rows_per_export": draw.choice((6, 15)),
+        "exports": draw.choice((None, None, 1, 4)),
+        "downloads": draw.choice((1, 4)),
+        "export_timeout": draw.choice((300.0, 1800.0)),
+        "max_extra_exports": draw.choice((6, 40)),
+        "skip_failed": draw.random() < 0.2,
+    }
+    retry = RetryPolicy(seconds=draw.choice((60.0, 60.0, 300.0, 900.0)))
+    if bearable:
+        retry = RetryPolicy(seconds=900.0)
+        options |= {"export_timeout": 1800.0, "max_extra_exports": 100, "skip_failed": False}
+    return Outcome(seed, server, options, retry)
+
+
+def followed(seed: int, only: Collection[str] | None = None, *, bearable: bool = False) -> Outcome:
+    """The pull of a seed; with `only`, that of its named oddities alone; with `bearable`, from a server that is odd in
+    ways that a pull must bear."""
+    outcome = drawn(seed, only, bearable=bearable)
+    few = patch.multiple("bulkpull.pull.volume", _LEAST_CAP=FEW), patch("bulkpull.pull.doubts._LEAST_RECORDS", FEW)
+    with memory() as directory, few[0], few[1]:
+        try:
+            simulated(seed, partial(_pulled, outcome, directory / "a.csv"), hours=limit(outcome) / 3600)
+        except TimeoutError:
+            outcome.wrong = f"it did not end in {limit(outcome):.0f} s"
+        except Exception:
+            outcome.wrong = traceback.format_exc(limit=-8)
+        outcome.left = sorted(path.name for path in directory.iterdir())
+        if outcome.result and "a.csv" in outcome.left:
+            with (directory / "a.csv").open(newline="") as file:
+                outcome.lines = [",".join(record) for record in csv.reader(file)]
+    return outcome
+
+
+async def _pulled(outcome: Outcome, out: Path) -> None:
+    server = outcome.server
+    try:
+        with anyio.CancelScope() as scope:
+            server.give_up = scope.cancel
+            async with (
+                aiohttp.ClientSession(connector=Wire(server.serve), cookie_jar=aiohttp.DummyCookieJar()) as session,
+                Clickwrap(
+                    TOKEN,
+                    base_url=API,
+                    session=session,
+                    retry=outcome.retry,
+                    requests_per_minute=server.quota * 9 // 10,
+                ) as clickwrap,
+            ):
+                outcome.result = await pull(clickwrap, out=out, on_event=outcome.log.append, **outcome.options)
+            outcome.seconds = anyio.current_time()
+        if scope.cancelled_caught:
+            outcome.wrong = f"it did not end in {server.requests} requests"
+    except BulkpullError as error:
+        outcome.error = error
+    outcome.seconds = anyio.current_time()
+
+
+def limit(outcome: Outcome) -> float:
+    """Seconds within which a pull with such options ends: of each of its exports, one after another, a launch, the
+    export itself and its file may each take what a retry and a few time-outs allow."""
+    one: float = 3 * (outcome.retry.seconds + 600.0) + 2 * outcome.options["export_timeout"]
+    return one * (8 + int(outcome.options["max_extra_exports"]))
+
+
+def is_complete(result: Result) -> bool:
+    """Whether a result says that it is everything."""
+    return result.complete
+
+
+def check(outcome: Outcome) -> None:
+    """What must hold, whatever was answered; raises AssertionError, with the trace."""
+    problems = list(_problems(outcome))
+    bearable = ", bearable=True" if outcome.server.oddities.bearable else ""
+    assert not problems, "\n".join((f"check(followed({outcome.seed}{bearable})):", *problems, str(outcome)))
+
+
+def _problems(outcome: Outcome) -> list[str]:
+    server = outcome.server
+    found = list(dict.fromkeys(server.wrongs))
+    if outcome.wrong:
+        return [*found, outcome.wrong]
+    if server.throttled:
+        found.append(f"{server.throttled} requests beyond the quota")
+    windows = next((len(event.windows) for event in outcome.log if isinstance(event, events.Planned)), 0)
+    most = windows + outcome.options["max_extra_exports"]
+    if server.launches - server.lost > most:
+        found.append(f"{server.launches} exports, {server.lost} of them lost, for {windows} windows")
+    if server.oddities.must_come and not found:
+        found += _unborne(outcome)
+    if outcome.error:
+        if "a.csv" in outcome.left:
+            found.append("an error, and an output")
+        return found
+    assert outcome.result
+    if outcome.left != ["a.csv"]:
+        return [*found, f"the folder holds {outcome.left}"]
+    header, *rows = outcome.lines or [""]
+    if header != HEADER:
+        found.append(f"the header is {header!r}")
+    site = {line_of(server, number): number for number in range(len(server.moments))}
+    unknown = [row for row in rows if row not in site]
+    if unknown:
+        found.append(f"{len(unknown)} rows that the site does not have, such as {unknown[0]!r}")
+    if len(rows) != len(set(rows)):
+        found.append("a row comes twice")
+    if outcome.result.rows != len(rows):
+        found.append(f"the result says {outcome.result.rows} rows, the output has {len(rows)}")
+    came = {site[row] for row in rows if row in site}
+    if is_complete(outcome.result):
+        found += _unforgiven(server, came)
+    return found
+
+
+def _unborne(outcome: Outcome) -> list[str]:
+    """Why a pull that had to come to all its rows did not."""
+    if outcome.error:
+        return [f"it had to come: {outcome.error!r}"]
+    assert outcome.result
+    server, rows = outcome.server, outcome.lines or [""]
+    if len(rows) - 1 != len(server.moments):
+        return [f"it had to come: {len(rows) - 1} of {len(server.moments)} rows"]
+    counts = server.oddities.drawn.get("count")
+    if not is_complete(outcome.result) and not (counts and set(counts.values) & {"off", "rounded"}):
+        return ["it had to come, and did, but the result says that it is incomplete"]
+    return []
+
+
+def _unforgiven(server: OddServer, came: set[int]) -> list[str]:
+    """Why a result that says it is complete should have known better."""
+    found = []
+    moments = server.moments
+    missing = [number for number in range(len(moments)) if number not in came]
+    for number in missing:
+        tasks = [task for task in server.tasks.values() if number in task.rows and task.failure is None]
+        shown = [task for task in tasks if task.polls_done]
+        if not shown:
+            found.append(f"row {number} ({moments[number]}) is missing: no export that ended covers it")
+        elif not all(number in task.withheld for task in shown):
+            found.append(f"row {number} is missing, though an export delivers it")
+        elif why := _contradiction(server, came, moments[number]):
+            found.append(f"row {number} is missing: {why}")
+    return [*found[:3], *([f"and {len(found) - 3} more"] if len(found) > 3 else [])]
+
+
+def _contradiction(server: OddServer, came: set[int], moment: datetime) -> str:
+    """The answer of the list route that speaks against the delivery around a moment, if there is one."""
+    for (start, end), told in server.told.items():
+        if start <= moment < end:
+            delivered = sum(start <= server.moments[number] < end for number in came)
+            if told.counted is not None and told.counted > delivered:
+                return f"[{start}, {end}) counts {told.counted}, {delivered} came"
+            if told.showed and not delivered:
+                return f"[{start}, {end}) shows activity, none came"
+    return ""
+
+
+def fewest(seed: int, *, bearable: bool = False) -> list[str]:
+    """The oddities of a seed without which it does not fail: what to look at."""
+    names = list(drawn(seed, bearable=bearable).server.oddities.drawn)
+    for name in list(names):
+        fewer = [other for other in names if other != name]
+        if _problems(followed(seed, fewer, bearable=bearable)):
+            names = fewer
+    return names
