@@ -49,7 +49,7 @@ def completeness(journal: Journal) -> Completeness:
             short.append(CountMismatch(window, None, ids))
     short += _less_than_before(outcomes)
     if not short and not any(outcome.window.rows is None for outcome in merged):
-        short += _less_in_all(merged)
+        short += _less_in_all(merged, sum(outcome.rows or 0 for outcome in outcomes))
     counted = all(outcome.window.rows is not None for outcome in merged)
     known_by: KnownBy = "counts reconciled" if counted and not journal.doubt else "counts unknown"
     if short or any(outcome.is_skipped for outcome in outcomes):
@@ -77,11 +77,10 @@ def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
     ]
 
 
-def _less_in_all(merged: Sequence[Outcome]) -> list[CountMismatch]:
-    """The windows that brought less than was counted, where they did so in all: what they delivered had been delivered
-    by other windows already."""
-    brought = sum(outcome.rows or 0 for outcome in merged)
-    if brought >= sum(outcome.window.rows or 0 for outcome in merged):
+def _less_in_all(merged: Sequence[Outcome], rows: int) -> list[CountMismatch]:
+    """The windows that brought less than was counted, where the `rows` of the output are less than was counted in all:
+    what they delivered had been delivered by other windows already."""
+    if rows >= sum(outcome.window.rows or 0 for outcome in merged):
         return []
     return [
         CountMismatch(outcome.window, outcome.window.rows, outcome.rows or 0)
