@@ -48,8 +48,11 @@ def completeness(journal: Journal) -> Completeness:
         elif outcome.records in open_caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
     short += _less_than_before(outcomes)
+    rows = sum(outcome.rows or 0 for outcome in outcomes)
     if not short and not any(outcome.window.rows is None for outcome in merged):
-        short += _less_in_all(merged, sum(outcome.rows or 0 for outcome in outcomes))
+        short += _less_in_all(merged, rows)
+    if not short and journal.total is not None:
+        short += _less_than_total(outcomes, journal.total, rows)
     counted = all(outcome.window.rows is not None for outcome in merged)
     known_by: KnownBy = "counts reconciled" if counted and not journal.doubt else "counts unknown"
     if short or any(outcome.is_skipped for outcome in outcomes):
@@ -59,22 +62,35 @@ def completeness(journal: Journal) -> Completeness:
 
 
 def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
-    """The windows that were cut, and of whose pieces less came than had come of them before."""
+    """The windows that were cut, and of whose pieces less came than had come of them before, or than was counted in
+    them where the pieces were not."""
     of_pieces: dict[int, int] = defaultdict(int)
     is_skipped: dict[int, bool] = defaultdict(bool)
+    is_uncounted: dict[int, bool] = defaultdict(bool)
     for outcome in reversed(outcomes):  # pieces have higher numbers than what they are cut from
         index, parent = outcome.window.index, outcome.parent
         if parent is not None:
             of_pieces[parent] += of_pieces[index] if outcome.ids is None else outcome.ids
             is_skipped[parent] |= is_skipped[index] or outcome.is_skipped
-    return [
-        CountMismatch(outcome.window, outcome.delivered, of_pieces[outcome.window.index])
-        for outcome in outcomes
-        if outcome.delivered is not None
-        and outcome.ids is None
-        and not is_skipped[outcome.window.index]
-        and of_pieces[outcome.window.index] < outcome.delivered
-    ]
+            is_uncounted[parent] |= is_uncounted[index] or outcome.window.rows is None
+    found = []
+    for outcome in outcomes:
+        index = outcome.window.index
+        if index not in of_pieces or outcome.ids is not None or is_skipped[index]:
+            continue
+        least = max(outcome.delivered or 0, (outcome.window.rows or 0) if is_uncounted[index] else 0)
+        if of_pieces[index] < least:
+            found.append(CountMismatch(outcome.window, least, of_pieces[index]))
+    return found
+
+
+def _less_than_total(outcomes: Sequence[Outcome], total: int, rows: int) -> list[CountMismatch]:
+    """The whole range, where the `rows` of the output are less than was counted in it before counting failed."""
+    if rows >= total or any(outcome.is_skipped for outcome in outcomes):
+        return []
+    starts = [outcome.window.start for outcome in outcomes]
+    ends = [outcome.window.end for outcome in outcomes]
+    return [CountMismatch(Window(0, min(starts), max(ends), total), total, rows)]
 
 
 def _less_in_all(merged: Sequence[Outcome], rows: int) -> list[CountMismatch]:

@@ -42,6 +42,7 @@ class Wait:
     started: float | None = None
     taken: float | None = None
     ended: float | None = None
+    queued: bool = False  # when it was last seen
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def wake(self) -> None:
@@ -102,7 +103,7 @@ class Durations:
 
     def see(self, wait: Wait, *, queued: bool, at: float) -> None:
         """The export was unfinished `at` some time: it waited for a worker, or was worked on."""
-        wait.seen = at
+        wait.seen, wait.queued = at, queued
         place = self._waits.index(wait)
         if queued and place < (self._workers or place + 1):
             # Those before it that were seen to be worked on tell how many workers there are.
@@ -168,13 +169,15 @@ class Durations:
         least, most = COLD_GROWTH
         if self._is_queued(wait):  # it cannot be done, if all is as it seems
             return jitter * max(most * (wait.seen - wait.launched), UNSTARTED, 4 * self._median(wait))
+        # Where it is queued though its turn has come, as far as is known, its turn may never come.
+        idle = COLD_SHARE * (wait.seen - self.running_since(wait)) if wait.queued else 0.0
         known = wait.known
         if self._law:
             # Once no other waits for its worker, each delay may be one of the whole pull.
             hurry = self._ending and len(self._waits) <= self._last
             following = self._law.next_poll(self._median(wait), known, jitter=jitter, hurry=hurry)
-            return wait.begun + following - wait.seen
-        return jitter * known * min(most, max(least, COLD_SHARE * self._running))
+            return max(wait.begun + following - wait.seen, jitter * idle)
+        return jitter * max(known * min(most, max(least, COLD_SHARE * self._running)), idle)
 
     def _is_queued(self, wait: Wait) -> bool:
         """Whether it should still wait for a worker."""

@@ -140,10 +140,15 @@ class Journal:
 
     # What the pull is
 
-    def begin(self, options: Mapping[str, str], end: datetime, windows: Iterable[Window]) -> None:
-        """The first run: what was asked for, where the range ends, and the plan."""
+    def begin(
+        self, options: Mapping[str, str], end: datetime, windows: Iterable[Window], total: int | None = None
+    ) -> None:
+        """The first run: what was asked for, where the range ends, and the plan; how much was counted in all, where the
+        windows were not counted."""
         with self._transaction() as db:
             self._set("end", instant(end))
+            if total is not None:
+                self._set("total", str(total))
             db.executemany("INSERT INTO option VALUES (?, ?)", options.items())
             db.executemany(
                 "INSERT INTO window (number, start, end, rows) VALUES (?, ?, ?, ?)",
@@ -202,6 +207,13 @@ class Journal:
             "skipped NOT NULL AS left_out FROM window LEFT JOIN merged ON merged.window = number ORDER BY number"
         )
         return [Outcome(_window(*row[:4]), *row[4:]) for row in rows]
+
+    @property
+    def total(self) -> int | None:
+        """What was counted in the whole range before counting failed; None where each window was counted, or nothing
+        was."""
+        text = self._text("total")
+        return int(text) if text else None
 
     @property
     def doubt(self) -> str:

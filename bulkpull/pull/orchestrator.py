@@ -240,7 +240,7 @@ class _Pull:
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
                 plan = await self.plan(self.api)
-                await in_thread(journal.begin, self.options, plan.end, plan.windows)
+                await in_thread(journal.begin, self.options, plan.end, plan.windows, plan.total)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
                 if plan.doubt:
                     await in_thread(journal.distrust, plan.doubt)

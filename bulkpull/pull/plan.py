@@ -20,7 +20,7 @@ class Plan:
     """The windows of a pull of `[start, end)`, one export each, and how many `probes` (requests that count) they took.
 
     `uncounted` is why they are of equal length where they should be of equal volume, and `doubt` why their counts
-    cannot be trusted; empty otherwise.
+    cannot be trusted; empty otherwise. `total` is what was counted in the whole range, where its windows were not.
     """
 
     start: datetime
@@ -29,6 +29,7 @@ class Plan:
     probes: int = 0
     uncounted: str = ""
     doubt: str = ""
+    total: int | None = None
 
     @property
     def rows(self) -> int | None:
@@ -66,7 +67,8 @@ async def plan(
     try:
         volume = await by_volume(clickwrap, first, last, filter, rows_per_export, max_windows)
     except Uncounted as uncounted:
-        return Plan(first, last, by_length(first, last, AUTO, max_windows), uncounted.probes, str(uncounted))
+        windows = by_length(first, last, AUTO, max_windows)
+        return Plan(first, last, windows, uncounted.probes, str(uncounted), total=uncounted.total)
     return Plan(first, last, volume.windows, volume.probes, doubt=volume.doubt)
 
 

@@ -37,11 +37,13 @@ _BINARY_CAPS = frozenset(power - less for power in (2**15, 2**16, 2**20, 2**31) 
 
 
 class Uncounted(Exception):  # noqa: N818 - never leaves the pull: windows go by time then
-    """The API does not count, for the reason given, as found out with so many `probes`."""
+    """The API does not count, for the reason given, as found out with so many `probes`. `total` is what it counted in
+    the whole range before."""
 
-    def __init__(self, reason: str, probes: int = 1) -> None:
+    def __init__(self, reason: str, probes: int = 1, total: int | None = None) -> None:
         super().__init__(reason)
         self.probes = probes
+        self.total = total
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,11 @@ async def by_volume(
     total = await counted(api, first, last, filter)
     _check_number(total, math.ceil(total / rows_per_export), rows_per_export, max_windows)
     survey = _Survey(api, filter, rows_per_export, shortest=_SHORTEST, spare=_SPARE, probes=1)
-    windows = await survey.windows(first, last, total)
+    try:
+        windows = await survey.windows(first, last, total)
+    except Uncounted as uncounted:
+        uncounted.total = total
+        raise
     if survey.doubt:
         _check_number(sum(window.rows or 0 for window in windows), len(windows), rows_per_export, max_windows)
     return Volume(windows, survey.probes, survey.doubt)

@@ -98,3 +98,23 @@ def test_waiting_for_a_worker_is_not_running() -> None:
 def test_an_export_may_wait_longer_than_its_timeout_for_others() -> None:
     server = pulled(Model(workers=1, seconds=3000), 12, exports=12, export_timeout=3600)
     assert len(server.tasks) == 12
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_export_that_stays_queued_is_asked_for_ever_less_often(others: int) -> None:
+    async def polls() -> int:
+        durations = Durations(1800)
+        polls = 0
+        with durations.waiting(10, 0.0) as stuck:
+            for _ in range(others):  # launched later, and done
+                with durations.waiting(10, 0.0) as other:
+                    await anyio.sleep(1.0)
+                    durations.see(other, queued=False, at=0.5)
+                    durations.learn(other, by=1.0)
+            while anyio.current_time() < 3600:
+                durations.see(stuck, queued=True, at=anyio.current_time())
+                await durations.next_poll(stuck, patience=3600.0)
+                polls += 1
+        return polls
+
+    assert simulated(7, polls) < 120

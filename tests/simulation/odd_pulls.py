@@ -13,7 +13,7 @@ rows missing is forgiven only if, for each missing row,
    no framing, length or torn record gives that away; and
 2. no answer of the list route contradicts that. Of each span that was asked for, the last answer counts: it
    contradicts if it told a larger number than the output has rows in that span, or showed activity where the output
-   has none.
+   has none. It no longer does where a later answer, of a narrower span around the missing row, agrees with the output.
 
 Everything else is a failure, rows that no export covers above all.
 """
@@ -242,13 +242,16 @@ def _unforgiven(server: OddServer, came: set[int]) -> list[str]:
 
 def _contradiction(server: OddServer, came: set[int], moment: datetime) -> str:
     """The answer of the list route that speaks against the delivery around a moment, if there is one."""
-    for (start, end), told in server.told.items():
-        if start <= moment < end:
-            delivered = sum(start <= server.moments[number] < end for number in came)
-            if told.counted is not None and told.counted > delivered:
-                return f"[{start}, {end}) counts {told.counted}, {delivered} came"
-            if told.showed and not delivered:
-                return f"[{start}, {end}) shows activity, none came"
+    around = [(end - start, start, end, told) for (start, end), told in server.told.items() if start <= moment < end]
+    agreed = -1  # when the last narrower span agreed
+    for _, start, end, told in sorted(around, key=lambda span: span[0]):
+        delivered = sum(start <= server.moments[number] < end for number in came)
+        if told.counted is not None and told.counted > delivered and told.place > agreed:
+            return f"[{start}, {end}) counts {told.counted}, {delivered} came"
+        if told.showed and not delivered and told.place > agreed:
+            return f"[{start}, {end}) shows activity, none came"
+        if told.counted is not None:
+            agreed = max(agreed, told.place)
     return ""
 
 

@@ -33,6 +33,7 @@ class Told:
 
     counted: int | None
     showed: bool
+    place: int  # among all answers
 
 
 @dataclass(slots=True)
@@ -227,7 +228,7 @@ class OddServer:
         whole = isinstance(number, int | float) and not isinstance(number, bool) and number >= 0
         showed = bool(here) and data_style not in ("empty", "null", "strings")
         if data_style not in ("null", "strings") and style not in ("list", "no page"):
-            self.told[start, end] = Told(int(number) if whole and number is not None else None, showed)
+            self.told[start, end] = Told(int(number) if whole and number is not None else None, showed, self.requests)
         yield json_response(200, [answer] if style == "list" else {"ok": True} if style == "no page" else answer)
 
     def _counted(self, style: Any, rows: range) -> dict[str, Any]:
