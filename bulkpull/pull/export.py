@@ -107,6 +107,7 @@ class Exporter:
                 self._ended.set()
                 self._ended = anyio.Event()
         finally:
+            journey.launched.set()  # or it needs no launch
             self.flight.limiter.release_on_behalf_of(journey.place)
             journey.place = None
         self.proof.set()

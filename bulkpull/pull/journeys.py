@@ -111,7 +111,6 @@ class Journeys:
             made = await self.exporter.export(journey, attempt)
             journey.past = ()
             await self.collector.collect(journey, made)
-        journey.launched.set()
         await self.deliver(journey)
 
     async def deliver(self, journey: Journey) -> None:
@@ -261,7 +260,6 @@ class Journeys:
         if journey.trial:
             journey.trial.spoiled = True
             journey.trial.pieces -= 1
-        journey.launched.set()
         journey.skip()
 
 
