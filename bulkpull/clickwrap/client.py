@@ -282,7 +282,7 @@ class Clickwrap:
         async def attempt() -> T:
             nonlocal undone
             try:
-                return parse(await self._send(method, url, route, seconds or self._request_timeout))
+                return await self._send(method, url, route, parse, seconds or self._request_timeout)
             except UnexpectedAnswer as error:
                 undone = False
                 raise TransientError(f"the answer is unusable: {error}", status=200) from error
@@ -310,9 +310,9 @@ class Clickwrap:
             reason = f"{route}: no usable answer: {error}{hint}"
             raise UnavailableError(reason, status=error.status, undone=undone) from error
 
-    async def _send(self, method: str, url: URL, route: str, seconds: float) -> Any:
-        """One request: the JSON of its answer, which may take `seconds` once it has a connection. Raises what stands
-        for any other answer, or for none."""
+    async def _send(self, method: str, url: URL, route: str, parse: Callable[[Any], T], seconds: float) -> T:
+        """One request: what its answer is parsed to, which may take `seconds` once it has a connection. Raises what
+        stands for any other answer, or for none."""
         if self._session is None or self._sockets is None or self._session.closed:
             raise UsageError("the client, or the session it was given, is not open: use it inside 'async with'")
         try:
@@ -350,21 +350,23 @@ class Clickwrap:
             self._on_event(Throttled(route, wait))
         else:
             self._governor.accepted()
-        return self._json(response.status, body, route, wait or 0.0)
+        return self._parsed(response.status, body, route, wait or 0.0, parse)
 
-    def _json(self, status: int, body: bytes, route: str, wait: float) -> Any:
+    def _parsed(self, status: int, body: bytes, route: str, wait: float, parse: Callable[[Any], T]) -> T:
         """What a 2xx answer holds; the error that stands for any other, or that such an answer holds."""
         if 200 <= status < 300:
             try:
                 answer = parse_json(body)
-            except ValueError:
+                self._reached.set()
+                error = answer.get("error") if isinstance(answer, dict) and not answer.get("data") else None
+                if not error:
+                    return parse(answer)
+            except (ValueError, UnexpectedAnswer) as unusable:
                 if status in NOT_READY:
                     raise ApiError(f"{route}: {status} and {self._excerpt(body)}", status=status) from None
-                raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
-            self._reached.set()
-            error = answer.get("error") if isinstance(answer, dict) and not answer.get("data") else None
-            if not error:
-                return answer
+                if isinstance(unusable, ValueError):
+                    raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
+                raise
             told = error.get("status") if isinstance(error, dict) else None
             status = told if isinstance(told, int) and 400 <= told < 600 else 400
         reason = f"{status} {self._message(body)}"

@@ -48,10 +48,11 @@ def completeness(journal: Journal) -> Completeness:
         elif outcome.records in open_caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
     short += _less_than_before(outcomes)
+    rows = sum(outcome.rows or 0 for outcome in outcomes)
     if not short and not any(outcome.window.rows is None for outcome in merged):
-        short += _less_in_all(merged)
+        short += _less_in_all(merged, rows)
     if not short and journal.total is not None:
-        short += _less_than_total(outcomes, merged, journal.total)
+        short += _less_than_total(outcomes, journal.total, rows)
     counted = all(outcome.window.rows is not None for outcome in merged)
     known_by: KnownBy = "counts reconciled" if counted and not journal.doubt else "counts unknown"
     if short or any(outcome.is_skipped for outcome in outcomes):
@@ -83,21 +84,19 @@ def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
     return found
 
 
-def _less_than_total(outcomes: Sequence[Outcome], merged: Sequence[Outcome], total: int) -> list[CountMismatch]:
-    """The whole range, where less came of it than was counted in it before counting failed."""
-    brought = sum(outcome.rows or 0 for outcome in merged)
-    if brought >= total or any(outcome.is_skipped for outcome in outcomes):
+def _less_than_total(outcomes: Sequence[Outcome], total: int, rows: int) -> list[CountMismatch]:
+    """The whole range, where the `rows` of the output are less than was counted in it before counting failed."""
+    if rows >= total or any(outcome.is_skipped for outcome in outcomes):
         return []
     starts = [outcome.window.start for outcome in outcomes]
     ends = [outcome.window.end for outcome in outcomes]
-    return [CountMismatch(Window(0, min(starts), max(ends), total), total, brought)]
+    return [CountMismatch(Window(0, min(starts), max(ends), total), total, rows)]
 
 
-def _less_in_all(merged: Sequence[Outcome]) -> list[CountMismatch]:
-    """The windows that brought less than was counted, where they did so in all: what they delivered had been delivered
-    by other windows already."""
-    brought = sum(outcome.rows or 0 for outcome in merged)
-    if brought >= sum(outcome.window.rows or 0 for outcome in merged):
+def _less_in_all(merged: Sequence[Outcome], rows: int) -> list[CountMismatch]:
+    """The windows that brought less than was counted, where the `rows` of the output are less than was counted in all:
+    what they delivered had been delivered by other windows already."""
+    if rows >= sum(outcome.window.rows or 0 for outcome in merged):
         return []
     return [
         CountMismatch(outcome.window, outcome.window.rows, outcome.rows or 0)

@@ -83,9 +83,10 @@ class Journey:
     newest first), or the window was cut into `pieces`, which are journeys of their own, or it is `skipped`. Behind its
     own rows the merge takes in those of the journeys `after`.
 
-    `is_exported_again` says that a second export was asked for, as `ids_before` different ids came of the first,
-    `is_resolved` that no doubt about the window is left that asking could resolve, `is_empty` that the API agrees
-    that it is empty. `trial` is what the window's rows help to find out.
+    `depth` is how many cuts it came of, as far as this run knows. `is_exported_again` says that a second export was
+    asked for, as `ids_before` different ids came of the first; `is_resolved` that no doubt about the window is left
+    that asking could resolve, `is_empty` that the API agrees that it is empty. `trial` is what the window's rows help
+    to find out.
     """
 
     window: Window
@@ -97,7 +98,7 @@ class Journey:
     pieces: tuple[Journey, ...] = ()
     after: tuple[Journey, ...] = ()
     skipped: bool = False
-    is_piece: bool = False
+    depth: int = 0
     is_resolved: bool = False
     is_empty: bool = False
     is_exported_again: bool = False

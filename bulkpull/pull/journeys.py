@@ -26,6 +26,8 @@ from bulkpull.window import Window
 MAX_LAUNCHES = 3  # of one window of the plan, in one run
 MAX_LAUNCHES_OF_PIECE = 2
 MAX_CUTS_UNPROVEN = 2  # windows cut before any export has succeeded, where nothing says that they are too large
+MAX_DEPTH_UNEXPLAINED = 4  # cuts within cuts, where nothing says so: something else is wrong with what is in there
+MAX_DEPTH = 16  # cuts within cuts at most
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Journeys:
         """One window's way from its launch to the merge: with another export where one will not do, or cut into pieces
         where that is of no use."""
         window = journey.window
-        launches = MAX_LAUNCHES_OF_PIECE if journey.is_piece else MAX_LAUNCHES
+        launches = MAX_LAUNCHES_OF_PIECE if journey.depth else MAX_LAUNCHES
         failure = None
         for attempt in range(1, launches + 1):
             if attempt > 1:
@@ -91,8 +93,10 @@ class Journeys:
                 break
         assert failure is not None
         reason = f"export {failure.export_id}: {failure}" if failure.export_id else str(failure)
-        if self.may_cut(failure) and await self.cut(journey, reason):
+        if self.may_cut(journey, failure) and await self.cut(journey, reason):
             return
+        if failure.is_size_related and self.exporter.extra.left < 2:
+            reason += f"; it was not cut, since {self.exporter.extra}"
         advice = f"none of its {attempt} exports succeeded; the last, " if failure.export_id else ""
         await self.give_up(journey, reason, failure.kind, advice)
 
@@ -172,20 +176,22 @@ class Journeys:
 
     # Cutting
 
-    def may_cut(self, failure: ExportFailure) -> bool:
-        """Whether smaller windows may fare better. Before any export has succeeded, it is likely that size is not what
-        is wrong."""
-        if not failure.is_size_related:
+    def may_cut(self, journey: Journey, failure: ExportFailure) -> bool:
+        """Whether smaller windows may fare better. Where nothing says that they are too large, size is unlikely to be
+        what is wrong before any export has succeeded, and after several cuts."""
+        if not failure.is_size_related or journey.depth >= MAX_DEPTH:
             return False
-        if failure.too_large or self.exporter.proof.is_set():
+        if failure.too_large:
             return True
+        if self.exporter.proof.is_set():
+            return journey.depth < MAX_DEPTH_UNEXPLAINED
         self.cuts_unproven += 1
         return self.cuts_unproven <= MAX_CUTS_UNPROVEN
 
     async def cut(self, journey: Journey, reason: str, *, limit: int | None = None, ids: int | None = None) -> bool:
         """Lets pieces of the window travel in its place; false where it cannot be made smaller, or too many exports
         would come of it. `ids` different ones had come of it."""
-        cut = await self.cut_window(journey.window, reason, limit, ids, journey.trial)
+        cut = await self.cut_window(journey.window, reason, journey.depth, limit, ids, journey.trial)
         if not cut:
             return False
         if journey.trial:
@@ -200,8 +206,10 @@ class Journeys:
         trial = doubt.trial
         after: list[Journey] = []
         for window in doubt.again:
-            after += await self.cut_window(window, reason, doubt.records, None, trial, is_merged=True)
-        own = await self.cut_window(journey.window, reason, doubt.records, doubt.ids, trial) if doubt.is_own else ()
+            after += await self.cut_window(window, reason, 0, doubt.records, None, trial, is_merged=True)
+        own: tuple[Journey, ...] = ()
+        if doubt.is_own:
+            own = await self.cut_window(journey.window, reason, journey.depth, doubt.records, doubt.ids, trial)
         if doubt.is_own and not own:
             self.doubts.give_up(doubt.records)
         await self.remember_caps()
@@ -216,6 +224,7 @@ class Journeys:
         self,
         window: Window,
         reason: str,
+        depth: int,
         limit: int | None,
         ids: int | None,
         trial: Trial | None,
@@ -230,7 +239,7 @@ class Journeys:
         numbered = await in_thread(self.journal.cut, window, cut, ids)
         await in_thread(self.discard, window.index)
         self.on_event(Split(window, numbered, reason, is_merged))
-        journeys = tuple(Journey(piece, is_piece=True, trial=trial) for piece in numbered)
+        journeys = tuple(Journey(piece, depth=depth + 1, trial=trial) for piece in numbered)
         if trial:
             trial.pieces += len(journeys)
         self.group.start_soon(self.travel, journeys[0])

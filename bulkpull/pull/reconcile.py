@@ -15,6 +15,7 @@ from bulkpull.pull.threads import in_thread
 from bulkpull.pull.volume import Uncounted, counted
 
 MAX_LATE = 3  # times that an export of one window has more links than before
+MAX_WAITS = 2  # windows in a row whose export had no more links after some seconds, after which none waits for that
 MAX_FRUITLESS = 3  # windows whose second export brought nothing new, after which none is exported a second time
 _MUCH = 0.1  # of a window's count, that lacks where its export is likely to have been cut
 
@@ -29,6 +30,7 @@ class Reconciler:
     _: KW_ONLY
     on_event: OnEvent
     fruitless: int = 0
+    waits: int = 0
 
     async def should_cut(self, journey: Journey, doubt: Doubt) -> bool:
         """Takes the next steps for a window whose rows are in doubt, after which it is handed over again; true where it
@@ -84,10 +86,11 @@ class Reconciler:
         """Whether the newest export has more links now; for some seconds, unless that was of no use before."""
         if not journey.export_id or journey.late_links == MAX_LATE:
             return False
-        if self.fruitless >= MAX_FRUITLESS:
+        if self.waits >= MAX_WAITS:
             are_late = await self.collector.collect_late(journey)
         else:
             are_late = await patience.until(lambda: self.collector.collect_late(journey), bool)
+            self.waits = 0 if are_late else self.waits + 1
         journey.late_links += are_late
         return are_late
 

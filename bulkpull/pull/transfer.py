@@ -130,8 +130,11 @@ class Transfer:
             ) as download:
                 if probes and not download.empty:
                     self.refusals += 1  # it may be the range: the rest is asked for once more
-                else:
-                    await self._receive(download, ranged=ranged)
+                    return
+                is_doubtful = await self._receive(download, ranged=ranged)
+            if is_doubtful:
+                await self._ask_for_more()
+            await self._finish()
         except (DamagedBodyError, CsvError) as error:
             await self._refuse(error)
         except LinkExpiredError as expired:
@@ -172,7 +175,8 @@ class Transfer:
     def _is_stretch(self) -> bool:
         return bool(self.begin) or self.until is not None
 
-    async def _receive(self, download: Download, *, ranged: bool) -> None:
+    async def _receive(self, download: Download, *, ranged: bool) -> bool:
+        """Takes in the body; whether it is doubtful that it was all. Raises TransientError where it was not."""
         if download.offset:
             # Some hosts grant a range of another file than If-Range names, or tell the end of another.
             same = download.validator == self.validator or (download.empty and download.validator is None)
@@ -180,8 +184,7 @@ class Transfer:
                 raise RangeRefusedError("the host granted a range of another file, or another range")
             self.length = download.length or self.length
             if download.empty:  # nothing is behind the last byte
-                await self._finish()
-                return
+                return False
         elif self.offset and download.empty:
             reason = f"an empty body came, after {self.offset} bytes of the file"
             raise RangeRefusedError(reason) if ranged else TransientError(reason)
@@ -190,22 +193,18 @@ class Transfer:
             self.validator, self.length = download.validator, download.length
         await self._write(download.chunks())
         if self.until is not None and self.offset >= self.until:
-            await self._finish()
-            return
+            return False
         if self.length is not None and self.offset != self.length:
             reason = f"{self.offset} of {self.length} bytes came"
             if self.offset > self.length:
                 raise RangeRefusedError(reason)
             raise TransientError(reason)
-        if not download.offset:
-            self._compare_length()
-            # A body may have been cut by something in between. Where its length was told, and records end where it
-            # does, that is not to be seen, and the host is not asked again.
-            if not self.confirmed and not download.compressed and (self.line or not download.framed):
-                self.confirmed = True
-                if await self._goes_on():
-                    return
-        await self._finish()
+        if download.offset:
+            return False
+        self._compare_length()
+        # A body may have been cut by something in between. Where its length was told, and records end where it does,
+        # that is not to be seen, and the host is not asked again.
+        return not self.confirmed and not download.compressed and bool(self.line or not download.framed)
 
     def _compare_length(self) -> None:
         """Raises TransientError, once, where more was promised earlier of the same file than came now."""
@@ -214,8 +213,10 @@ class Transfer:
             self.doubted, self.length = True, promised
             raise TransientError(f"{self.offset} of {promised} bytes came, though the host called them all")
 
-    async def _goes_on(self) -> bool:
-        """Whether there was more of the file, which has come now. No answer to this question does any harm."""
+    async def _ask_for_more(self) -> None:
+        """Takes in what more there is of the file. No answer to this question does any harm, but for one that breaks
+        off: raises TransientError."""
+        self.confirmed = True
         receiving = False
         offset = self.offset if self.validator and self.ranges else 0  # else the length of the whole is told
         try:
@@ -227,7 +228,6 @@ class Transfer:
         except (LinkExpiredError, PartError, TransientError):
             if receiving:
                 raise
-        return receiving
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
         gathered: list[bytes] = []

@@ -116,7 +116,9 @@ def test_an_export_of_an_earlier_run_has_what_is_left_of_its_timeout() -> None:
     assert api.polls == [0]
 
 
-@pytest.mark.parametrize(("end", "message"), [("failed", "out of memory"), ("gone", "it vanished: the API does not know it (404)")])
+@pytest.mark.parametrize(
+    ("end", "message"), [("failed", "out of memory"), ("gone", "it vanished: the API does not know it (404)")]
+)
 def test_an_export_that_will_not_do_is_told_with_its_reason(end: str, message: str) -> None:
     failure, _ = polled(Exporting((5, end)))
     assert isinstance(failure, ExportFailure)
