@@ -22,9 +22,10 @@ from bulkpull.pull.launch import launch
 from bulkpull.pull.poll import known, poll
 from bulkpull.pull.size import Sizes
 from bulkpull.pull.threads import in_thread
-from bulkpull.pull.volume import Uncounted, counted
+from bulkpull.pull.volume import PATIENCE, Uncounted, counted
 from bulkpull.window import Window
 
+MAX_UNTOLD = 3  # windows in a row of which the list route tells nothing, after which it is not asked any more
 # With these a launch may be refused because others of ours are in flight.
 CAPACITY = frozenset({400, 403, 409, 429, 503})
 
@@ -54,6 +55,7 @@ class Exporter:
     _in_flight: int = 0
     _ended: anyio.Event = field(default_factory=anyio.Event)
     _is_accepted: bool = False  # a launch was
+    _untold: int = 0
 
     def __post_init__(self) -> None:
         self.durations = Durations(self.api.requests_per_minute)
@@ -116,19 +118,24 @@ class Exporter:
 
     async def is_empty(self, journey: Journey) -> bool | None:
         """Whether the API agrees that the window is empty, for one request, or two where it does not count; None where
-        it does not tell. The window's count is brought up to date."""
+        it does not tell, or did not so often that it is not asked. The window's count is brought up to date."""
         window = journey.window
+        if self._untold >= MAX_UNTOLD:
+            return None
         try:
             rows = await counted(self.api, window.start, window.end, self.filter)
         except Uncounted:
             try:
-                return not await self.api.any_activity(window_filter(window, self.filter))
-            except AuthenticationError as error:
-                if error.status == 401:
+                with anyio.fail_after(PATIENCE):
+                    empty = not await self.api.any_activity(window_filter(window, self.filter))
+            except (ApiError, TimeoutError) as error:
+                if isinstance(error, AuthenticationError) and error.status == 401:
                     raise
+                self._untold += 1
                 return None
-            except ApiError:
-                return None
+            self._untold = 0
+            return empty
+        self._untold = 0
         if rows != window.rows:
             journey.window = replace(window, rows=rows)
             await in_thread(self.journal.recounted, journey.window)

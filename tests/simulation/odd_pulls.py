@@ -113,11 +113,15 @@ def drawn(seed: int, only: Collection[str] | None = None, *, bearable: bool = Fa
 def followed(seed: int, only: Collection[str] | None = None, *, bearable: bool = False) -> Outcome:
     """The pull of a seed; with `only`, that of its named oddities alone; with `bearable`, from a server that is odd in
     ways that a pull must bear."""
-    outcome = drawn(seed, only, bearable=bearable)
+    return run(drawn(seed, only, bearable=bearable))
+
+
+def run(outcome: Outcome) -> Outcome:
+    """The pull that was drawn."""
     few = patch.multiple("bulkpull.pull.volume", _LEAST_CAP=FEW), patch("bulkpull.pull.doubts._LEAST_RECORDS", FEW)
     with memory() as directory, few[0], few[1]:
         try:
-            simulated(seed, partial(_pulled, outcome, directory / "a.csv"), hours=limit(outcome) / 3600)
+            simulated(outcome.seed, partial(_pulled, outcome, directory / "a.csv"), hours=limit(outcome) / 3600)
         except TimeoutError:
             outcome.wrong = f"it did not end in {limit(outcome):.0f} s"
         except Exception:
@@ -183,7 +187,7 @@ def _problems(outcome: Outcome) -> list[str]:
     most = windows + outcome.options["max_extra_exports"]
     if server.launches - server.lost > most:
         found.append(f"{server.launches} exports, {server.lost} of them lost, for {windows} windows")
-    if server.oddities.must_come and not found:
+    if server.oddities.bearable and not found:
         found += _unborne(outcome)
     if outcome.error:
         if "a.csv" in outcome.left:
@@ -210,15 +214,20 @@ def _problems(outcome: Outcome) -> list[str]:
 
 
 def _unborne(outcome: Outcome) -> list[str]:
-    """Why a pull that had to come to all its rows did not."""
+    """Why a pull that had to come to all its rows did not. What exports withhold only shows where counts tell of it."""
+    drawn = outcome.server.oddities.drawn
+    counts = set(drawn["count"].values if "count" in drawn else ())
+    if "cap" in drawn and outcome.options["window"] != "auto":
+        return []
+    if drawn.keys() & {"cap", "emptied"} and not counts <= {"string", "float"}:
+        return []
     if outcome.error:
         return [f"it had to come: {outcome.error!r}"]
     assert outcome.result
     server, rows = outcome.server, outcome.lines or [""]
     if len(rows) - 1 != len(server.moments):
         return [f"it had to come: {len(rows) - 1} of {len(server.moments)} rows"]
-    counts = server.oddities.drawn.get("count")
-    if not is_complete(outcome.result) and not (counts and set(counts.values) & {"off", "rounded"}):
+    if not is_complete(outcome.result) and not counts & {"off", "rounded"}:
         return ["it had to come, and did, but the result says that it is incomplete"]
     return []
 

@@ -96,7 +96,7 @@ BEARABLE: dict[str, Values] = {
         "capped", "zero", "half", "lagging", "string", "float", "null", "absent", "negative", "text", "growing",
         "rounded", "off", "true", 403, 400, "no page",
     ),
-    "count data": ("empty", "always one", "many"),
+    "count data": ("empty", "many"),
     "launch": ("slow 70",),
     "launch shape": ("bare", "201", "202"),
     "busy": tuple((places, status) for places in (1, 2, 3) for status in (409, 400)),
@@ -238,13 +238,6 @@ class Oddities:
             case "now and then" if draw.random() >= oddity.share:
                 return None
         return draw.choice(oddity.values)
-
-    @property
-    def must_come(self) -> bool:
-        """Whether a pull must come to all rows: what exports withhold only shows where counts tell of it."""
-        counts = self.drawn.get("count")
-        tells = counts is None or set(counts.values) <= {"string", "float"}
-        return self.bearable and (tells or not self.drawn.keys() & {"cap", "emptied"})
 
     def __str__(self) -> str:
         return "; ".join(

@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from tests.simulation.odd_pulls import check, followed
-from tests.simulation.oddities import BEARABLE, BEARABLE_AT_FIRST, GRAMMAR
+from tests.simulation.odd_pulls import check, drawn, followed, run
+from tests.simulation.oddities import BEARABLE, BEARABLE_AT_FIRST, GRAMMAR, Oddity
 from tests.simulation.schedule import AT_ONCE
 
 SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "1000"))  # of pulls from any server, and as many from bearable ones
@@ -33,6 +33,16 @@ def test_all_rows_come_from_a_server_without_oddities(seed: int) -> None:
     outcome = followed(seed, ())
     check(outcome)
     assert outcome.result and outcome.result.rows == len(outcome.server.moments)
+
+
+@pytest.mark.parametrize("answer", [403, 500, "hang", "no page"])
+def test_a_list_route_that_never_tells_anything_is_given_up(answer: object) -> None:
+    outcome = drawn(4, ())
+    outcome.options["window"] = "1mo"  # most of them are empty
+    outcome.server.oddities.drawn["count"] = Oddity((answer,), "always", 1.0, 1)
+    check(run(outcome))
+    assert outcome.result and outcome.result.rows == len(outcome.server.moments)
+    assert outcome.seconds < 3600
 
 
 @pytest.mark.parametrize("seed", [3, 14, 15, 92])
