@@ -14,14 +14,13 @@ from bulkpull.pull.journal import Verdict
 from bulkpull.pull.volume import could_be_a_cap
 from bulkpull.window import Window
 
-_LEAST_RECORDS = 10  # of an export that may have been cut
-_ROUND = 50  # a multiple of it is a round number, of which two are suspicious; of others it takes three
+_ROUND = 500  # records: exports that end at a multiple of it may have been cut there
 _MAX_DEPTH = 5  # trials in a row that show nothing, since all rows are in one of the pieces
 
 
 def is_suspicious(records: int) -> bool:
     """Whether so many records look like a limit: a round number, or one of spreadsheets."""
-    return records >= _LEAST_RECORDS and (records % _ROUND == 0 or could_be_a_cap(records))
+    return could_be_a_cap(records) or (records > 0 and records % _ROUND == 0)
 
 
 @dataclass(slots=True)
@@ -124,6 +123,16 @@ class Doubts:
             return None
         return self._suspect(window, records, ids)
 
+    def refute(self, records: int) -> None:
+        """Exports do not end at so many records: a count says that one of them was whole."""
+        self._judge_cap(records, "refuted")
+
+    def convict(self, records: int) -> tuple[Window, ...]:
+        """Exports end at so many records: a count says that one of them was not whole. Returns the windows that were
+        merged and ended there too."""
+        self._judge_cap(records, "found")
+        return tuple(self._unproven.pop(records, ()))
+
     def give_up(self, records: int) -> None:
         """No trial can tell whether exports end at so many records."""
         self._judge_cap(records, "open")
@@ -138,9 +147,8 @@ class Doubts:
     def _suspect(self, window: Window, records: int, ids: int) -> Doubt | None:
         if self.caps.get(records) == "found":
             return Doubt("capped", records, ids)
-        alike = len(self._unproven.get(records, ())) + 1
-        enough = 2 if is_suspicious(records) else 3
-        if records < max(_LEAST_RECORDS, self._most) or alike < enough or records in self.caps:
+        is_first = records not in self._unproven
+        if not is_suspicious(records) or records < self._most or is_first or records in self.caps:
             self._note(window, records)
             return None
         self._judge_cap(records, "open")
@@ -149,8 +157,7 @@ class Doubts:
     def _settle(self, trial: Trial, window: Window, records: int, ids: int) -> Doubt | None:
         """The last piece of a trial is there, and is this window."""
         if trial.found > trial.ids:
-            self._judge_cap(trial.records, "found")
-            again = [*self._unproven.pop(trial.records, ()), *(one for one in trial.as_many if one is not window)]
+            again = [*self.convict(trial.records), *(one for one in trial.as_many if one is not window)]
             is_own = window in trial.as_many
             return Doubt("capped", records, ids, again=again, is_own=is_own) if again or is_own else None
         if trial.spoiled or (trial.as_many and trial.depth == _MAX_DEPTH):

@@ -7,16 +7,17 @@ from dataclasses import KW_ONLY, dataclass, replace
 from bulkpull.events import ExportFailed, OnEvent, Reconciling
 from bulkpull.pull import patience
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.doubts import Doubt, is_suspicious
+from bulkpull.pull.doubts import Doubt, Doubts, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.threads import in_thread
-from bulkpull.pull.volume import Uncounted, counted
+from bulkpull.pull.volume import Uncounted, could_be_a_cap, counted
 
 MAX_LATE = 3  # times that an export of one window has more links than before
 MAX_WAITS = 2  # windows in a row whose export had no more links after some seconds, after which none waits for that
 MAX_FRUITLESS = 3  # windows whose second export brought nothing new, after which none is exported a second time
+_LIKELY_CAP = 10_000  # activities at which counts are known to end, also where nothing contradicts them
 _MUCH = 0.1  # of a window's count, that lacks where its export is likely to have been cut
 
 
@@ -27,6 +28,7 @@ class Reconciler:
     journal: Journal
     exporter: Exporter
     collector: Collector
+    doubts: Doubts
     _: KW_ONLY
     on_event: OnEvent
     fruitless: int = 0
@@ -45,7 +47,7 @@ class Reconciler:
                 journey.is_empty = True
                 return False
         else:
-            await self._count_again(journey, doubt)
+            await self.is_counted(journey, doubt)
             if doubt.ids >= (journey.window.rows or 0):
                 return False
         self._tell(journey, doubt, "asking for the links of its export again")
@@ -71,16 +73,19 @@ class Reconciler:
         rows = journey.window.rows or 0
         return doubt.ids == journey.ids_before and rows - doubt.ids > _MUCH * rows
 
-    async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
-        self._tell(journey, doubt, "counting it again")
+    async def is_counted(self, journey: Journey, doubt: Doubt) -> bool:
+        """Counts the window, for one request; false where the API does not count, or its count may be limited itself."""
+        self._tell(journey, doubt, "counting it")
         window = journey.window
         try:
             rows = await counted(self.exporter.api, window.start, window.end, self.exporter.filter)
         except Uncounted:
-            return
+            return False
         if rows != window.rows:
             journey.window = replace(window, rows=rows)
             await in_thread(self.journal.recounted, journey.window)
+        likely = _LIKELY_CAP if not self.doubts.are_counts_doubtful else 0
+        return rows > doubt.ids or rows < likely or not could_be_a_cap(rows)
 
     async def _late_links(self, journey: Journey) -> bool:
         """Whether the newest export has more links now; for some seconds, unless that was of no use before."""

@@ -66,12 +66,11 @@ def test_nothing_is_believed_only_where_the_api_agrees(counted: int | None) -> N
     assert judged(Doubts(), window(0, 0), 0, is_empty=True) is None
 
 
-def test_two_exports_of_a_round_number_make_a_trial_and_three_of_any_other() -> None:
-    for records, enough in ((500, 2), (1_048_575, 2), (123, 3)):
+def test_two_exports_of_a_round_number_make_a_trial() -> None:
+    for records in (500, 1500, 10_000, 1_048_575):
         doubts = Doubts()
-        for index in range(enough - 1):
-            assert judged(doubts, window(index), records) is None
-        doubt = judged(doubts, window(enough - 1), records)
+        assert judged(doubts, window(0), records) is None
+        doubt = judged(doubts, window(1), records)
         assert doubt is not None
         assert (doubt.kind, doubt.is_own, doubt.again) == ("capped", True, ())
         assert doubt.trial is not None
@@ -85,6 +84,7 @@ def test_numbers_that_others_exceed_or_that_are_small_or_counted_are_no_limits()
     assert all(judged(doubts, window(index), 500) is None for index in range(1, 6))
     doubts = Doubts()
     assert all(judged(doubts, window(index), 4) is None for index in range(6))
+    assert all(judged(doubts, window(index), 231) is None for index in range(6))
     assert all(judged(doubts, window(index, 1000), 1000) is None for index in range(6))
 
 
@@ -150,6 +150,17 @@ def test_a_trial_that_shows_nothing_goes_deeper_and_not_for_ever() -> None:
     assert judged(doubts, window(20), 500, trial=trial) is None
     assert judged(doubts, window(21), 0, trial=trial, is_empty=True) is None
     assert doubts.caps == {500: "open"}
+
+
+def test_a_count_settles_it_as_well() -> None:
+    doubts, _ = on_trial()
+    doubts.refute(500)
+    assert judged(doubts, window(2), 500) is None
+    doubts, _ = on_trial()
+    assert doubts.convict(500) == (window(0),)
+    later = judged(doubts, window(2), 500)
+    assert later is not None
+    assert (later.kind, later.again, later.trial) == ("capped", (), None)
 
 
 def test_a_trial_whose_piece_could_not_be_exported_stays_open() -> None:
