@@ -79,7 +79,7 @@ class Resumed(Event):
     The first `merged` windows are in the output already, and came to so many `parts`, `rows`, `duplicates`,
     `conflicts` and rows `outside`. Of the others, `exporting` have an export that had not succeeded yet and
     `exported` one that had; `whole` of their files are on the disk, and `half` in part; `skipped` were left out.
-    `exports` were launched, and windows cut in two by `splits`.
+    `exports` were launched, and `splits` windows were cut.
     """
 
     run: int

@@ -18,7 +18,7 @@ def instant(moment: datetime) -> str:
 @dataclass(frozen=True, slots=True)
 class Window:
     """`[start, end)` in UTC, whole milliseconds; `index`, from 0, is its place in the plan, or, where it came of
-    cutting another in two, the next number that was free. `rows` is how many activities were counted in it."""
+    cutting another, the next number that was free. `rows` is how many activities were counted in it."""
 
     index: int
     start: datetime

@@ -148,7 +148,7 @@ def _pull_options(*, out_required: bool) -> Callable[[F], F]:
             default=EXPORT_TIMEOUT,
             show_default=True,
             metavar="S",
-            help="Seconds that the server may work on an export; then its window is cut in two.",
+            help="Seconds that the server may work on an export; then its window is cut.",
         ),
         click.option(
             "--skip-failed",
@@ -435,7 +435,7 @@ def status(file: Path, as_json: bool) -> None:
     running = f"running (pid {found.pid})" if found.running else "not running"
     click.echo(
         f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "
-        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut in two; "
+        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} were cut; "
         f"{found.launches:,} exports launched; "
         f"{found.merged.rows:,} rows ({decimal(found.size)}) merged, {found.merged.duplicates:,} duplicates left out"
     )

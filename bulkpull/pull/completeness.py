@@ -42,9 +42,11 @@ def completeness(journal: Journal) -> Completeness:
     short: list[CountMismatch] = []
     over: list[CountMismatch] = []
     for outcome in merged:
-        window, ids = outcome.window, outcome.ids or 0
-        if window.rows is not None and ids != window.rows:
-            (short if ids < window.rows else over).append(CountMismatch(window, window.rows, ids))
+        window, ids, brought = outcome.window, outcome.ids or 0, outcome.rows or 0
+        if window.rows is not None and ids < window.rows:
+            short.append(CountMismatch(window, window.rows, ids))
+        elif window.rows is not None and brought > window.rows:  # ids that come again were counted in another window
+            over.append(CountMismatch(window, window.rows, brought))
         elif outcome.records in open_caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
     short += _less_than_before(outcomes)

@@ -81,9 +81,9 @@ class Doubts:
     _most: int = 0  # records that an export delivered
     _news: set[int] = field(default_factory=set)
 
-    def resume(self, window: Window, records: int, ids: int) -> None:
+    def resume(self, window: Window, records: int, rows: int, ids: int) -> None:
         """An earlier run has merged the window."""
-        if self._proves(window, ids):
+        if self._proves(window, rows, ids):
             self._most = max(self._most, records)
         else:
             self._note(window, records)
@@ -95,10 +95,19 @@ class Doubts:
         return news
 
     def judge(
-        self, window: Window, records: int, ids: int, trial: Trial | None, *, is_empty: bool, is_resolved: bool
+        self,
+        window: Window,
+        records: int,
+        rows: int,
+        ids: int,
+        trial: Trial | None,
+        *,
+        is_empty: bool,
+        is_resolved: bool,
     ) -> Doubt | None:
-        """The doubt about a window of which `ids` different ones came, `records` of them in its newest export; None
-        where there is none, or none that could be resolved (`is_resolved`). A `trial` hears of a window once."""
+        """The doubt about a window of which `ids` different ones came, `rows` of them for the first time, in `records`
+        of its newest export; None where there is none, or none that could be resolved (`is_resolved`). A `trial` hears
+        of a window once."""
         if not is_resolved:
             if not ids and not is_empty:
                 return Doubt("empty", records, ids)
@@ -110,7 +119,7 @@ class Doubts:
             if records == trial.records:
                 trial.as_many.append(window)
             return None if trial.pieces else self._settle(trial, window, records, ids)
-        if is_resolved or self._proves(window, ids):
+        if is_resolved or self._proves(window, rows, ids):
             self._most = max(self._most, records)
             return None
         return self._suspect(window, records, ids)
@@ -119,10 +128,10 @@ class Doubts:
         """No trial can tell whether exports end at so many records."""
         self._judge_cap(records, "open")
 
-    def _proves(self, window: Window, ids: int) -> bool:
+    def _proves(self, window: Window, rows: int, ids: int) -> bool:
         """Whether the count says that this is all. More than was counted, or a number at which counts may end, does
-        not."""
-        if window.rows is None or ids > window.rows:
+        not; ids that come again in another window were counted there."""
+        if window.rows is None or rows > window.rows:
             return False
         return not (self.are_counts_doubtful and could_be_a_cap(ids))
 

@@ -182,7 +182,7 @@ class Journal:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """The plan as it is now, halves in the place of what was cut in two."""
+        """The plan as it is now, pieces in the place of what was cut."""
         return self._active()
 
     @property
@@ -197,7 +197,7 @@ class Journal:
 
     @property
     def splits(self) -> int:
-        """How many windows were cut in two."""
+        """How many windows were cut."""
         return int(self._rows("SELECT count(DISTINCT parent) FROM window")[0][0])
 
     def outcomes(self) -> list[Outcome]:

@@ -67,10 +67,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What the merge found in a window's parts: the records of the newest export, and the different ids of all."""
+    """What the merge found in a window's parts: the `records` of the newest export, the different `ids` of all exports,
+    and the `rows` whose ids no earlier window had delivered."""
 
     records: int
     ids: int
+    rows: int
 
 
 @dataclass(slots=True, eq=False)

@@ -149,8 +149,8 @@ class Journeys:
     async def compare(self, window: Window, delivery: Delivery) -> None:
         """More than was counted says that counts cannot be trusted; told once."""
         await self.remember_caps()
-        if window.rows is not None and delivery.ids > window.rows and not self.doubts.are_counts_doubtful:
-            reason = f"{window}: {window.rows:,} activities were counted, and {delivery.ids:,} exported"
+        if window.rows is not None and delivery.rows > window.rows and not self.doubts.are_counts_doubtful:
+            reason = f"{window}: {window.rows:,} activities were counted, and {delivery.rows:,} exported"
             self.doubts.are_counts_doubtful = True
             await in_thread(self.journal.distrust, reason)
             self.on_event(CountsDoubted(reason))
@@ -161,6 +161,7 @@ class Journeys:
         doubt = self.doubts.judge(
             journey.window,
             delivery.records,
+            delivery.rows,
             delivery.ids,
             trial,
             is_empty=journey.is_empty,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -173,6 +173,7 @@ class _Merge:
         delivery = Delivery(
             records=sum(came.delivered for came, is_newest in zip(merged, newest, strict=True) if is_newest),
             ids=sum(came.rows + came.earlier for came in merged),
+            rows=sum(came.rows for came in merged),
         )
         return _MergedWindow(journey, merged, delivery, sink.offset, tuple(sink.columns))
 
@@ -193,7 +194,12 @@ class _Merge:
                     outside=sum(came.outside for came in merged.parts),
                 )
                 self.journal.merged(
-                    merged.journey.window, figures, merged.offset, merged.columns, **asdict(merged.delivery)
+                    merged.journey.window,
+                    figures,
+                    merged.offset,
+                    merged.columns,
+                    records=merged.delivery.records,
+                    ids=merged.delivery.ids,
                 )
                 self.committed += 1
                 for part in merged.journey.parts:

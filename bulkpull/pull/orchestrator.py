@@ -328,7 +328,7 @@ class _Pull:
         cut = {outcome.parent for outcome in outcomes}
         for outcome in outcomes:
             if outcome.records is not None and outcome.window.index not in cut:
-                doubts.resume(outcome.window, outcome.records, outcome.ids or 0)
+                doubts.resume(outcome.window, outcome.records, outcome.rows or 0, outcome.ids or 0)
         return doubts
 
     def extra(self) -> ExtraExports:

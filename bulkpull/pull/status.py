@@ -35,7 +35,7 @@ class WindowStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """An unfinished pull: `running` or not, and if so in which process (`pid`, as that process sees itself), what it
-    was asked for, `runs` so far, `launches` in all, how many windows were cut in two, what has been merged (into `size`
+    was asked for, `runs` so far, `launches` in all, how many windows were cut, what has been merged (into `size`
     bytes), and its windows."""
 
     output: Path

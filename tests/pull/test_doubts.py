@@ -23,12 +23,14 @@ def judged(
     records: int,
     ids: int | None = None,
     *,
+    rows: int | None = None,
     trial: Trial | None = None,
     is_empty: bool = False,
     is_resolved: bool = False,
 ) -> Doubt | None:
     ids = records if ids is None else ids
-    return doubts.judge(judged, records, ids, trial, is_empty=is_empty, is_resolved=is_resolved)
+    rows = ids if rows is None else rows
+    return doubts.judge(judged, records, rows, ids, trial, is_empty=is_empty, is_resolved=is_resolved)
 
 
 @pytest.mark.parametrize("counted", [7, 6, None])
@@ -42,6 +44,12 @@ def test_fewer_than_counted_are_doubted_until_all_was_asked() -> None:
     assert doubt is not None
     assert (doubt.kind, doubt.records, doubt.ids) == ("short", 7, 7)
     assert judged(doubts, window(0, 8), 7, is_resolved=True) is None
+
+
+def test_ids_that_come_again_in_another_window_are_no_more_than_counted() -> None:
+    doubts = Doubts()
+    assert all(judged(doubts, window(index, 500), 501, rows=500) is None for index in range(4))
+    assert doubts.news() == {}
 
 
 def test_repeats_do_not_make_up_for_ids_that_lack() -> None:
@@ -153,11 +161,11 @@ def test_a_trial_whose_piece_could_not_be_exported_stays_open() -> None:
 
 def test_windows_of_earlier_runs_are_remembered() -> None:
     doubts = Doubts()
-    doubts.resume(window(0), 500, 500)
-    doubts.resume(window(1, 700), 700, 700)
+    doubts.resume(window(0), 500, 500, 500)
+    doubts.resume(window(1, 700), 700, 700, 700)
     assert judged(doubts, window(2), 500) is None  # one has delivered more
     doubts = Doubts()
-    doubts.resume(window(0), 500, 500)
+    doubts.resume(window(0), 500, 500, 500)
     doubt = judged(doubts, window(2), 500)
     assert doubt is not None
     assert doubt.kind == "capped"
