@@ -31,6 +31,7 @@ _TOGETHER = 1.25  # shares up to which neighbours make one window
 _SHORTEST = timedelta(seconds=1)  # of a segment
 _UNITS = tuple(timedelta(seconds=seconds) for seconds in (86_400, 3600, 60, 1))
 _ROUND = 64  # a cut may be moved by one in so many of a segment, to fall on a whole day, hour, minute or second
+_MOST_PARTS = 1_000_000  # that a cut tells apart: a count may be any number
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_CAP = 100
 _BINARY_CAPS = frozenset(power - less for power in (2**15, 2**16, 2**20, 2**31) for less in (0, 1))
@@ -85,7 +86,7 @@ async def by_volume(
         return Volume(())
     total = await counted(api, first, last, filter)
     _check_number(total, math.ceil(total / rows_per_export), rows_per_export, max_windows)
-    survey = _Survey(api, filter, rows_per_export, shortest=_SHORTEST, spare=_SPARE, probes=1)
+    survey = _Survey(api, filter, rows_per_export, max_windows, shortest=_SHORTEST, spare=_SPARE, probes=1)
     try:
         windows = await survey.windows(first, last, total)
     except Uncounted as uncounted:
@@ -112,7 +113,7 @@ async def pieces(api: Api, window: Window, filter: str | None, limit: int | None
             share = max(1, min(math.ceil(total / 2), int((limit or total) / _TOO_LARGE)))
             if math.ceil(total / share) > most:
                 return ()
-            survey = _Survey(api, filter, share, shortest=MILLISECOND, spare=_SPARE_OF_CUT)
+            survey = _Survey(api, filter, share, most, shortest=MILLISECOND, spare=_SPARE_OF_CUT)
             found = await survey.windows(window.start, window.end, total)
             return found if 1 < len(found) <= most else ()
     except Uncounted:
@@ -144,6 +145,7 @@ class _Survey:
     api: Api
     filter: str | None
     rows_per_export: int
+    max_windows: int
     shortest: timedelta
     spare: int
     probes: int = 0
@@ -174,6 +176,8 @@ class _Survey:
     def _too_large(self, segments: Sequence[_Segment]) -> list[_Segment]:
         """The segments to cut next, as far as there are probes for them."""
         rows = sum(segment.rows for segment in segments)
+        if self.share and rows > self.max_windows * self.share:
+            return []  # there cannot be so many: what the exports deliver decides on further cuts
         most = 2 * math.ceil(rows / self.share) + self.spare if self.share else 0
         if self.cap:
             most = max(most, min(_MOST_CAPPED, 4 * math.ceil(rows / self.cap) + self.spare))
@@ -232,7 +236,7 @@ def _middle(segment: _Segment) -> datetime:
     """Where a segment is cut: so that both sides hold whole windows if its activity is evenly spread, at a round time
     if there is one near."""
     length = segment.end - segment.start
-    parts = max(2, segment.windows)
+    parts = min(max(2, segment.windows), _MOST_PARTS)
     cut = segment.start + length * (parts // 2) / parts
     unit = next((unit for unit in _UNITS if unit * _ROUND <= length), MILLISECOND)
     return _EPOCH + round((cut - _EPOCH) / unit) * unit

@@ -286,3 +286,18 @@ def test_a_wrong_token_or_an_outage_is_not_taken_for_a_refusal_to_count() -> Non
 
     assert raises(AuthenticationError, wrong) == "wrong"
     assert raises(UnavailableError, out) == "out"
+
+
+def test_counts_that_cannot_be_are_not_followed() -> None:
+    answers = iter((20, 19, *[10**15] * 1000))
+
+    async def count() -> int:
+        return next(answers)
+
+    async def main() -> Plan:
+        return await plan(counting(count), start=START, end=END, rows_per_export=6)
+
+    found = simulated(0, main)
+    assert_tiled(found.windows)
+    assert found.doubt
+    assert found.probes < 10
