@@ -3,12 +3,13 @@
 from bulkpull.clickwrap.client import BASE_URL, Clickwrap
 from bulkpull.clickwrap.download import Download, LinkExpiredError, NotReadyError, RangeRefusedError
 from bulkpull.clickwrap.encoding import DamagedBodyError
-from bulkpull.clickwrap.models import Export
+from bulkpull.clickwrap.models import ContradictedCountError, Export
 from bulkpull.clickwrap.retry import RetryPolicy, TransientError
 
 __all__ = [
     "BASE_URL",
     "Clickwrap",
+    "ContradictedCountError",
     "DamagedBodyError",
     "Download",
     "Export",

@@ -37,6 +37,10 @@ class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the
     """An answer with status 200 whose body is not what the route promises."""
 
 
+class ContradictedCountError(ApiError):
+    """The activity list counts none and lists some."""
+
+
 def parse_json(body: bytes) -> Any:
     """What an answer holds. Integers of more than 64 bits keep their digits; a number that Python's cannot hold is its
     text. Raises ValueError for what is no JSON."""
@@ -181,12 +185,13 @@ def parse_page(answer: Any) -> Page:
 
 
 def parse_count(answer: Any) -> int:
-    """How many activities a filter matches. Raises ApiError where that was not counted: asking again is of no use."""
+    """How many activities a filter matches. Raises ApiError where that was not counted (asking again is of no use), and
+    ContradictedCountError."""
     page = parse_page(answer)
     if page.total_count is None:
         raise ApiError("the activity list came without total_count, or with one that is no number of activities")
     if page.total_count == 0 and page.data:
-        raise ApiError("the activity list counts none and lists some")
+        raise ContradictedCountError("the activity list counts none and lists some")
     return page.total_count
 
 

@@ -44,7 +44,8 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
     all.
 
     Of the `capped`, `again` are windows that were merged already and are to be exported in pieces too; with `is_own`
-    the window itself is. `trial` is to be settled by the pieces, where the cap is not certain.
+    the window itself is. `trial` is to be settled by the pieces, where the cap is not certain; `is_to_be_counted` says
+    that nothing but a count is worth while yet.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
         again: Iterable[Window] = (),
         is_own: bool = True,
         trial: Trial | None = None,
+        is_to_be_counted: bool = False,
     ) -> None:
         super().__init__(f"{kind}: {records} records, {ids} ids")
         self.kind = kind
@@ -64,6 +66,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
         self.again = tuple(again)
         self.is_own = is_own
         self.trial = trial
+        self.is_to_be_counted = is_to_be_counted
 
 
 @dataclass(slots=True)
@@ -103,6 +106,7 @@ class Doubts:
         *,
         is_empty: bool,
         is_resolved: bool,
+        is_uncountable: bool = False,
     ) -> Doubt | None:
         """The doubt about a window of which `ids` different ones came, `rows` of them for the first time, in `records`
         of its newest export; None where there is none, or none that could be resolved (`is_resolved`). A `trial` hears
@@ -121,7 +125,7 @@ class Doubts:
         if is_resolved or self._proves(window, rows, ids):
             self._most = max(self._most, records)
             return None
-        return self._suspect(window, records, ids)
+        return self._suspect(window, records, ids, is_uncountable=is_uncountable)
 
     def refute(self, records: int) -> None:
         """Exports do not end at so many records: a count says that one of them was whole."""
@@ -144,11 +148,14 @@ class Doubts:
             return False
         return not (self.are_counts_doubtful and could_be_a_cap(ids))
 
-    def _suspect(self, window: Window, records: int, ids: int) -> Doubt | None:
+    def _suspect(self, window: Window, records: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
         if self.caps.get(records) == "found":
             return Doubt("capped", records, ids)
         is_first = records not in self._unproven
-        if not is_suspicious(records) or records < self._most or is_first or records in self.caps:
+        is_open = is_suspicious(records) and records >= self._most and records not in self.caps
+        if is_open and is_first and not is_uncountable:
+            return Doubt("capped", records, ids, is_to_be_counted=True)
+        if not is_open or is_first:
             self._note(window, records)
             return None
         self._judge_cap(records, "open")

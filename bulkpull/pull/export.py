@@ -16,7 +16,7 @@ from bulkpull.pull.api import Api
 from bulkpull.pull.durations import Durations
 from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.flight import Flight
-from bulkpull.pull.journal import Journal
+from bulkpull.pull.journal import ExportRecord, Journal
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch
 from bulkpull.pull.poll import known, poll
@@ -66,13 +66,12 @@ class Exporter:
         await self.flight.limiter.acquire_on_behalf_of(place)
         return place
 
-    async def export(self, journey: Journey, attempt: int) -> Export:
-        """A succeeded export of the window: the one that an earlier run launched, or a new one.
+    async def export(self, journey: Journey, attempt: int, unfinished: ExportRecord | None = None) -> Export:
+        """A succeeded export of the window: the `unfinished` one that an earlier run launched, or a new one.
 
         Raises ExportFailure where it will not do, NoExtraLeft, and the client's errors.
         """
         window = journey.window
-        unfinished = journey.past[-1] if journey.past and not journey.past[-1].exported else None
         journey.place = journey.place or await self.place()
         try:
             if unfinished:
@@ -124,7 +123,9 @@ class Exporter:
             return None
         try:
             rows = await counted(self.api, window.start, window.end, self.filter)
-        except Uncounted:
+        except Uncounted as uncounted:
+            if uncounted.has_activity:
+                return False
             try:
                 with anyio.fail_after(PATIENCE):
                     empty = not await self.api.any_activity(window_filter(window, self.filter))

@@ -103,6 +103,7 @@ class Journey:
     depth: int = 0
     is_resolved: bool = False
     is_empty: bool = False
+    is_uncountable: bool = False
     is_exported_again: bool = False
     ids_before: int = 0
     late_links: int = 0  # times that more of them came

@@ -110,11 +110,9 @@ class Journeys:
             self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
         for export in finished:
             await self.collector.collect(journey, Export(export.id, "success"), export.parts)
-        if not finished or not past[-1].exported:
-            journey.past = past[len(finished) :]
-            made = await self.exporter.export(journey, attempt)
-            journey.past = ()
-            await self.collector.collect(journey, made)
+        unfinished = past[-1] if past and not past[-1].exported else None
+        if unfinished or not finished:
+            await self.collector.collect(journey, await self.exporter.export(journey, attempt, unfinished))
         await self.deliver(journey)
 
     async def deliver(self, journey: Journey) -> None:
@@ -140,12 +138,15 @@ class Journeys:
         """Whether the window was cut; else it is to be handed over again. Raises ExportFailure."""
         if doubt.kind == "capped":
             # To count is cheaper than to export, and mails nobody.
-            if doubt.trial and await self.reconciler.is_counted(journey, doubt):
+            if (doubt.trial or doubt.is_to_be_counted) and await self.reconciler.is_counted(journey, doubt):
                 if doubt.ids >= (journey.window.rows or 0):
                     self.doubts.refute(doubt.records)
                     return False
                 again = self.doubts.convict(doubt.records)
                 doubt = Doubt("capped", doubt.records, doubt.ids, again=again)
+            elif doubt.is_to_be_counted:
+                journey.is_uncountable = True
+                return False
             return await self.cut_capped(journey, doubt)
         if not await self.reconciler.should_cut(journey, doubt):
             return False
@@ -173,6 +174,7 @@ class Journeys:
             trial,
             is_empty=journey.is_empty,
             is_resolved=journey.is_resolved,
+            is_uncountable=journey.is_uncountable,
         )
         if doubt and doubt.kind != "capped":
             journey.trial = trial  # which has not heard of it yet

@@ -74,7 +74,8 @@ class Reconciler:
         return doubt.ids == journey.ids_before and rows - doubt.ids > _MUCH * rows
 
     async def is_counted(self, journey: Journey, doubt: Doubt) -> bool:
-        """Counts the window, for one request; false where the API does not count, or its count may be limited itself."""
+        """Counts the window, for one request; false where the API does not count, or where its count may be limited
+        itself."""
         self._tell(journey, doubt, "counting it")
         window = journey.window
         try:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 from anyio.abc import TaskGroup
 
+from bulkpull.clickwrap import ContradictedCountError
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, BulkpullError, UnavailableError, UsageError
 from bulkpull.pull.api import Api
@@ -39,12 +40,13 @@ _BINARY_CAPS = frozenset(power - less for power in (2**15, 2**16, 2**20, 2**31) 
 
 class Uncounted(Exception):  # noqa: N818 - never leaves the pull: windows go by time then
     """The API does not count, for the reason given, as found out with so many `probes`. `total` is what it counted in
-    the whole range before."""
+    the whole range before; `has_activity` says that it listed some all the same."""
 
-    def __init__(self, reason: str, probes: int = 1, total: int | None = None) -> None:
+    def __init__(self, reason: str, probes: int = 1, total: int | None = None, *, has_activity: bool = False) -> None:
         super().__init__(reason)
         self.probes = probes
         self.total = total
+        self.has_activity = has_activity
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ async def counted(api: Api, start: datetime, end: datetime, filter: str | None) 
         unreachable = isinstance(error, UnavailableError) and error.status is None
         if error.status == 401 or unreachable:
             raise
-        raise Uncounted(str(error)) from error
+        raise Uncounted(str(error), has_activity=isinstance(error, ContradictedCountError)) from error
 
 
 @dataclass(slots=True)
@@ -157,17 +159,15 @@ class _Survey:
     async def windows(self, first: datetime, last: datetime, total: int) -> tuple[Window, ...]:
         """Windows that tile the range, in which `total` activities were counted."""
         self.share = max(1.0, total / max(1, math.ceil(total / self.rows_per_export)))
-        whole = self._segment(first, last, total)
-        if could_be_a_cap(total) and last - first >= 2 * self.shortest:
-            segments = list(await self._halves(whole, both=True))
-        else:
-            segments = [whole]
-        while too_large := self._too_large(segments):
+        segments = [self._segment(first, last, total)]
+        is_doubtful = could_be_a_cap(total) and last - first >= 2 * self.shortest
+        while too_large := segments if is_doubtful else self._too_large(segments):
             halves: dict[datetime, tuple[_Segment, _Segment]] = {}
             places = anyio.CapacityLimiter(PROBES)
             async with anyio.create_task_group() as group:
                 for segment in too_large:
-                    group.start_soon(self._cut, segment, halves, places, group)
+                    group.start_soon(self._cut, segment, is_doubtful, halves, places, group)
+            is_doubtful = False
             for failure in self._failures:  # comes out here, without the group's wrapping
                 raise Uncounted(str(failure), self.probes) if isinstance(failure, Uncounted) else failure
             segments = [half for segment in segments for half in halves.get(segment.start, (segment,))]
@@ -193,13 +193,14 @@ class _Survey:
     async def _cut(
         self,
         segment: _Segment,
+        is_doubtful: bool,
         halves: dict[datetime, tuple[_Segment, _Segment]],
         places: anyio.CapacityLimiter,
         group: TaskGroup,
     ) -> None:
         try:
             async with places:
-                halves[segment.start] = await self._halves(segment, both=self._is_saturated(segment))
+                halves[segment.start] = await self._halves(segment, both=is_doubtful or self._is_saturated(segment))
         except (BulkpullError, Uncounted) as failure:
             self._failures.append(failure)
             group.cancel_scope.cancel()

@@ -144,6 +144,7 @@ async def test_rows_that_do_not_come_are_told_with_their_window(tmp_path: Path) 
         result = await bulkpull.pull(clickwrap, start=START, end=END, out=tmp_path / "a.csv", rows_per_export=500)
     assert (result.counted, result.rows) == (6000, 5400)
     assert sum((short.counted or 0) - short.delivered for short in result.short) == 600
-    assert len(result.short) == 12
+    assert len(result.short) >= 12
     assert (result.complete, result.completeness) == (False, "short")
-    assert result.exports == 12 + MAX_FRUITLESS
+    # Those of which more than a tenth lacks are cut, to see whether their exports ended early.
+    assert result.exports <= 12 + MAX_FRUITLESS + 2 * result.splits

@@ -27,10 +27,20 @@ def judged(
     trial: Trial | None = None,
     is_empty: bool = False,
     is_resolved: bool = False,
+    is_uncountable: bool = True,
 ) -> Doubt | None:
     ids = records if ids is None else ids
     rows = ids if rows is None else rows
-    return doubts.judge(judged, records, rows, ids, trial, is_empty=is_empty, is_resolved=is_resolved)
+    return doubts.judge(
+        judged,
+        records,
+        rows,
+        ids,
+        trial,
+        is_empty=is_empty,
+        is_resolved=is_resolved,
+        is_uncountable=is_uncountable,
+    )
 
 
 @pytest.mark.parametrize("counted", [7, 6, None])
@@ -150,6 +160,15 @@ def test_a_trial_that_shows_nothing_goes_deeper_and_not_for_ever() -> None:
     assert judged(doubts, window(20), 500, trial=trial) is None
     assert judged(doubts, window(21), 0, trial=trial, is_empty=True) is None
     assert doubts.caps == {500: "open"}
+
+
+def test_the_first_export_that_ends_at_a_limit_is_only_counted() -> None:
+    doubts = Doubts()
+    doubt = judged(doubts, window(0), 10_000, is_uncountable=False)
+    assert doubt is not None
+    assert (doubt.kind, doubt.is_to_be_counted, doubt.trial) == ("capped", True, None)
+    assert judged(doubts, window(0, 10_000), 10_000, is_uncountable=False) is None
+    assert judged(doubts, window(1), 10_001, is_uncountable=False) is None
 
 
 def test_a_count_settles_it_as_well() -> None:
