@@ -153,8 +153,26 @@ def check_seeds(first: int, *, killed: bool) -> None:
             raise
 
 
+def check_tiling(outcome: Outcome) -> None:
+    """Every instant of the range lies in exactly one window: of each run's plan, and after each cut."""
+    tiles: dict[int, Window] = {}
+    for event in outcome.log:
+        match event:
+            case events.Planned():
+                tiles = {window.index: window for window in event.windows}
+            case events.Split():
+                del tiles[event.window.index]
+                tiles |= {piece.index: piece for piece in event.pieces}
+            case _:
+                continue
+        edges = sorted((window.start, window.end) for window in tiles.values())
+        assert [start for start, _ in edges] == [START, *(end for _, end in edges[:-1])]
+        assert edges[-1][1] == END
+
+
 def check(outcome: Outcome) -> None:
     """What must hold, whatever happened."""
+    check_tiling(outcome)
     server, options = outcome.server, outcome.options
     assert server.throttled == 0
     assert server.peak_downloads <= options["downloads"]
