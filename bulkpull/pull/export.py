@@ -79,7 +79,7 @@ class Exporter:
                 self._is_accepted = True
             else:
                 if self.sizes.is_hopeless(window):
-                    raise ExportFailure("", "windows as large as this one failed", too_large=True)
+                    raise ExportFailure("", "windows as large as this one failed", too_large=True, is_explained=True)
                 self._take(window)
                 export, waited = await self._launched(window), 0.0
                 self.on_event(Launched(window, export.id, attempt))

@@ -17,7 +17,8 @@ from bulkpull.window import Window
 class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: it turns into `kind` once no launch is left
     """An export that will not do, so that its window needs another: it failed, vanished, outlived its timeout, or its
     files are gone or damaged. `kind` is the error that it comes to in the end; `too_large` says that another of the
-    same window would fare no better; `is_size_related` that a smaller window might."""
+    same window would fare no better; `is_size_related` that a smaller window might; `is_explained` that the API said
+    so."""
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: it turns 
         *,
         too_large: bool = False,
         is_size_related: bool = True,
+        is_explained: bool = False,
     ) -> None:
         super().__init__(reason)
         self.export_id = export_id
         self.kind = kind
         self.too_large = too_large
         self.is_size_related = is_size_related and kind is ExportError
+        self.is_explained = is_explained
 
 
 class DamagedPart(Exception):  # noqa: N818 - never leaves the pull: the part is downloaded again, then exported again

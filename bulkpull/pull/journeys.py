@@ -191,10 +191,10 @@ class Journeys:
         what is wrong before any export has succeeded, and after several cuts."""
         if not failure.is_size_related or journey.depth >= MAX_DEPTH:
             return False
-        if failure.too_large:
+        if failure.is_explained:
             return True
         if self.exporter.proof.is_set():
-            return journey.depth < MAX_DEPTH_UNEXPLAINED
+            return failure.too_large or journey.depth < MAX_DEPTH_UNEXPLAINED
         self.cuts_unproven += 1
         return self.cuts_unproven <= MAX_CUTS_UNPROVEN
 

@@ -60,7 +60,8 @@ async def poll(
             export = await ask()
     if export.failed:
         reason = export.message or "it failed, and the API gave no message"
-        raise ExportFailure(export.id, reason, too_large=is_about_size(reason))
+        explained = is_about_size(reason)
+        raise ExportFailure(export.id, reason, too_large=explained, is_explained=explained)
     return export
 
 

@@ -71,6 +71,7 @@ def test_json_is_the_last_line_of_standard_output(sandbox: SandboxProcess, tmp_p
     assert set(result) == {
         *("rows", "duplicates", "conflicts", "outside", "windows", "exports", "parts", "requests", "throttled"),
         *("retries", "bytes", "runs", "seconds", "output", "counted", "probes", "splits", "skipped", "short"),
+        *("over", "complete", "completeness", "doubt", "empty_columns"),
     }
     assert (result["rows"], result["windows"], result["output"]) == (3000, 6, str(out))
     assert len(done.stdout.splitlines()) == 1
@@ -125,6 +126,8 @@ def test_plan_shows_the_windows_and_makes_no_request() -> None:
         "seconds": 60.0,
         "assumed_seconds_per_export": 60.0,
         "uncounted": None,
+        "doubt": None,
+        "max_extra_exports": 101,
     }
 
 
@@ -136,7 +139,8 @@ def test_the_plan_by_volume_is_a_table_with_bars(sandbox: SandboxProcess) -> Non
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert all(20 <= line.count("█") <= 24 and "33." in line for line in lines[1:4])
     assert lines[4].startswith("3,000 activities, counted with 3 requests; 3 exports, 6 requests or more")
-    assert lines[5].startswith("about 1 min, if an export takes a minute and up to 128 are in flight")
+    assert lines[5].startswith("at most 101 exports more, if some fail or deliver too little (--max-extra-exports)")
+    assert lines[6].startswith("about 1 min, if an export takes a minute and up to 128 are in flight")
     found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--rows-per-export", "1000", "--json").stdout)
     assert sum(window["counted"] for window in found["windows"]) == found["rows"] == 3000
     assert (found["exports"], found["probes"], found["requests"], found["uncounted"]) == (3, 3, 6, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,10 +13,9 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from bulkpull import BulkpullError, Clickwrap, RetryPolicy, pull
+from bulkpull import BulkpullError, Clickwrap, RetryPolicy, Window, pull
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.pull.journal import Journal
-from bulkpull.pull.journeys import MAX_LAUNCHES
 from bulkpull.pull.length import by_length
 from bulkpull.pull.plan import span
 from bulkpull.sandbox import Sandbox, SandboxConfig
@@ -91,11 +91,16 @@ async def survive_faults(seed: int, out: Path, expected: bytes) -> Survival:
 def accounted(sandbox: Sandbox, message: str) -> bool:
     """Whether the window that an error names can never be pulled; that it named one whose exports were all disturbed
     is asserted."""
-    [window] = [window for window in WINDOWS if str(window) in message]
-    tasks = [task for task in sandbox.exports.tasks.values() if task.filter == window_filter(window, None)]
+    tasks = [task for task in sandbox.exports.tasks.values() if named(task.filter) in message]
     disturbed = [task.fault for task in tasks if task.fault]
-    assert len(disturbed) >= MAX_LAUNCHES, message
+    assert disturbed, message
     return "export-always-fails" in disturbed
+
+
+def named(filter: str) -> str:
+    """How a window is named whose export has that filter, but for its number."""
+    start, end = (datetime.fromisoformat(bound) for bound in re.findall(r"created_time[<>]=?(\S+)", filter))
+    return str(Window(0, start, end)).removeprefix("window 1 ")
 
 
 def settle(survival: Survival, sandbox: Sandbox) -> None:
@@ -104,7 +109,8 @@ def settle(survival: Survival, sandbox: Sandbox) -> None:
     survival.exports = seen.exports
     survival.faults.update(seen.faults)
     disturbed = sum(task.fault is not None for task in sandbox.exports.tasks.values())
-    assert seen.exports <= len(WINDOWS) + survival.kills + seen.lost_posts + disturbed
+    # Where a window is cut, its pieces are exports of their own.
+    assert seen.exports <= len(WINDOWS) + survival.kills + seen.lost_posts + 2 * disturbed
     assert seen.leaks == 0
 
 
@@ -142,7 +148,9 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
             for part in whole_parts(out):
                 whole.setdefault(part, sandbox.files.deliveries[part])
         settle(survival, sandbox)
-        assert {part: sandbox.files.deliveries[part] for part in whole} == whole
+        # With faults a file may be damaged, which is found when it is merged, and costs another download.
+        again = 1 if faults else 0
+        assert all(sandbox.files.deliveries[part] <= count + again for part, count in whole.items())
     survival.seconds = anyio.current_time() - began
     if not survival.impossible:
         assert out.read_bytes() == expected

@@ -23,7 +23,7 @@ async def test_a_pull_that_is_killed_until_it_is_through(tmp_path: Path, expecte
 
 
 async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes) -> None:
-    """Including seeds with an outage, with windows that no run can pull, and with runs that fail."""
+    """Including seeds with an outage, with windows whose exports always fail, and with runs that fail."""
     survivals: list[Survival] = []
     four_at_a_time = anyio.CapacityLimiter(4)
 
@@ -41,7 +41,7 @@ async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes)
             group.start_soon(survive, seed)
     met = {kind for survival in survivals for kind in survival.faults}
     assert met >= {kind for kinds in KINDS.values() for kind in kinds}
-    assert 0 < sum(survival.impossible for survival in survivals) < len(survivals)
+    assert not any(survival.impossible for survival in survivals)  # windows whose exports always fail are cut
 
 
 @pytest.mark.parametrize("seed", range(4))

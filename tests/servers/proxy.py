@@ -98,15 +98,23 @@ class Proxy:
 async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
     """A proxy on a free port before the server at port `upstream`, with the options of `Proxy`."""
     proxy = Proxy(0, upstream, **options)
-    async with anyio.create_task_group() as group:
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        async with anyio.create_task_group() as group:
 
-        def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            group.start_soon(proxy.carry, reader, writer)
+            def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writers.append(writer)
+                group.start_soon(proxy.carry, reader, writer)
 
-        server = await asyncio.start_server(carry, "127.0.0.1", 0)
-        proxy.port = server.sockets[0].getsockname()[1]
-        try:
-            yield proxy
-        finally:
-            server.close()
-            group.cancel_scope.cancel()
+            server = await asyncio.start_server(carry, "127.0.0.1", 0)
+            proxy.port = server.sockets[0].getsockname()[1]
+            try:
+                yield proxy
+            finally:
+                server.close()
+                group.cancel_scope.cancel()
+    finally:
+        for writer in writers:  # those too whose task was cancelled before it began
+            writer.transport.abort()
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)  # for the transports to close their sockets
