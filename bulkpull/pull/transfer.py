@@ -221,8 +221,9 @@ class Transfer:
         offset = self.offset if self.validator and self.ranges else 0  # else the length of the whole is told
         try:
             async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
-                same = download.validator == self.validator and download.offset in (0, self.offset)
-                if same and not download.empty and (download.length or 0) > self.offset:
+                # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
+                fits = download.offset == 0 or (download.offset == self.offset and download.validator == self.validator)
+                if fits and not download.empty and (download.length or 0) > self.offset:
                     receiving, self.length = True, download.length
                     await self._receive(download, ranged=bool(offset))
         except (LinkExpiredError, PartError, TransientError):

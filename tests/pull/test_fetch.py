@@ -250,13 +250,19 @@ WITHOUT_LAST_NEWLINE = ROWS[:-1]
         whole(b"", status=405),
         whole(b"", status=500),
         whole(b""),
-        whole(ROWS * 2, '"v2"'),
+        whole(WITHOUT_LAST_NEWLINE[:-100], '"v2"'),
     ],
 )
 async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answer: Answer) -> None:
     host = Host([whole(WITHOUT_LAST_NEWLINE), answer])
     assert (await fetched(tmp_path, host))[0] == WITHOUT_LAST_NEWLINE
     assert host.requests == [None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"]
+
+
+async def test_a_longer_file_is_taken_instead_though_its_etag_is_another(tmp_path: Path) -> None:
+    host = Host([whole(ROWS[:200_005]), whole(ROWS, '"v2"')])
+    assert (await fetched(tmp_path, host))[0] == ROWS
+    assert host.requests == [None, "bytes=200005-"]
 
 
 async def test_a_line_without_end_is_refused_before_it_fills_the_disk(
