@@ -234,7 +234,8 @@ async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Down
         if len(head) >= MAGIC:
             break
     framed, labels = _framed(response), encodings(_label(response))
-    if not labels and not is_compressed(head):
+    # The first bytes of gzip and zstd tell; those of a deflated body do not.
+    if not is_compressed(head) and "deflate" not in labels:
         length, validator = response.content_length, _validator(response)
         return Download(0, length, validator, response.content, stall_timeout, framed, not head, head)
     # A compressed body has another length and other offsets than the file: no ranges, no length.

@@ -111,7 +111,9 @@ class Export:
 
 def parse_export(answer: Any, id: str | None = None) -> Export:
     """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top. `id` is the
-    export that was asked for: an answer need not repeat it."""
+    export that was asked for: an answer need not repeat it. The answer to a launch needs nothing but the id: to repeat
+    a launch would make another export."""
+    asked = id
     top = _object(answer)
     task = top if "status" in top or not isinstance(top.get("data"), dict) else top["data"]
     told = task.get("id")
@@ -124,7 +126,7 @@ def parse_export(answer: Any, id: str | None = None) -> Export:
     links: tuple[str, ...] = ()
     if word not in _QUEUED | _RUNNING | _FAILED:
         links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
-    if not word and not links:
+    if asked is not None and not word and not links:
         raise UnexpectedAnswer("an export without a status")
     message, active = task.get("message"), task.get("active")
     return Export(

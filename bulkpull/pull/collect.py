@@ -52,9 +52,10 @@ class Collector:
         former = [part.record for part in journey.parts if part.record.export_id == journey.export_id]
         export = await known(self.api, journey.export_id)
         names = {record.name for record in former}
-        late = [link for link in export.links if link_name(link) not in names] if export else []
-        if export is None or len(export.links) <= len(former) or not late:
+        if export is None or len(export.links) <= len(former):
             return False
+        # Where links differ in their queries alone, nothing tells which is new.
+        late = [link for link in export.links if link_name(link) not in names] or export.links
         late_export = Export(export.id, export.status, links=tuple(late))
         await self.collect(journey, late_export)
         return True

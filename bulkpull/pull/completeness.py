@@ -36,7 +36,7 @@ class Completeness:
 def completeness(journal: Journal) -> Completeness:
     """What the journal of a pull that is through says. Blocks on the disk. Raises OutputError."""
     outcomes = journal.outcomes()
-    open_caps = {records for records, verdict in journal.caps.items() if verdict == "open"}
+    caps = {records for records, verdict in journal.caps.items() if verdict != "refuted"}
     cut = {outcome.parent for outcome in outcomes}
     merged = [outcome for outcome in outcomes if outcome.window.index not in cut and outcome.ids is not None]
     short: list[CountMismatch] = []
@@ -47,11 +47,11 @@ def completeness(journal: Journal) -> Completeness:
             short.append(CountMismatch(window, window.rows, ids))
         elif window.rows is not None and brought > window.rows:  # ids that come again were counted in another window
             over.append(CountMismatch(window, window.rows, brought))
-        elif outcome.records in open_caps and (window.rows is None or journal.doubt):
+        elif outcome.records in caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
     short += _less_than_before(outcomes)
     rows = sum(outcome.rows or 0 for outcome in outcomes)
-    if not short and not any(outcome.window.rows is None for outcome in merged):
+    if not short:
         short += _less_in_all(merged, rows)
     if not short and journal.total is not None:
         short += _less_than_total(outcomes, journal.total, rows)
@@ -72,7 +72,7 @@ def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
     for outcome in reversed(outcomes):  # pieces have higher numbers than what they are cut from
         index, parent = outcome.window.index, outcome.parent
         if parent is not None:
-            of_pieces[parent] += of_pieces[index] if outcome.ids is None else outcome.ids
+            of_pieces[parent] += max(of_pieces[index], outcome.ids or 0)
             is_skipped[parent] |= is_skipped[index] or outcome.is_skipped
             is_uncounted[parent] |= is_uncounted[index] or outcome.window.rows is None
     found = []

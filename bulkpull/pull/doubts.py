@@ -138,8 +138,9 @@ class Doubts:
         return tuple(self._unproven.pop(records, ()))
 
     def give_up(self, records: int) -> None:
-        """No trial can tell whether exports end at so many records."""
-        self._judge_cap(records, "open")
+        """No trial can tell whether exports end at so many records, unless that is known."""
+        if self.caps.get(records) != "found":
+            self._judge_cap(records, "open")
 
     def _proves(self, window: Window, rows: int, ids: int) -> bool:
         """Whether the count says that this is all. More than was counted, or a number at which counts may end, does
@@ -150,7 +151,7 @@ class Doubts:
 
     def _suspect(self, window: Window, records: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
         if self.caps.get(records) == "found":
-            return Doubt("capped", records, ids)
+            return Doubt("capped", records, ids, again=self._unproven.pop(records, ()))
         is_first = records not in self._unproven
         is_open = is_suspicious(records) and records >= self._most and records not in self.caps
         if is_open and is_first and not is_uncountable:

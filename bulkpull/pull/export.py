@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import anyio
@@ -122,7 +122,7 @@ class Exporter:
         if self._untold >= MAX_UNTOLD:
             return None
         try:
-            rows = await counted(self.api, window.start, window.end, self.filter)
+            rows = await self.count_again(window)
         except Uncounted as uncounted:
             if uncounted.has_activity:
                 return False
@@ -141,6 +141,17 @@ class Exporter:
             journey.window = replace(window, rows=rows)
             await in_thread(self.journal.recounted, journey.window)
         return rows == 0
+
+    async def count_again(self, window: Window, ids: int = 0) -> int:
+        """The window's count. One that goes back to what came (`ids`), or below, is asked for again for a while before
+        it is believed. Raises Uncounted."""
+
+        def count() -> Awaitable[int]:
+            return counted(self.api, window.start, window.end, self.filter)
+
+        if (window.rows or 0) <= ids:
+            return await count()
+        return await patience.until(count, lambda rows: rows > ids)
 
     def _take(self, window: Window) -> None:
         if window.index in self.unlaunched:

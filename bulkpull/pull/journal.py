@@ -141,12 +141,19 @@ class Journal:
     # What the pull is
 
     def begin(
-        self, options: Mapping[str, str], end: datetime, windows: Iterable[Window], total: int | None = None
+        self,
+        options: Mapping[str, str],
+        end: datetime,
+        windows: Iterable[Window],
+        total: int | None = None,
+        doubt: str = "",
     ) -> None:
         """The first run: what was asked for, where the range ends, and the plan; how much was counted in all, where the
-        windows were not counted."""
+        windows were not counted, and why counts cannot be trusted, if so."""
         with self._transaction() as db:
             self._set("end", instant(end))
+            if doubt:
+                self._set("doubt", doubt)
             if total is not None:
                 self._set("total", str(total))
             db.executemany("INSERT INTO option VALUES (?, ?)", options.items())

@@ -133,13 +133,14 @@ class Journey:
         raise self._verdict
 
     def cut(self, pieces: Iterable[Journey]) -> None:
-        """The window gives way to these."""
-        self.pieces = tuple(pieces)
+        """The window gives way to these, behind those that were to come after it."""
+        self.pieces = (*self.after, *pieces)
         self.settled.set()
 
     def skip(self) -> None:
         """The window is left out."""
         self.skipped = True
+        self.pieces = self.after
         self.settled.set()
 
     def accept(self, delivery: Delivery) -> None:

@@ -13,7 +13,7 @@ from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, ExportFailed, OnEvent, Retried, Skipped, Split
 from bulkpull.pull.api import Api
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.doubts import Doubt, Doubts, Trial
+from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
@@ -105,13 +105,16 @@ class Journeys:
         past, journey.past = journey.past, ()
         finished = [export for export in past if export.exported]
         if finished:
-            journey.is_exported_again = len(finished) > 1
+            self.exporter.proof.set()
+            journey.is_exported_again = len(past) > 1
             parts = sum(len(export.parts) for export in finished)
             self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
         for export in finished:
             await self.collector.collect(journey, Export(export.id, "success"), export.parts)
         unfinished = past[-1] if past and not past[-1].exported else None
-        if unfinished or not finished:
+        if finished and unfinished:
+            await self.reconciler.export_again(journey, unfinished)
+        elif not finished:
             await self.collector.collect(journey, await self.exporter.export(journey, attempt, unfinished))
         await self.deliver(journey)
 
@@ -137,22 +140,32 @@ class Journeys:
     async def resolve(self, journey: Journey, doubt: Doubt) -> bool:
         """Whether the window was cut; else it is to be handed over again. Raises ExportFailure."""
         if doubt.kind == "capped":
-            # To count is cheaper than to export, and mails nobody.
-            if (doubt.trial or doubt.is_to_be_counted) and await self.reconciler.is_counted(journey, doubt):
-                if doubt.ids >= (journey.window.rows or 0):
+            if doubt.trial or doubt.is_to_be_counted:  # to count is cheaper than to export, and mails nobody
+                is_whole = await self.reconciler.count_for_limit(journey, doubt)
+                if is_whole:
                     self.doubts.refute(doubt.records)
                     return False
-                again = self.doubts.convict(doubt.records)
-                doubt = Doubt("capped", doubt.records, doubt.ids, again=again)
-            elif doubt.is_to_be_counted:
-                journey.is_uncountable = True
-                return False
+                if is_whole is None and doubt.is_to_be_counted:
+                    journey.is_uncountable = True
+                    return False
+                if is_whole is False:
+                    doubt = await self.convicted(doubt)
             return await self.cut_capped(journey, doubt)
         if not await self.reconciler.should_cut(journey, doubt):
             return False
-        reason = f"{journey.window.rows:,} activities are counted, and its export ended at {doubt.records:,} records"
-        journey.cannot_be_cut = not await self.cut(journey, reason, limit=doubt.records, ids=doubt.ids)
-        return not journey.cannot_be_cut
+        is_resolved = journey.is_resolved
+        if is_suspicious(doubt.records):
+            doubt = await self.convicted(doubt)
+        is_cut = await self.cut_capped(journey, doubt)
+        if not is_cut:  # there may be other ways
+            journey.cannot_be_cut, journey.is_resolved = True, is_resolved
+        return is_cut
+
+    async def convicted(self, doubt: Doubt) -> Doubt:
+        """Exports end where the window's did: that is remembered, and those that were merged are in doubt as well."""
+        again = self.doubts.convict(doubt.records)
+        await self.remember_caps()
+        return Doubt("capped", doubt.records, doubt.ids, again=again)
 
     async def compare(self, window: Window, delivery: Delivery) -> None:
         """More than was counted says that counts cannot be trusted; told once."""
@@ -198,7 +211,7 @@ class Journeys:
         self.cuts_unproven += 1
         return self.cuts_unproven <= MAX_CUTS_UNPROVEN
 
-    async def cut(self, journey: Journey, reason: str, *, limit: int | None = None, ids: int | None = None) -> bool:
+    async def cut(self, journey: Journey, reason: str, limit: int | None = None, ids: int | None = None) -> bool:
         """Lets pieces of the window travel in its place; false where it cannot be made smaller, or too many exports
         would come of it. `ids` different ones had come of it."""
         cut = await self.cut_window(journey.window, reason, journey.depth, limit, ids, journey.trial)
@@ -212,21 +225,20 @@ class Journeys:
     async def cut_capped(self, journey: Journey, doubt: Doubt) -> bool:
         """Cuts the window, and those that were merged already, because their exports may have ended early. Returns
         whether the window itself was cut; else it is merged, and then what became of the others."""
-        reason = f"several exports ended at {doubt.records:,} records"
-        trial = doubt.trial
-        after: list[Journey] = []
+        reason = f"its export ended at {doubt.records:,} records, and more are counted, or others ended there too"
         for window in doubt.again:
-            after += await self.cut_window(window, reason, 0, doubt.records, None, trial, is_merged=True)
-        own: tuple[Journey, ...] = ()
+            cut = await self.cut_window(window, reason, 0, doubt.records, None, doubt.trial, is_merged=True)
+            journey.after = (*journey.after, *cut)
         if doubt.is_own:
-            own = await self.cut_window(journey.window, reason, journey.depth, doubt.records, doubt.ids, trial)
-        if doubt.is_own and not own:
+            journey.trial = journey.trial or doubt.trial
+            if journey.trial:
+                journey.trial.pieces += journey.trial is doubt.trial  # the window itself, which gives way
+            if await self.cut(journey, reason, doubt.records, doubt.ids):
+                return True
             self.doubts.give_up(doubt.records)
+            if journey.trial is doubt.trial:
+                journey.trial = None
         await self.remember_caps()
-        if own:
-            journey.cut([*after, *own])
-            return True
-        journey.after = tuple(after)
         journey.is_resolved = True
         return False
 

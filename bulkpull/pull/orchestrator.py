@@ -240,10 +240,9 @@ class _Pull:
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
                 plan = await self.plan(self.api)
-                await in_thread(journal.begin, self.options, plan.end, plan.windows, plan.total)
+                await in_thread(journal.begin, self.options, plan.end, plan.windows, plan.total, plan.doubt)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
                 if plan.doubt:
-                    await in_thread(journal.distrust, plan.doubt)
                     self.announce(CountsDoubted(plan.doubt))
             if resumed := await in_thread(resume, journal):
                 self.announce(resumed)
@@ -327,6 +326,8 @@ class _Pull:
         outcomes = journal.outcomes()
         cut = {outcome.parent for outcome in outcomes}
         for outcome in outcomes:
+            if outcome.window.rows is not None and (outcome.rows or 0) > outcome.window.rows:
+                doubts.are_counts_doubtful = True
             if outcome.records is not None and outcome.window.index not in cut:
                 doubts.resume(outcome.window, outcome.records, outcome.rows or 0, outcome.ids or 0)
         return doubts
@@ -365,7 +366,7 @@ class _Pull:
             exporter=exporter,
             collector=collector,
             doubts=doubts,
-            reconciler=Reconciler(self.journal, exporter, collector, doubts, on_event=self.announce),
+            reconciler=Reconciler(self.journal, exporter, collector, on_event=self.announce),
             discard=self.output.discard_parts,
             skip_failed=self.skip_failed,
             on_event=self.announce,

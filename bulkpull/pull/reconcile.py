@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 
 from bulkpull.events import ExportFailed, OnEvent, Reconciling
 from bulkpull.pull import patience
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.doubts import Doubt, Doubts, is_suspicious
+from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
-from bulkpull.pull.journal import Journal
+from bulkpull.pull.journal import ExportRecord, Journal
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.threads import in_thread
-from bulkpull.pull.volume import Uncounted, could_be_a_cap, counted
+from bulkpull.pull.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
 
 MAX_LATE = 3  # times that an export of one window has more links than before
 MAX_WAITS = 2  # windows in a row whose export had no more links after some seconds, after which none waits for that
 MAX_FRUITLESS = 3  # windows whose second export brought nothing new, after which none is exported a second time
-_LIKELY_CAP = 10_000  # activities at which counts are known to end, also where nothing contradicts them
 _MUCH = 0.1  # of a window's count, that lacks where its export is likely to have been cut
 
 
@@ -28,7 +28,6 @@ class Reconciler:
     journal: Journal
     exporter: Exporter
     collector: Collector
-    doubts: Doubts
     _: KW_ONLY
     on_event: OnEvent
     fruitless: int = 0
@@ -47,7 +46,7 @@ class Reconciler:
                 journey.is_empty = True
                 return False
         else:
-            await self.is_counted(journey, doubt)
+            await self._count_again(journey, doubt)
             if doubt.ids >= (journey.window.rows or 0):
                 return False
         self._tell(journey, doubt, "asking for the links of its export again")
@@ -58,7 +57,7 @@ class Reconciler:
         if not journey.is_exported_again and self.fruitless < MAX_FRUITLESS:
             self._tell(journey, doubt, "exporting it once more")
             journey.is_exported_again, journey.ids_before = True, doubt.ids
-            if await self._export_again(journey):
+            if await self.export_again(journey):
                 return False
         if doubt.ids == journey.ids_before:
             self.fruitless += 1
@@ -71,22 +70,39 @@ class Reconciler:
             )
         journey.is_resolved = True
         rows = journey.window.rows or 0
-        return doubt.ids == journey.ids_before and rows - doubt.ids > _MUCH * rows
+        may_be_cut = doubt.ids == journey.ids_before and not journey.cannot_be_cut
+        return may_be_cut and rows - doubt.ids > _MUCH * rows
 
-    async def is_counted(self, journey: Journey, doubt: Doubt) -> bool:
-        """Counts the window, for one request; false where the API does not count, or where its count may be limited
-        itself."""
+    async def count_for_limit(self, journey: Journey, doubt: Doubt) -> bool | None:
+        """Whether a count says that the window is whole, though it ended at what may be a limit; None where no count
+        can tell. A count that may be limited itself is compared with those of the window's halves."""
         self._tell(journey, doubt, "counting it")
         window = journey.window
         try:
             rows = await counted(self.exporter.api, window.start, window.end, self.exporter.filter)
+            if rows < doubt.ids:
+                return None
+            if rows == doubt.ids and could_be_a_cap(rows):
+                if window.end - window.start < 2 * MILLISECOND:
+                    return None
+                middle = middle_of(window)
+                for start, end in ((window.start, middle), (middle, window.end)):
+                    rows -= await counted(self.exporter.api, start, end, self.exporter.filter)
+                rows = doubt.ids - rows if rows < 0 else doubt.ids
         except Uncounted:
-            return False
-        if rows != window.rows:
-            journey.window = replace(window, rows=rows)
+            return None
+        await self._recounted(journey, rows)
+        return rows == doubt.ids
+
+    async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
+        self._tell(journey, doubt, "counting it again")
+        with suppress(Uncounted):
+            await self._recounted(journey, await self.exporter.count_again(journey.window, doubt.ids))
+
+    async def _recounted(self, journey: Journey, rows: int) -> None:
+        if rows != journey.window.rows:
+            journey.window = replace(journey.window, rows=rows)
             await in_thread(self.journal.recounted, journey.window)
-        likely = _LIKELY_CAP if not self.doubts.are_counts_doubtful else 0
-        return rows > doubt.ids or rows < likely or not could_be_a_cap(rows)
 
     async def _late_links(self, journey: Journey) -> bool:
         """Whether the newest export has more links now; for some seconds, unless that was of no use before."""
@@ -100,10 +116,11 @@ class Reconciler:
         journey.late_links += are_late
         return are_late
 
-    async def _export_again(self, journey: Journey) -> bool:
-        """Whether another export of the window succeeded; its rows come in addition to those of the former."""
+    async def export_again(self, journey: Journey, unfinished: ExportRecord | None = None) -> bool:
+        """Whether another export of the window, perhaps the `unfinished` one of an earlier run, succeeded; its rows
+        come in addition to those of the former."""
         try:
-            export = await self.exporter.export(journey, 2)
+            export = await self.exporter.export(journey, 2, unfinished)
             await self.collector.collect(journey, export)
         except NoExtraLeft:
             return False

@@ -41,10 +41,12 @@ class Spool:
                 self._lacking[event.window.index] = max(0, self._lacking.get(event.window.index, 0) - 1)
                 return
             case WindowMerged() | Skipped():
-                del self._order[self._place(event.window)]
+                self._remove(event.window)
             case Split():
+                if not event.is_merged:  # else it may not have been told yet that it is
+                    self._remove(event.window)
                 at = self._place(event.window)
-                self._order[at : at + (not event.is_merged)] = event.pieces
+                self._order[at:at] = event.pieces
             case ExportFailed():
                 pass
             case _:
@@ -77,6 +79,9 @@ class Spool:
                 break
             size += self._by_window[window.index]
         return size
+
+    def _remove(self, window: Window) -> None:
+        self._order = [other for other in self._order if other.index != window.index]
 
     def _place(self, window: Window) -> int:
         return bisect_left(self._order, window.start, key=_start)

@@ -218,17 +218,25 @@ class Transfer:
         off: raises TransientError."""
         self.confirmed = True
         receiving = False
-        offset = self.offset if self.validator and self.ranges else 0  # else the length of the whole is told
-        try:
-            async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
-                # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
-                fits = download.offset == 0 or (download.offset == self.offset and download.validator == self.validator)
-                if fits and not download.empty and (download.length or 0) > self.offset:
-                    receiving, self.length = True, download.length
-                    await self._receive(download, ranged=bool(offset))
-        except (LinkExpiredError, PartError, TransientError):
-            if receiving:
-                raise
+        # Behind what came, if the host knows ranges; else the length of the whole is told.
+        for offset in (self.offset, 0) if self.validator and self.ranges else (0,):
+            try:
+                async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
+                    # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
+                    fits = download.offset == 0 or (
+                        download.offset == self.offset and download.validator == self.validator
+                    )
+                    if fits and not download.empty and (download.length or 0) > self.offset:
+                        receiving, self.length = True, download.length
+                        await self._receive(download, ranged=bool(offset))
+                    return
+            except RangeRefusedError:
+                if receiving:
+                    raise
+            except (LinkExpiredError, PartError, TransientError):
+                if receiving:
+                    raise
+                return
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
         gathered: list[bytes] = []

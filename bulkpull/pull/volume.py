@@ -120,8 +120,13 @@ async def pieces(api: Api, window: Window, filter: str | None, limit: int | None
             return found if 1 < len(found) <= most else ()
     except Uncounted:
         pass
-    middle = window.start + (window.end - window.start) // (2 * MILLISECOND) * MILLISECOND
+    middle = middle_of(window)
     return (Window(0, window.start, middle), Window(1, middle, window.end)) if most > 1 else ()
+
+
+def middle_of(window: Window) -> datetime:
+    """The middle of a window's time, at a whole millisecond."""
+    return window.start + (window.end - window.start) // (2 * MILLISECOND) * MILLISECOND
 
 
 async def counted(api: Api, start: datetime, end: datetime, filter: str | None) -> int:

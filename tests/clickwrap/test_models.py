@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bulkpull import ApiError
+from bulkpull import ApiError, Export
 from bulkpull.clickwrap.models import (
     UnexpectedAnswer,
     parse_count,
@@ -66,13 +66,18 @@ def test_a_failed_export_has_its_message() -> None:
     assert export.message == "out of memory"
 
 
+def test_the_answer_to_a_launch_needs_nothing_but_an_id() -> None:
+    assert parse_export({"data": {"id": 7}}) == Export("7", "unknown")
+    with pytest.raises(UnexpectedAnswer):
+        parse_export({"data": {"id": "7"}}, "7")  # it says nothing of the export that was asked for
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         [],
         "pending",
         {},
-        {"data": {"id": "1"}},
         {"data": {"status": "success"}},
         {"data": {**TASK, "links": [{"size": 3}]}},
     ],
