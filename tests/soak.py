@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tests.flows.odd import ENDLESS, OUTCOMES, SAME, WRONG, Odd, survive_odd
+from bulkpull.pull import patience
+from tests.flows.odd import ENDLESS, LAG, OUTCOMES, SAME, WRONG, Odd, survive_odd
 from tests.flows.survival import WINDOWS, Survival, survive_faults, survive_kills, undisturbed
 
-AT_A_TIME = 4
+AT_A_TIME = 6
 
 Schedule = Callable[[int, Path, bytes], Awaitable[Survival]]
 
@@ -154,6 +155,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     asked = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs requests that the sandbox cut off
+    patience.LAG = LAG
     first = asked.seed
     groups: dict[str, tuple[Schedule, range]] = {
         "faults": (survive_faults, range(first, first + asked.faults)),

@@ -41,6 +41,7 @@ MAX_MALFORMED = 3  # whole bodies that are no CSV
 REFUSALS = 2  # requests for the rest of a file that bring nothing, after which the whole file is asked for
 PROGRESS = 64 * 1024  # bytes that a broken transfer must have brought for its attempts to start anew
 SLOW_SECONDS = 60.0  # in which PROGRESS bytes must come, or in those of the retry policy where they are more
+MAX_ASKED = 4  # times that a host is asked for more of a file that may have been cut
 _WRITE = 1024 * 1024  # bytes gathered before they go to the disk: one thread switch for several chunks
 _WRITE_SECONDS = 1.0  # after which fewer go there too: they are lost where the pull is interrupted
 _AGAIN = (0.2, 0.8)  # of patience.LAG, before a file that was no CSV is fetched again
@@ -132,8 +133,10 @@ class Transfer:
                     self.refusals += 1  # it may be the range: the rest is asked for once more
                     return
                 is_doubtful = await self._receive(download, ranged=ranged)
-            if is_doubtful:
-                await self._ask_for_more()
+            rounds = 0
+            while is_doubtful and rounds < MAX_ASKED:
+                is_doubtful = await self._ask_for_more()
+                rounds += 1
             await self._finish()
         except (DamagedBodyError, CsvError) as error:
             await self._refuse(error)
@@ -213,13 +216,15 @@ class Transfer:
             self.doubted, self.length = True, promised
             raise TransientError(f"{self.offset} of {promised} bytes came, though the host called them all")
 
-    async def _ask_for_more(self) -> None:
-        """Takes in what more there is of the file. No answer to this question does any harm, but for one that breaks
-        off: raises TransientError."""
-        self.confirmed = True
-        receiving = False
-        # Behind what came, if the host knows ranges; else the length of the whole is told.
-        for offset in (self.offset, 0) if self.validator and self.ranges else (0,):
+    async def _ask_for_more(self) -> bool:
+        """Takes in what more there is of the file, which ended without a line end, or with its connection; whether it
+        is doubtful again that it was all. No answer to this question does any harm, but for one that breaks off: raises
+        TransientError."""
+        offset = (
+            self.offset if self.validator and self.ranges else 0
+        )  # behind what came; else the whole's length is told
+        for attempt in range(1, MAX_ASKED + 1):
+            receiving = False
             try:
                 async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
                     # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
@@ -228,15 +233,22 @@ class Transfer:
                     )
                     if fits and not download.empty and (download.length or 0) > self.offset:
                         receiving, self.length = True, download.length
-                        await self._receive(download, ranged=bool(offset))
-                    return
+                        return await self._receive(download, ranged=bool(offset))
+                break
             except RangeRefusedError:
                 if receiving:
                     raise
-            except (LinkExpiredError, PartError, TransientError):
+                offset = 0
+            except (LinkExpiredError, PartError, TransientError) as error:
                 if receiving:
                     raise
-                return
+                if isinstance(error, PartError):
+                    break
+                if isinstance(error, LinkExpiredError):
+                    self.link = await self.links.get(self.part, expired=self.link)
+                await anyio.sleep(self.api.retry.backoff(attempt))
+        self.confirmed = True
+        return False
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
         gathered: list[bytes] = []

@@ -24,7 +24,7 @@ from bulkpull.pull.fetch import fetch
 from bulkpull.pull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links, part_records
-from bulkpull.pull.transfer import MAX_MALFORMED, MAX_RENEWALS
+from bulkpull.pull.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS
 
 
 @pytest.fixture(autouse=True)
@@ -256,8 +256,9 @@ WITHOUT_LAST_NEWLINE = ROWS[:-1]
 async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answer: Answer) -> None:
     host = Host([whole(WITHOUT_LAST_NEWLINE), answer])
     assert (await fetched(tmp_path, host))[0] == WITHOUT_LAST_NEWLINE
-    # Where the range was refused, the whole is asked for, for its length.
-    assert host.requests in ([None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"], [None, host.requests[1], None])
+    # Where the range was refused, the whole is asked for, for its length; where nothing was said, a few times.
+    assert host.requests[:2] == [None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"]
+    assert len(host.requests) <= 1 + MAX_ASKED
 
 
 async def test_a_longer_file_is_taken_instead_though_its_etag_is_another(tmp_path: Path) -> None:
@@ -605,10 +606,11 @@ def until_close(body: bytes, etag: str | None = '"v1"', version: str = "1.0") ->
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("second", [rest(), whole(), whole(b"", status=500), whole(b"")])
-async def test_a_body_whose_end_is_not_told_is_asked_about_once(tmp_path: Path, version: str, second: Answer) -> None:
+async def test_a_body_whose_end_is_not_told_is_asked_about(tmp_path: Path, version: str, second: Answer) -> None:
     host = Host([until_close(ROWS, version=version), second])
     assert (await fetched(tmp_path, host))[0] == ROWS
-    assert host.requests == [None, END]
+    assert host.requests[:2] == [None, END]
+    assert len(host.requests) <= 1 + MAX_ASKED  # again where nothing was said
 
 
 async def test_a_body_that_was_cut_where_its_end_is_not_told_is_completed(tmp_path: Path) -> None:
