@@ -125,7 +125,7 @@ class Doubts:
         if is_resolved or self._proves(window, rows, ids):
             self._most = max(self._most, records)
             return None
-        return self._suspect(window, records, ids, is_uncountable=is_uncountable)
+        return self._suspect(window, records, rows, ids, is_uncountable=is_uncountable)
 
     def refute(self, records: int) -> None:
         """Exports do not end at so many records: a count says that one of them was whole."""
@@ -149,14 +149,15 @@ class Doubts:
             return False
         return not (self.are_counts_doubtful and could_be_a_cap(ids))
 
-    def _suspect(self, window: Window, records: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
+    def _suspect(self, window: Window, records: int, rows: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
         if self.caps.get(records) == "found":
             return Doubt("capped", records, ids, again=self._unproven.pop(records, ()))
         is_first = records not in self._unproven
         is_open = is_suspicious(records) and records >= self._most and records not in self.caps
         if is_open and is_first and not is_uncountable:
             return Doubt("capped", records, ids, is_to_be_counted=True)
-        if not is_open or is_first:
+        is_over = window.rows is not None and rows > window.rows  # then a count has been wrong already
+        if not is_open or (is_first and not is_over):
             self._note(window, records)
             return None
         self._judge_cap(records, "open")

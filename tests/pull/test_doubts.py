@@ -171,6 +171,14 @@ def test_the_first_export_that_ends_at_a_limit_is_only_counted() -> None:
     assert judged(doubts, window(1), 10_001, is_uncountable=False) is None
 
 
+def test_one_export_that_ends_at_a_limit_above_its_count_makes_a_trial() -> None:
+    doubt = judged(Doubts(), window(0, 0), 1000)
+    assert doubt is not None
+    assert (doubt.kind, doubt.is_own) == ("capped", True)
+    assert doubt.trial is not None
+    assert judged(Doubts(), window(0, 0), 1001) is None
+
+
 def test_a_count_settles_it_as_well() -> None:
     doubts, _ = on_trial()
     doubts.refute(500)
