@@ -15,7 +15,7 @@ from bulkpull.pull.api import Api
 from bulkpull.pull.fetch import fetch
 from bulkpull.pull.flight import Streams
 from bulkpull.pull.journal import Journal, PartRecord
-from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within, newest_first
+from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.links import Links, link_name, part_records
 from bulkpull.pull.output import disk_errors
 from bulkpull.pull.poll import known
@@ -42,8 +42,8 @@ class Collector:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.exported, journey.window, export.id, records)
         await self._download(journey, Links(self.api, export, records), records)
-        order = dict.fromkeys([*(part.record.export_id for part in journey.parts), export.id])
-        journey.parts = newest_first(journey.parts, list(order))
+        # The newest export's first: where it is whole, its rows come as if it were alone.
+        journey.parts.sort(key=lambda part: part.record.export_id != export.id)
         journey.export_id = export.id
 
     async def collect_late(self, journey: Journey) -> bool:

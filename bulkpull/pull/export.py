@@ -10,7 +10,7 @@ import anyio
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, AuthenticationError
-from bulkpull.events import Exported, Launched, OnEvent, Reconciling, Refused
+from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
 from bulkpull.pull import patience
 from bulkpull.pull.api import Api
 from bulkpull.pull.durations import Durations
@@ -137,10 +137,20 @@ class Exporter:
             self._untold = 0
             return empty
         self._untold = 0
-        if rows != window.rows:
-            journey.window = replace(window, rows=rows)
-            await in_thread(self.journal.recounted, journey.window)
+        await self.recounted(journey, rows)
         return rows == 0
+
+    async def recounted(self, journey: Journey, rows: int) -> None:
+        """The window's count is this from now on."""
+        if rows != journey.window.rows:
+            journey.window = replace(journey.window, rows=rows)
+            await in_thread(self.journal.recounted, journey.window)
+
+    async def failed(self, window: Window, failure: ExportFailure, attempt: int) -> None:
+        """An export of the window will not do; none was made where it has no id."""
+        if failure.export_id:
+            await in_thread(self.journal.failed, window, failure.export_id, str(failure))
+            self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
 
     async def count_again(self, window: Window, ids: int = 0) -> int:
         """The window's count. One that goes back to what came (`ids`), or below, is asked for again for a while before

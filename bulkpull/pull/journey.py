@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,12 +153,6 @@ class Journey:
         self.settled = anyio.Event()
         self._verdict = reason
         self._judged.set()
-
-
-def newest_first(parts: Iterable[Part], exports: Sequence[str]) -> list[Part]:
-    """The parts of several exports, those of the newest first, so that a complete export comes as if it were alone."""
-    place = {export: at for at, export in enumerate(exports)}
-    return sorted(parts, key=lambda part: (-place[part.record.export_id], part.number))
 
 
 def cancelled_from_within() -> BulkpullError:

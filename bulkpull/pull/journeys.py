@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import Export
 from bulkpull.errors import BulkpullError, ExportError
-from bulkpull.events import CountsDoubted, Exported, ExportFailed, OnEvent, Retried, Skipped, Split
+from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.pull.api import Api
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
@@ -86,9 +86,7 @@ class Journeys:
             except ExportFailure as error:
                 failure = error
             journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
-            if failure.export_id:
-                await in_thread(self.journal.failed, window, failure.export_id, str(failure))
-                self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
+            await self.exporter.failed(window, failure, attempt)
             if failure.too_large:
                 break
         assert failure is not None
@@ -211,10 +209,18 @@ class Journeys:
         self.cuts_unproven += 1
         return self.cuts_unproven <= MAX_CUTS_UNPROVEN
 
-    async def cut(self, journey: Journey, reason: str, limit: int | None = None, ids: int | None = None) -> bool:
+    async def cut(
+        self,
+        journey: Journey,
+        reason: str,
+        limit: int | None = None,
+        ids: int | None = None,
+        trial: Trial | None = None,
+    ) -> bool:
         """Lets pieces of the window travel in its place; false where it cannot be made smaller, or too many exports
-        would come of it. `ids` different ones had come of it."""
-        cut = await self.cut_window(journey.window, reason, journey.depth, limit, ids, journey.trial)
+        would come of it. `ids` different ones had come of it. The pieces settle the `trial`, or that which the window
+        was a piece of."""
+        cut = await self.cut_window(journey.window, reason, journey.depth, limit, ids, trial or journey.trial)
         if not cut:
             return False
         if journey.trial:
@@ -230,14 +236,9 @@ class Journeys:
             cut = await self.cut_window(window, reason, 0, doubt.records, None, doubt.trial, is_merged=True)
             journey.after = (*journey.after, *cut)
         if doubt.is_own:
-            journey.trial = journey.trial or doubt.trial
-            if journey.trial:
-                journey.trial.pieces += journey.trial is doubt.trial  # the window itself, which gives way
-            if await self.cut(journey, reason, doubt.records, doubt.ids):
+            if await self.cut(journey, reason, doubt.records, doubt.ids, doubt.trial):
                 return True
             self.doubts.give_up(doubt.records)
-            if journey.trial is doubt.trial:
-                journey.trial = None
         await self.remember_caps()
         journey.is_resolved = True
         return False

@@ -366,7 +366,7 @@ class _Pull:
             exporter=exporter,
             collector=collector,
             doubts=doubts,
-            reconciler=Reconciler(self.journal, exporter, collector, on_event=self.announce),
+            reconciler=Reconciler(exporter, collector, on_event=self.announce),
             discard=self.output.discard_parts,
             skip_failed=self.skip_failed,
             on_event=self.announce,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 
-from bulkpull.events import ExportFailed, OnEvent, Reconciling
+from bulkpull.events import OnEvent, Reconciling
 from bulkpull.pull import patience
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
-from bulkpull.pull.journal import ExportRecord, Journal
+from bulkpull.pull.journal import ExportRecord
 from bulkpull.pull.journey import ExportFailure, Journey
-from bulkpull.pull.threads import in_thread
 from bulkpull.pull.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
 
 MAX_LATE = 3  # times that an export of one window has more links than before
@@ -25,7 +24,6 @@ _MUCH = 0.1  # of a window's count, that lacks where its export is likely to hav
 class Reconciler:
     """Counts again, asks for late links, exports once more."""
 
-    journal: Journal
     exporter: Exporter
     collector: Collector
     _: KW_ONLY
@@ -91,18 +89,13 @@ class Reconciler:
                 rows = doubt.ids - rows if rows < 0 else doubt.ids
         except Uncounted:
             return None
-        await self._recounted(journey, rows)
+        await self.exporter.recounted(journey, rows)
         return rows == doubt.ids
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")
         with suppress(Uncounted):
-            await self._recounted(journey, await self.exporter.count_again(journey.window, doubt.ids))
-
-    async def _recounted(self, journey: Journey, rows: int) -> None:
-        if rows != journey.window.rows:
-            journey.window = replace(journey.window, rows=rows)
-            await in_thread(self.journal.recounted, journey.window)
+            await self.exporter.recounted(journey, await self.exporter.count_again(journey.window, doubt.ids))
 
     async def _late_links(self, journey: Journey) -> bool:
         """Whether the newest export has more links now; for some seconds, unless that was of no use before."""
@@ -125,8 +118,7 @@ class Reconciler:
         except NoExtraLeft:
             return False
         except ExportFailure as failure:
-            await in_thread(self.journal.failed, journey.window, failure.export_id, str(failure))
-            self.on_event(ExportFailed(journey.window, failure.export_id, 2, str(failure)))
+            await self.exporter.failed(journey.window, failure, 2)
             return False
         return True
 
