@@ -251,8 +251,8 @@ class Journal:
     @property
     def pid(self) -> int | None:
         """The process that opened the journal last to write it."""
-        rows = self._rows("SELECT value FROM pull WHERE name = 'pid'")
-        return int(rows[0][0]) if rows else None
+        pid = self._text("pid")
+        return int(pid) if pid else None
 
     @property
     def runs(self) -> int:
@@ -377,7 +377,7 @@ class Journal:
 
     def last_part(self, window: Window) -> int:
         """The highest number of the window's parts; 0 where it has none."""
-        [(last,)] = self._rows(f"SELECT ifnull(max(number), 0) FROM part WHERE window = {window.index}")  # noqa: S608
+        [(last,)] = self._rows("SELECT ifnull(max(number), 0) FROM part WHERE window = ?", window.index)
         return int(last)
 
     def transferring(self, window: Window, part: int, validator: str | None, length: int | None) -> None:
@@ -476,12 +476,17 @@ class Journal:
         rows = self._rows(f"SELECT number, start, end, rows FROM active {condition}")  # noqa: S608
         return tuple(_window(*row) for row in rows)
 
-    def _rows(self, query: str) -> list[Any]:
-        with self._lock, disk_errors(f"read the journal {self._path}"), closing(self._db.execute(query)) as rows:
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with (
+            self._lock,
+            disk_errors(f"read the journal {self._path}"),
+            closing(self._db.execute(query, values)) as rows,
+        ):
             return rows.fetchall()
 
     def _text(self, name: str) -> str:
-        rows = self._rows(f"SELECT value FROM pull WHERE name = '{name}'")  # noqa: S608
+        """What is kept under a name; empty where nothing is."""
+        rows = self._rows("SELECT value FROM pull WHERE name = ?", name)
         return str(rows[0][0]) if rows else ""
 
     def _value(self, name: str) -> str | None:
