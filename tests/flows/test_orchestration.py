@@ -107,12 +107,15 @@ async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_k
 
             await pull(sandbox, out, export_timeout=2.5, on_event=stop)
         assert scope.cancelled_caught
-        assert bulkpull.status(out).splits == 1
+        status = bulkpull.status(out)
+        assert status.splits == 1
+        # Another export may have failed as well, and not been cut yet: its window is launched again.
+        interrupted = [one for one in status.windows if one.state == "failed"]
         result = await pull(sandbox, out, export_timeout=2.5)
         fates = [task.fault for task in sandbox.exports.tasks.values()]
     assert out.read_bytes() == undisturbed
     assert result.runs == 2
-    assert result.splits >= fates.count("export-never-ends") > 0
+    assert result.splits >= fates.count("export-never-ends") - len(interrupted) > 0
 
 
 async def test_a_window_that_cannot_be_cut_ends_the_pull_or_is_left_out(tmp_path: Path, undisturbed: bytes) -> None:
