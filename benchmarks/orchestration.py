@@ -37,7 +37,7 @@ from measure import machine, run, table
 
 from bulkpull import Export, Window, plan, pull
 from bulkpull.clickwrap.filters import window_filter
-from bulkpull.pull.length import by_length
+from bulkpull.planning.length import by_length
 from bulkpull.sandbox.process import sandbox_process
 from tests.simulation.clock import simulated
 from tests.simulation.schedule import memory

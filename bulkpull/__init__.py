@@ -7,7 +7,7 @@ What is imported here, and the modules `events` and `errors`, are public; the re
 """
 
 from bulkpull import errors, events
-from bulkpull.clickwrap import Clickwrap, Export, RetryPolicy
+from bulkpull.clickwrap import Clickwrap, Export
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -23,7 +23,10 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import Event
-from bulkpull.pull import CountMismatch, Plan, Result, Status, plan, pull, status
+from bulkpull.journal import Status, status
+from bulkpull.planning import Plan, plan
+from bulkpull.pull import CountMismatch, Result, pull
+from bulkpull.retry import RetryPolicy
 from bulkpull.window import Window
 
 __version__ = "0.1.0"

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bulkpull.pull import patience
+from bulkpull import patience
 from tests.flows.odd import ENDLESS, LAG, OUTCOMES, SAME, WRONG, Odd, survive_odd
 from tests.flows.survival import WINDOWS, Survival, survive_faults, survive_kills, undisturbed
 

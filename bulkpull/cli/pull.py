@@ -27,13 +27,13 @@ import bulkpull
 from bulkpull.cli.progress import progress, summary
 from bulkpull.cli.running import Interrupted, client, client_options, run, split_fields
 from bulkpull.cli.streams import ReaderGone
+from bulkpull.planning.length import AUTO
+from bulkpull.planning.plan import MAX_WINDOWS, Plan
+from bulkpull.planning.volume import ROWS_PER_EXPORT
 from bulkpull.pull.extra import EXTRA, default_extra
-from bulkpull.pull.length import AUTO
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
-from bulkpull.pull.output import Output
-from bulkpull.pull.plan import MAX_WINDOWS, Plan
-from bulkpull.pull.volume import ROWS_PER_EXPORT
 from bulkpull.rows.format import FORMATS, PARTITIONS
+from bulkpull.store.file import Output
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,7 +16,6 @@ import anyio
 import orjson
 from yarl import URL
 
-from bulkpull.clickwrap.download import Download, open_link
 from bulkpull.clickwrap.models import (
     Export,
     UnexpectedAnswer,
@@ -27,16 +26,7 @@ from bulkpull.clickwrap.models import (
     parse_page,
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
-from bulkpull.clickwrap.retry import RetryPolicy, TransientError, retry_after
-from bulkpull.clickwrap.transport import (
-    MAX_HEADER,
-    MAX_HEADERS,
-    PATIENCE,
-    describe,
-    has_long_header,
-    is_loopback,
-    sent_once,
-)
+from bulkpull.download.link import Download, open_link
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -46,6 +36,16 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import OnEvent, Requested, Throttled, ignore
+from bulkpull.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.transport import (
+    MAX_HEADER,
+    MAX_HEADERS,
+    PATIENCE,
+    describe,
+    has_long_header,
+    is_loopback,
+    sent_once,
+)
 
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"

@@ -10,17 +10,17 @@ import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap import Export
+from bulkpull.disk import disk_errors
+from bulkpull.download.fetch import fetch
 from bulkpull.events import Event, OnEvent
-from bulkpull.pull.api import Api
-from bulkpull.pull.fetch import fetch
-from bulkpull.pull.flight import Streams
-from bulkpull.pull.journal import Journal, PartRecord
+from bulkpull.journal.journal import Journal, PartRecord
+from bulkpull.pacing.backpressure import Spool
+from bulkpull.pacing.limits import Streams
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.links import Links, link_name, part_records
-from bulkpull.pull.output import disk_errors
 from bulkpull.pull.poll import known
-from bulkpull.pull.spool import Spool
-from bulkpull.pull.threads import in_thread
+from bulkpull.source import Api
+from bulkpull.threads import in_thread
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bulkpull.pull.journal import Journal, Outcome
+from bulkpull.journal.journal import Journal, Outcome
 from bulkpull.window import Window
 
 KnownBy = Literal["counts reconciled", "counts unknown", "short"]

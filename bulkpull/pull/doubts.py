@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bulkpull.pull.journal import Verdict
-from bulkpull.pull.volume import could_be_a_cap
+from bulkpull.journal.journal import Verdict
+from bulkpull.planning.volume import could_be_a_cap
 from bulkpull.window import Window
 
 _ROUND = 500  # records: exports that end at a multiple of it may have been cut there

@@ -7,22 +7,22 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 
 import anyio
 
+from bulkpull import patience
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
-from bulkpull.pull import patience
-from bulkpull.pull.api import Api
-from bulkpull.pull.durations import Durations
+from bulkpull.journal.journal import ExportRecord, Journal
+from bulkpull.pacing.durations import Durations
+from bulkpull.pacing.limits import Flight
+from bulkpull.planning.size import Sizes
+from bulkpull.planning.volume import PATIENCE, Uncounted, counted
 from bulkpull.pull.extra import ExtraExports
-from bulkpull.pull.flight import Flight
-from bulkpull.pull.journal import ExportRecord, Journal
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch
 from bulkpull.pull.poll import known, poll
-from bulkpull.pull.size import Sizes
-from bulkpull.pull.threads import in_thread
-from bulkpull.pull.volume import PATIENCE, Uncounted, counted
+from bulkpull.source import Api
+from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
 MAX_UNTOLD = 3  # windows in a row of which the list route tells nothing, after which it is not asked any more

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 
 from bulkpull.errors import BulkpullError, ExportError, MalformedPartError
+from bulkpull.journal.journal import ExportRecord, PartRecord
 from bulkpull.pull.doubts import Doubt, Trial
-from bulkpull.pull.journal import ExportRecord, PartRecord
 from bulkpull.window import Window
 
 

@@ -11,16 +11,16 @@ from anyio.abc import TaskGroup
 from bulkpull.clickwrap import Export
 from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
-from bulkpull.pull.api import Api
+from bulkpull.journal.journal import Journal
+from bulkpull.pacing.launch_queue import Order
+from bulkpull.planning.volume import pieces
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
-from bulkpull.pull.journal import Journal
 from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
-from bulkpull.pull.order import Order
 from bulkpull.pull.reconcile import Reconciler
-from bulkpull.pull.threads import in_thread
-from bulkpull.pull.volume import pieces
+from bulkpull.source import Api
+from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
 MAX_LAUNCHES = 3  # of one window of the plan, in one run

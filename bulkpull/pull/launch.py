@@ -11,10 +11,10 @@ from anyio.lowlevel import checkpoint
 from bulkpull.clickwrap import Export
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError
-from bulkpull.pull.api import Api
-from bulkpull.pull.journal import Journal
+from bulkpull.journal.journal import Journal
 from bulkpull.pull.journey import cancelled_from_within
-from bulkpull.pull.threads import in_thread
+from bulkpull.source import Api
+from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
 GRACE = 3.0  # seconds that a cancelled launch waits for its answer

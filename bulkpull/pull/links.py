@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import anyio
 
+from bulkpull import patience
 from bulkpull.clickwrap import Export
 from bulkpull.errors import PartError
-from bulkpull.pull import patience
-from bulkpull.pull.api import Api
-from bulkpull.pull.journal import PartRecord
+from bulkpull.journal.journal import PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.poll import known
+from bulkpull.source import Api
 
 
 class Links:

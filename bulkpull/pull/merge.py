@@ -12,17 +12,17 @@ import anyio
 from anyio import from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from bulkpull.disk import disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowMerged
+from bulkpull.journal.journal import Figures, Journal
 from bulkpull.pull.doubts import Doubt
-from bulkpull.pull.journal import Figures, Journal
 from bulkpull.pull.journey import DamagedPart, Delivery, Journey, cancelled_from_within
-from bulkpull.pull.output import disk_errors, sync_directory
-from bulkpull.pull.threads import in_thread
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
+from bulkpull.threads import in_thread
 from bulkpull.window import instant
 
 _UNCOMMITTED = 16  # windows that are merged and not yet durable

@@ -15,30 +15,31 @@ import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.clickwrap.filters import check_filter
+from bulkpull.disk import disk_errors
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Limited, OnEvent, Planned, Published, ignore
-from bulkpull.pull.api import Api
+from bulkpull.journal.journal import Journal, Verdict
+from bulkpull.journal.resume import has_begun, resume
+from bulkpull.pacing.backpressure import SPOOL, Spool
+from bulkpull.pacing.limits import Flight, Streams
+from bulkpull.planning.length import AUTO
+from bulkpull.planning.plan import MAX_WINDOWS, Plan, plan, span
+from bulkpull.planning.volume import ROWS_PER_EXPORT
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
 from bulkpull.pull.doubts import Doubts
 from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
-from bulkpull.pull.flight import Flight, Streams
-from bulkpull.pull.journal import Journal, Verdict
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
-from bulkpull.pull.length import AUTO
 from bulkpull.pull.merge import merge
-from bulkpull.pull.output import Output, disk_errors
-from bulkpull.pull.plan import MAX_WINDOWS, Plan, plan, span
 from bulkpull.pull.reconcile import Reconciler
-from bulkpull.pull.render import Renderer, memory_to_render
 from bulkpull.pull.result import Result, Tally
-from bulkpull.pull.resume import has_begun, resume
-from bulkpull.pull.spool import SPOOL, Spool
-from bulkpull.pull.threads import in_thread, own_threads
-from bulkpull.pull.volume import ROWS_PER_EXPORT
 from bulkpull.rows.format import Format, format_of
+from bulkpull.source import Api
+from bulkpull.store.file import Output
+from bulkpull.store.render import Renderer, memory_to_render
+from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window, instant
 
 ALWAYS = ("id", "signer_id", "created_time")  # the API's documents ask for these in every export

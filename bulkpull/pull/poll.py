@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import anyio
 
+from bulkpull import patience
 from bulkpull.clickwrap import Export
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
-from bulkpull.pull import patience
-from bulkpull.pull.api import Api
-from bulkpull.pull.durations import Durations
+from bulkpull.pacing.durations import Durations
+from bulkpull.planning.size import is_about_size
 from bulkpull.pull.journey import ExportFailure
-from bulkpull.pull.size import is_about_size
+from bulkpull.source import Api
 from bulkpull.window import Window
 
 

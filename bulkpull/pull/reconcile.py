@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 
+from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
-from bulkpull.pull import patience
+from bulkpull.journal.journal import ExportRecord
+from bulkpull.planning.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
-from bulkpull.pull.journal import ExportRecord
 from bulkpull.pull.journey import ExportFailure, Journey
-from bulkpull.pull.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
 
 MAX_LATE = 3  # times that an export of one window has more links than before
 MAX_WAITS = 2  # windows in a row whose export had no more links after some seconds, after which none waits for that

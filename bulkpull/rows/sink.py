@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
-from bulkpull.rows.durable import sync_file
+from bulkpull.disk import sync_file
 from bulkpull.rows.records import blocks, records
 
 _READ_BACK = 16 * 1024

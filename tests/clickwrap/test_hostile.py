@@ -16,9 +16,9 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from bulkpull import ApiError, BulkpullError, Clickwrap, PartError, RetryPolicy, UnavailableError
-from bulkpull.clickwrap import DamagedBodyError, TransientError
-from bulkpull.clickwrap.encoding import BOMB_SIZE, PIECE, Decoder, encodings
 from bulkpull.clickwrap.models import MAX_LINKS, parse_export
+from bulkpull.download.encoding import BOMB_SIZE, PIECE, DamagedBodyError, Decoder, encodings
+from bulkpull.retry import TransientError
 
 TOKEN = "a-secret-token"
 MIB = 1024 * 1024

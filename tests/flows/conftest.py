@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkpull.pull import patience
+from bulkpull import patience
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,8 @@ import anyio
 import pytest
 
 import bulkpull
-from bulkpull import ApiError, BulkpullError, Clickwrap, Result, RetryPolicy
+from bulkpull import ApiError, BulkpullError, Clickwrap, Result, RetryPolicy, patience
 from bulkpull.events import Event
-from bulkpull.pull import patience
 from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
 
 CONFIG = SandboxConfig(

@@ -12,8 +12,7 @@ from typing import Any
 
 import anyio
 
-from bulkpull import ApiError, BulkpullError, Clickwrap, PartError, Result, pull
-from bulkpull.pull import patience
+from bulkpull import ApiError, BulkpullError, Clickwrap, PartError, Result, patience, pull
 from bulkpull.sandbox import Sandbox
 from tests.flows.survival import CONFIG, OPTIONS, RETRY, TIMEOUTS
 

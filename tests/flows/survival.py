@@ -15,9 +15,9 @@ from anyio import to_thread
 
 from bulkpull import BulkpullError, Clickwrap, RetryPolicy, Window, pull
 from bulkpull.clickwrap.filters import window_filter
-from bulkpull.pull.journal import Journal
-from bulkpull.pull.length import by_length
-from bulkpull.pull.plan import span
+from bulkpull.journal.journal import Journal
+from bulkpull.planning.length import by_length
+from bulkpull.planning.plan import span
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from tests.flows import victim
 

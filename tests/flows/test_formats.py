@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from bulkpull import FormatError, OutputError, UsageError, events
+from bulkpull.download.transfer import Transfer
 from bulkpull.events import Event
-from bulkpull.pull.output import Output
-from bulkpull.pull.transfer import Transfer
 from bulkpull.sandbox import Sandbox
+from bulkpull.store.file import Output
 from tests.flows.survival import survive_kills, undisturbed
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
 

@@ -13,8 +13,7 @@ import anyio
 import pytest
 
 import bulkpull
-from bulkpull import BulkpullError, Clickwrap, PartError, Result, RetryPolicy
-from bulkpull.pull import patience
+from bulkpull import BulkpullError, Clickwrap, PartError, Result, RetryPolicy, patience
 from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
 
 CONFIG = SandboxConfig(

@@ -16,8 +16,8 @@ import pytest
 import bulkpull
 from bulkpull import BulkpullError, Clickwrap, PartError, Result, RetryPolicy, UnavailableError, UsageError, events
 from bulkpull.events import Event
-from bulkpull.pull.output import Output
 from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.store.file import Output
 
 CONFIG = SandboxConfig(
     rows=8000,

@@ -9,8 +9,7 @@ from typing import Any
 
 import anyio
 
-from bulkpull import BulkpullError, Clickwrap, RetryPolicy, pull
-from bulkpull.pull import patience
+from bulkpull import BulkpullError, Clickwrap, RetryPolicy, patience, pull
 
 FAILED = 4
 SHORT_LAG = 0.3  # seconds: the sandbox catches up at once, and a killed pull should get somewhere

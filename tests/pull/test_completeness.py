@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bulkpull.journal.journal import Figures, Journal
 from bulkpull.pull.completeness import completeness
-from bulkpull.pull.journal import Figures, Journal
 from bulkpull.window import Window
 from tests.simulation.server import START
 

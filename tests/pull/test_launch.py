@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bulkpull.pull.journal import Journal
+from bulkpull.journal.journal import Journal
 from bulkpull.pull.launch import GRACE, launch
 from bulkpull.window import Window
 from tests.simulation.clock import simulated

@@ -10,10 +10,10 @@ import pytest
 
 from bulkpull import Export, ExportError, NotFoundError, RetryPolicy, Window
 from bulkpull.events import Event, Polled
-from bulkpull.pull.api import Api
-from bulkpull.pull.durations import Durations
+from bulkpull.pacing.durations import Durations
 from bulkpull.pull.journey import ExportFailure
 from bulkpull.pull.poll import poll
+from bulkpull.source import Api
 from tests.clock import on_a_jumping_clock
 
 WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC))

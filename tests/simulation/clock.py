@@ -91,6 +91,6 @@ def _without_threads() -> Iterator[None]:
     with (
         patch("anyio.to_thread.run_sync", run_sync),
         patch("anyio.from_thread.check_cancelled", lambda: None),
-        patch("bulkpull.pull.journal.datetime", _Clock),
+        patch("bulkpull.journal.journal.datetime", _Clock),
     ):
         yield

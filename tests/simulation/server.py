@@ -17,9 +17,10 @@ from typing import Any, Literal, Self, cast
 import anyio
 
 from bulkpull import ApiError, Export, NotFoundError, RetryPolicy
-from bulkpull.clickwrap import Download, LinkExpiredError, TransientError
 from bulkpull.clickwrap.quota import Governor
+from bulkpull.download.link import Download, LinkExpiredError
 from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
+from bulkpull.retry import TransientError
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.window import instant
 

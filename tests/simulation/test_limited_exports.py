@@ -14,7 +14,7 @@ import pytest
 
 from bulkpull import ApiError, Result, pull
 from bulkpull.pull import merge
-from bulkpull.pull.threads import in_thread
+from bulkpull.threads import in_thread
 from tests.simulation.clock import simulated
 from tests.simulation.schedule import memory
 from tests.simulation.server import START, Model, Server, SimulatedClickwrap, evenly

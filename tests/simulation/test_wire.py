@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from bulkpull import RetryPolicy, UnavailableError
-from bulkpull.clickwrap import TransientError
+from bulkpull.retry import TransientError
 from tests.simulation.clock import simulated
 from tests.simulation.wire import API, TOKEN, End, Request, Serve, Step, connected, json_response, response
 

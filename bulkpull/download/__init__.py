@@ -1,0 +1,1 @@
+"""From a link to one verified file: ranges, segments, encodings, expiry, retries."""

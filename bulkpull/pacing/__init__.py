@@ -1,0 +1,1 @@
+"""How soon and how many: the next poll, adaptive limits, the launch queue, backpressure."""
