@@ -21,7 +21,7 @@ from bulkpull.pull.journey import Part, cancelled_from_within
 from bulkpull.pull.links import Links
 from bulkpull.retry import TransientError
 from bulkpull.rows.records import blocks
-from bulkpull.source import Api
+from bulkpull.source import Source
 from bulkpull.threads import in_thread
 
 STRETCH_EVERY = 2.0  # seconds between two looks at how fast a file comes
@@ -30,7 +30,7 @@ _LEAST = 512 * 1024  # bytes of a stretch
 
 
 async def fetch(
-    api: Api, part: Part, links: Links, journal: Journal, *, streams: anyio.CapacityLimiter, on_event: OnEvent
+    source: Source, part: Part, links: Links, journal: Journal, *, streams: anyio.CapacityLimiter, on_event: OnEvent
 ) -> None:
     """Streams the part's link to its path: resumed where the host allows, checked in length and header.
 
@@ -43,7 +43,7 @@ async def fetch(
     size = part.record.size
     if size is None or not await in_thread(_stands, part):
         try:
-            size = await _fetched(api, part, links, journal, streams, on_event)
+            size = await _fetched(source, part, links, journal, streams, on_event)
         except TransientError as error:
             raise PartError(f"{part} could not be downloaded: {error}") from error
         except PartError as error:
@@ -64,12 +64,12 @@ def _stands(part: Part) -> bool:
 
 
 async def _fetched(
-    api: Api, part: Part, links: Links, journal: Journal, streams: anyio.CapacityLimiter, on_event: OnEvent
+    source: Source, part: Part, links: Links, journal: Journal, streams: anyio.CapacityLimiter, on_event: OnEvent
 ) -> int:
     """The part's size, once it has been transferred."""
     half = part.record.size is None and part.record.validator is not None and part.path.exists()
     async with spooled(part.path, "ab" if half else "wb") as file:
-        transfer = Transfer(api, part, links, journal, file, on_event, recorded=part.record.validator)
+        transfer = Transfer(source, part, links, journal, file, on_event, recorded=part.record.validator)
         stretches = _Stretches(transfer, streams)
         if half:
             await transfer.take_up()
@@ -202,7 +202,7 @@ class _Stretches:
     async def _bring(self, begin: int) -> None:
         first, until = self.first, self._untils()[begin]
         async with spooled(self._path(begin), "ab") as file:
-            stretch = Transfer(first.api, first.part, first.links, first.journal, file, first.on_event, begin=begin)
+            stretch = Transfer(first.source, first.part, first.links, first.journal, file, first.on_event, begin=begin)
             stretch.until, stretch.length, stretch.validator = until, first.length, first.validator
             stretch.recorded = first.recorded
             stretch.offset = stretch.reached = begin + await file.tell()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.clickwrap import Export
 from bulkpull.disk import disk_errors
 from bulkpull.download.fetch import fetch
 from bulkpull.events import Event, OnEvent
@@ -19,7 +18,7 @@ from bulkpull.pacing.limits import Streams
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.links import Links, link_name, part_records
 from bulkpull.pull.poll import known
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 
 
@@ -27,7 +26,7 @@ from bulkpull.threads import in_thread
 class Collector:
     """Downloads the files of exports, as many at a time as `streams` and `spool` allow."""
 
-    api: Api
+    source: Source
     journal: Journal
     _: KW_ONLY
     path: Callable[[int, int], Path]
@@ -41,7 +40,7 @@ class Collector:
         if not records:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.exported, journey.window, export.id, records)
-        await self._download(journey, Links(self.api, export, records), records)
+        await self._download(journey, Links(self.source, export, records), records)
         # The newest export's first: where it is whole, its rows come as if it were alone.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)
         journey.export_id = export.id
@@ -50,13 +49,13 @@ class Collector:
         """Asks the newest export again for its links: whether there are more than before, which are downloaded then.
         Raises ExportFailure."""
         former = [part.record for part in journey.parts if part.record.export_id == journey.export_id]
-        export = await known(self.api, journey.export_id)
+        export = await known(self.source, journey.export_id)
         names = {record.name for record in former}
         if export is None or len(export.links) <= len(former):
             return False
         # Where links differ in their queries alone, nothing tells which is new.
         late = [link for link in export.links if link_name(link) not in names] or export.links
-        late_export = Export(export.id, export.status, links=tuple(late))
+        late_export = replace(export, links=tuple(late))
         await self.collect(journey, late_export)
         return True
 
@@ -68,8 +67,8 @@ class Collector:
         part.record = PartRecord(part.number, part.record.name, part.record.export_id)
         part.size = None
         of_export = [other.record for other in journey.parts if other.record.export_id == part.record.export_id]
-        export = Export(part.record.export_id, "success")
-        await self._all([part], Links(self.api, export, sorted(of_export, key=lambda record: record.number)))
+        export = Export(part.record.export_id, "succeeded")
+        await self._all([part], Links(self.source, export, sorted(of_export, key=lambda record: record.number)))
 
     async def _download(self, journey: Journey, links: Links, records: Sequence[PartRecord]) -> None:
         index = journey.window.index
@@ -96,7 +95,7 @@ class Collector:
                 if not self.spool.has_room(part.window):  # any more: it must not be waited for with a place in hand
                     continue
                 try:
-                    await fetch(self.api, part, links, self.journal, streams=streams, on_event=self._streamed)
+                    await fetch(self.source, part, links, self.journal, streams=streams, on_event=self._streamed)
                 except ExportFailure as failure:
                     failures.append(failure)
                     group.cancel_scope.cancel()

@@ -8,8 +8,6 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import anyio
 
 from bulkpull import patience
-from bulkpull.clickwrap import Export
-from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
 from bulkpull.journal.journal import ExportRecord, Journal
@@ -21,7 +19,7 @@ from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch
 from bulkpull.pull.poll import known, poll
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -38,7 +36,7 @@ class NoExtraLeft(Exception):  # noqa: N818 - never leaves the pull
 class Exporter:
     """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs are not extra."""
 
-    api: Api
+    source: Source
     journal: Journal
     _: KW_ONLY
     filter: str
@@ -58,7 +56,7 @@ class Exporter:
     _untold: int = 0
 
     def __post_init__(self) -> None:
-        self.durations = Durations(self.api.requests_per_minute)
+        self.durations = Durations(self.source.requests_per_minute)
 
     async def place(self) -> object:
         """A place in flight, to be released once the export is done."""
@@ -75,7 +73,7 @@ class Exporter:
         journey.place = journey.place or await self.place()
         try:
             if unfinished:
-                export, waited = Export(unfinished.id, "unknown"), unfinished.age
+                export, waited = Export(unfinished.id, "running"), unfinished.age
                 self._is_accepted = True
             else:
                 if self.sizes.is_hopeless(window):
@@ -88,7 +86,7 @@ class Exporter:
             self._in_flight += 1
             try:
                 export = await poll(
-                    self.api,
+                    self.source,
                     window,
                     export,
                     durations=self.durations,
@@ -128,7 +126,7 @@ class Exporter:
                 return False
             try:
                 with anyio.fail_after(PATIENCE):
-                    empty = not await self.api.any_activity(window_filter(window, self.filter))
+                    empty = not await self.source.any_activity(self.source.window_filter(window, self.filter))
             except (ApiError, TimeoutError) as error:
                 if isinstance(error, AuthenticationError) and error.status == 401:
                     raise
@@ -157,7 +155,7 @@ class Exporter:
         it is believed. Raises Uncounted."""
 
         def count() -> Awaitable[int]:
-            return counted(self.api, window.start, window.end, self.filter)
+            return counted(self.source, window.start, window.end, self.filter)
 
         if (window.rows or 0) <= ids:
             return await count()
@@ -177,7 +175,7 @@ class Exporter:
             while True:
                 others, ended = self._in_flight, self._ended
                 try:
-                    export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
+                    export = await launch(self.source, window, self.journal, filter=self.filter, fields=self.fields)
                 except ApiError as refusal:
                     if refusal.status not in CAPACITY or not self._is_accepted:
                         raise
@@ -206,7 +204,7 @@ class Exporter:
             return export
         self.on_event(Reconciling(window, journey.window.rows, 0, "asking for the links of its export again"))
         found = await patience.until(
-            lambda: known(self.api, export.id), lambda answer: answer is not None and bool(answer.links)
+            lambda: known(self.source, export.id), lambda answer: answer is not None and bool(answer.links)
         )
         if found and found.links:
             return found

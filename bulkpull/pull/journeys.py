@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, dataclass
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.clickwrap import Export
 from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal.journal import Journal
@@ -19,7 +18,7 @@ from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
 from bulkpull.pull.reconcile import Reconciler
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -34,7 +33,7 @@ MAX_DEPTH = 16  # cuts within cuts at most
 class Journeys:
     """What the journeys share. Each runs in `group`, and so do those of the pieces that come of it."""
 
-    api: Api
+    source: Source
     journal: Journal
     group: TaskGroup
     _: KW_ONLY
@@ -76,7 +75,7 @@ class Journeys:
         failure = None
         for attempt in range(1, launches + 1):
             if attempt > 1:
-                await anyio.sleep(self.api.retry.backoff(attempt - 1))
+                await anyio.sleep(self.source.retry.backoff(attempt - 1))
             try:
                 await self.attempt(journey, attempt)
                 return
@@ -108,7 +107,7 @@ class Journeys:
             parts = sum(len(export.parts) for export in finished)
             self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
         for export in finished:
-            await self.collector.collect(journey, Export(export.id, "success"), export.parts)
+            await self.collector.collect(journey, Export(export.id, "succeeded"), export.parts)
         unfinished = past[-1] if past and not past[-1].exported else None
         if finished and unfinished:
             await self.reconciler.export_again(journey, unfinished)
@@ -256,7 +255,9 @@ class Journeys:
     ) -> tuple[Journey, ...]:
         """The journeys of a window's pieces, on their way; none where it cannot be cut."""
         limits = [number for number in (limit, self.exporter.sizes.limit) if number]
-        cut = await pieces(self.api, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left)
+        cut = await pieces(
+            self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
+        )
         if not cut:
             return ()
         numbered = await in_thread(self.journal.cut, window, cut, ids)

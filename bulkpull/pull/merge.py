@@ -22,6 +22,7 @@ from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
+from bulkpull.source import Columns
 from bulkpull.threads import in_thread
 from bulkpull.window import instant
 
@@ -33,7 +34,8 @@ async def merge(
     path: Path,
     journal: Journal,
     *,
-    columns: Sequence[str],
+    names: Sequence[str],
+    columns: Columns,
     fixed: bool,
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
@@ -48,7 +50,7 @@ async def merge(
     window are durable. Ids take `memory` bytes, or a few times that for a moment. `followed` is told of all that can be
     read.
     """
-    async with _opened(path, journal, columns, fixed=fixed, memory=memory) as work:
+    async with _opened(path, journal, names, columns, fixed=fixed, memory=memory) as work:
         work.followed = followed
         if followed and work.sink.offset:
             followed.reach(work.sink.offset, work.sink.columns)
@@ -136,17 +138,19 @@ class _Merge:
     before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns, before the last window
 
     @classmethod
-    def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int) -> _Merge:
+    def open(
+        cls, path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
+    ) -> _Merge:
         frontier = journal.frontier
         offset = frontier.offset
         with disk_errors("open the unfinished output", at=path):
             if offset and (not path.exists() or path.stat().st_size < offset):
                 raise OutputError(f"{path} is shorter than its journal says: it was changed; start over")
             with ExitStack() as stack:
-                sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
+                sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
-                deduplicator = Deduplicator(sink, memory)
+                deduplicator = Deduplicator(sink, memory, columns)
                 stack.callback(deduplicator.close)
                 try:
                     deduplicator.restore(from_thread.check_cancelled)
@@ -223,10 +227,10 @@ class _Merge:
 
 @asynccontextmanager
 async def _opened(
-    path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int
+    path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
 ) -> AsyncIterator[_Merge]:
     """The merge where it stood, closed in a thread whatever happens."""
-    work = await in_thread(lambda: _Merge.open(path, journal, columns, fixed=fixed, memory=memory))
+    work = await in_thread(lambda: _Merge.open(path, journal, names, columns, fixed=fixed, memory=memory))
     try:
         yield work
     except BaseException:

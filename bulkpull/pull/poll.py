@@ -5,18 +5,17 @@ from __future__ import annotations
 import anyio
 
 from bulkpull import patience
-from bulkpull.clickwrap import Export
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
 from bulkpull.pacing.durations import Durations
 from bulkpull.planning.size import is_about_size
 from bulkpull.pull.journey import ExportFailure
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.window import Window
 
 
 async def poll(
-    api: Api,
+    source: Source,
     window: Window,
     export: Export,
     *,
@@ -37,7 +36,7 @@ async def poll(
 
     async def ask() -> Export:
         asked = anyio.current_time()
-        answer = await patience.until(lambda: known(api, export.id), lambda found: found is not None)
+        answer = await patience.until(lambda: known(source, export.id), lambda found: found is not None)
         if answer is None:
             raise ExportFailure(export.id, "it vanished: the API does not know it (404)")
         if answer.succeeded:
@@ -65,9 +64,9 @@ async def poll(
     return export
 
 
-async def known(api: Api, export_id: str) -> Export | None:
+async def known(source: Source, export_id: str) -> Export | None:
     """The export; None where the API does not know it, or not yet (404)."""
     try:
-        return await api.get_export(export_id)
+        return await source.get_export(export_id)
     except NotFoundError:
         return None

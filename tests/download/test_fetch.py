@@ -137,12 +137,12 @@ async def fetched(
     async with TestServer(app) as server:
         host.url = str(server.make_url("")).rstrip("/")
         async with Clickwrap("t", base_url=f"{host.url}/v1.1", retry=retry, stall_timeout=0.5) as clickwrap:
-            export = Export("e", "success", links=tuple(host.link(number) for number in range(host.links)))
+            export = Export("e", "succeeded", links=tuple(host.link(number) for number in range(host.links)))
             records = part_records(export)
             if record is None:
                 journal.exported(WINDOW, "e", records)
             else:
-                export = Export("e", "success")
+                export = Export("e", "succeeded")
             part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
             try:
                 links = Links(clickwrap, export, records)
@@ -410,12 +410,12 @@ async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() 
         async def get_export(self, export_id: str) -> Export:
             self.asked += 1
             await anyio.sleep(0.01)
-            return Export(export_id, "success", links=("https://f/b?2", "https://f/a?2"))  # another order
+            return Export(export_id, "succeeded", links=("https://f/b?2", "https://f/a?2"))  # another order
 
     api = Renewing()
-    export = Export("e", "success", links=("https://f/a?1", "https://f/b?1"))
+    export = Export("e", "succeeded", links=("https://f/a?1", "https://f/b?1"))
     records = part_records(export)
-    for links, asked in ((Links(api, export, records), 1), (Links(api, Export("e", "success"), records), 2)):  # type: ignore[arg-type]
+    for links, asked in ((Links(api, export, records), 1), (Links(api, Export("e", "succeeded"), records), 2)):  # type: ignore[arg-type]
         found: dict[int, str] = {}
 
         async def get(number: int, expired: str, links: Links = links, found: dict[int, str] = found) -> None:

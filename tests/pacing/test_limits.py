@@ -10,7 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bulkpull import Export, Window
+from bulkpull import Window
+from bulkpull.clickwrap.models import state_of
 from bulkpull.events import Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pacing.limits import LOOK, START, STREAMS, Climb, Flight, Streams
 from tests.simulation.clock import simulated
@@ -27,7 +28,7 @@ def launch(flight: Flight, window: Window, status: str) -> None:
     """An export is launched, and looked at early if that is wanted."""
     flight(Launched(window, str(window.index), 1))
     if flight.curious:
-        flight(Polled(window, str(window.index), status, Export("1", status).state, 1.0))
+        flight(Polled(window, str(window.index), status, state_of(status, has_links=False), 1.0))
 
 
 def finish(flight: Flight, window: Window) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from bulkpull.events import Event, Polled
 from bulkpull.pacing.durations import Durations
 from bulkpull.pull.journey import ExportFailure
 from bulkpull.pull.poll import poll
-from bulkpull.source import Api
+from bulkpull.source import Source
 from tests.clock import on_a_jumping_clock
 
 WINDOW = Window(2, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC))
@@ -36,17 +37,19 @@ class Exporting:
         self.launches.append((filter, fields))
         self.seconds, self.end = next(self.script)
         self.began = anyio.current_time()
-        return Export(f"export-{len(self.launches)}", "pending")
+        return Export(f"export-{len(self.launches)}", "queued", "pending")
 
     async def get_export(self, export_id: str) -> Export:
         waited = anyio.current_time() - self.began
         self.polls.append(waited)
         if waited < self.seconds:
-            return Export(export_id, "started" if waited < self.seconds / 2 else "not-heard-of")
+            return Export(export_id, "running", "started" if waited < self.seconds / 2 else "not-heard-of")
         if self.end == "gone":
             raise NotFoundError("no such export", status=404)
         message = "out of memory" if self.end == "failed" else None
-        return Export(export_id, self.end, message, ("https://files/1",) if self.end == "success" else ())
+        if self.end == "success":
+            return Export(export_id, "succeeded", self.end, links=("https://files/1",))
+        return Export(export_id, "failed", self.end, message)
 
 
 def polled(
@@ -74,8 +77,8 @@ def polled(
     return on_a_jumping_clock(main), heard
 
 
-def stand_in(api: Exporting) -> Api:
-    return api  # type: ignore[return-value] # the stages under test use these two methods only
+def stand_in(api: Exporting) -> Source:
+    return cast(Source, api)  # the stages under test use these two methods only
 
 
 def test_an_export_is_polled_until_it_succeeds() -> None:
