@@ -80,7 +80,8 @@ class Source(Protocol):
     """The methods raise the errors of `bulkpull.errors.ApiError`, and `download` also those of `PartError`.
 
     `base_url` names the source: a pull resumes only from the one it started with. `retry` is how often and how long
-    failed downloads are retried, `requests_per_minute` the budget that polls and launches share.
+    failed downloads are retried, `requests_per_minute` the budget that polls and launches share, `throttled_at` when a
+    request was last answered 429, in seconds of the event loop's clock, None if none was.
     """
 
     retry: RetryPolicy
@@ -91,6 +92,9 @@ class Source(Protocol):
 
     @property
     def requests_per_minute(self) -> int: ...
+
+    @property
+    def throttled_at(self) -> float | None: ...
 
     def observed(self, on_event: OnEvent) -> Self:
         """Return the same source, whose requests are announced to `on_event`."""

@@ -125,6 +125,11 @@ class Clickwrap:
         """The budget for all requests."""
         return self._governor.requests_per_minute
 
+    @property
+    def throttled_at(self) -> float | None:
+        """When the API last answered 429, on the event loop's clock; None if it never did."""
+        return self._governor.throttled_at
+
     async def __aenter__(self) -> Self:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import aiofiles
 import anyio
@@ -46,6 +46,16 @@ class StretchRefused(Exception):  # noqa: N818 - never leaves the pull: the file
     """The host does not give the file in stretches, or gives another file meanwhile."""
 
 
+class Meter(Protocol):
+    """Measures transfers, to limit their number."""
+
+    def record_bytes(self, size: int) -> None:
+        """Bytes came over the wire."""
+
+    def record_break(self) -> None:
+        """A transfer broke, and is tried again."""
+
+
 @dataclass(slots=True)
 class Transfer:
     """How far the download of one part has come, or of the stretch of it that begins at byte `begin`.
@@ -58,6 +68,7 @@ class Transfer:
     links: Links
     journal: Journal
     file: AsyncFileIO
+    meter: Meter
     on_event: OnEvent
     begin: int = 0
     until: int | None = None
@@ -141,7 +152,7 @@ class Transfer:
             if not ranged:
                 raise
             self._give_up_ranges()
-            self.on_event(Retried(str(self.part), self.attempt + 1, 0.0, str(error)))
+            self._announce_retry(self.attempt + 1, 0.0, error)
         except TransientError as error:
             if self.offset > before:
                 self.refusals = 0
@@ -152,7 +163,7 @@ class Transfer:
             if not ranged or error.wait <= self.source.retry.seconds:
                 raise
             self.refusals = max(self.refusals, REFUSALS)  # a wait for ranges alone, perhaps
-            self.on_event(Retried(str(self.part), self.attempt + 1, 0.0, str(error)))
+            self._announce_retry(self.attempt + 1, 0.0, error)
 
     def _suspect(self, ranged: bool) -> None:
         """A request brought nothing; `ranged` says that it was one for the rest of the file."""
@@ -259,6 +270,7 @@ class Transfer:
                     raise TransientError(f"the transfer is too slow: {brought} bytes came in {now - watched:.0f} s")
                 if not came:
                     continue
+                self.meter.record_bytes(len(came))
                 self.on_event(Received(self.part.window, self.part.number, len(came)))
                 # Until may be set at any time.
                 chunk = came if self.until is None else came[: max(0, self.until - self.offset - size)]
@@ -336,6 +348,10 @@ class Transfer:
         self.digest = await in_thread(digest_of, self.part.path)
         return True
 
+    def _announce_retry(self, attempt: int, wait: float, error: Exception) -> None:
+        self.meter.record_break()
+        self.on_event(Retried(str(self.part), attempt, wait, str(error)))
+
     # What limits the attempts
 
     async def _pause(self, error: TransientError) -> None:
@@ -353,7 +369,7 @@ class Transfer:
         wait = max(error.wait, retry.backoff(self.attempt))
         if self.attempt >= retry.attempts or wait > left:
             raise error
-        self.on_event(Retried(str(self.part), self.attempt, wait, str(error)))
+        self._announce_retry(self.attempt, wait, error)
         await anyio.sleep(wait)
 
     async def _await_file(self, error: NotReadyError) -> None:
@@ -375,7 +391,7 @@ class Transfer:
         )
         wait = min(max(error.wait, min(_SOON * patience.LAG * 2.0**self.waits, most)), left)
         self.waits += 1
-        self.on_event(Retried(str(self.part), self.waits, wait, str(error)))
+        self._announce_retry(self.waits, wait, error)
         await anyio.sleep(wait)
 
     async def _refuse(self, error: CsvError | DamagedBodyError) -> None:
@@ -390,7 +406,7 @@ class Transfer:
         self.promised.clear()
         self.link = await self.links.get(self.part, expired=self.link)
         wait = _AGAIN[self.malformed - 1] * patience.LAG
-        self.on_event(Retried(str(self.part), self.malformed, wait, str(error)))
+        self._announce_retry(self.malformed, wait, error)
         await anyio.sleep(wait)
 
     async def _renew(self, expired: LinkExpiredError) -> None:

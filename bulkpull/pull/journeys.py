@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal.journal import Journal
-from bulkpull.pacing.launch_queue import Order
+from bulkpull.pacing import LaunchQueue
 from bulkpull.planning.volume import pieces
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
@@ -53,19 +53,21 @@ class Journeys:
         A launch is answered before the next: a token or a filter that the API refuses is found out with one request,
         not with one for each export.
         """
-        flight, durations = self.exporter.flight, self.exporter.durations
         under_way = [journey for journey in journeys if journey.past]
-        flight.take_up(sum(not journey.exported for journey in under_way))
+        slots = self.exporter.slots
+        slots.export_limit.resume(sum(not journey.exported for journey in under_way), anyio.current_time())
+        slots.adjust()
         for journey in under_way:
             self.group.start_soon(self.travel, journey)
-        order = Order((journey for journey in journeys if not journey.past), flight, durations)
-        while len(order):
+        to_launch = {journey.window.index: journey for journey in journeys if not journey.past}
+        queue = LaunchQueue(journey.window for journey in to_launch.values())
+        while queue:
             place = await self.exporter.place()
-            journey = order.next()
+            journey = to_launch.pop(queue.pop(slots.export_limit.value).index)
             journey.place = place
             self.group.start_soon(self.travel, journey)
             await journey.launched.wait()
-        durations.end()
+        self.exporter.poller.finish_launching()
 
     async def travel(self, journey: Journey) -> None:
         """One window's way from its launch to the merge: with another export where one will not do, or cut into pieces
@@ -86,6 +88,8 @@ class Journeys:
                 failure = error
             journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
             await self.exporter.failed(window, failure, attempt)
+            if failure.export_id:
+                self.collector.export_failed(window)
             if failure.too_large:
                 break
         assert failure is not None
@@ -262,6 +266,7 @@ class Journeys:
             return ()
         numbered = await in_thread(self.journal.cut, window, cut, ids)
         await in_thread(self.discard, window.index)
+        self.collector.window_split(window, numbered, is_merged=is_merged)
         self.on_event(Split(window, numbered, reason, is_merged))
         journeys = tuple(Journey(piece, depth=depth + 1, trial=trial) for piece in numbered)
         if trial:
@@ -289,6 +294,7 @@ class Journeys:
             )
         await in_thread(self.journal.skip, window, reason)
         await in_thread(self.discard, window.index)
+        self.collector.window_left(window)
         self.on_event(Skipped(window, reason))
         if journey.trial:
             journey.trial.spoiled = True

@@ -24,7 +24,7 @@ from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 from bulkpull.threads import in_thread
-from bulkpull.window import instant
+from bulkpull.window import Window, instant
 
 _UNCOMMITTED = 16  # windows that are merged and not yet durable
 
@@ -39,6 +39,7 @@ async def merge(
     fixed: bool,
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
+    release: Callable[[Window], None],
     followed: Followed | None = None,
     on_event: OnEvent,
 ) -> Path:
@@ -48,7 +49,7 @@ async def merge(
     The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
     turned back, and so is one that `judge` has a doubt about. Parts are removed from the disk once the rows of their
     window are durable. Ids take `memory` bytes, or a few times that for a moment. `followed` is told of all that can be
-    read.
+    read, and `release` is called with each window that is durable.
     """
     async with _opened(path, journal, names, columns, fixed=fixed, memory=memory) as work:
         work.followed = followed
@@ -58,7 +59,7 @@ async def merge(
         pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
-            group.start_soon(_commit, work, to_commit, on_event)
+            group.start_soon(_commit, work, to_commit, release, on_event)
             while pending:
                 journey = pending[0]
                 await journey.settled.wait()
@@ -93,7 +94,12 @@ async def merge(
         return await in_thread(work.finish)
 
 
-async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow], on_event: OnEvent) -> None:
+async def _commit(
+    work: _Merge,
+    windows: MemoryObjectReceiveStream[_MergedWindow],
+    release: Callable[[Window], None],
+    on_event: OnEvent,
+) -> None:
     """Makes merged windows durable, as many at a time as there are, while further ones are merged."""
     with windows:
         async for window in windows:
@@ -103,6 +109,7 @@ async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow
                     batch.append(windows.receive_nowait())
             await in_thread(work.commit, batch)
             for done in batch:
+                release(done.journey.window)
                 _announce(done.journey, done.parts, on_event)
 
 

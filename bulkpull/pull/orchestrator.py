@@ -16,11 +16,10 @@ from anyio.abc import TaskGroup
 
 from bulkpull.disk import disk_errors
 from bulkpull.errors import BulkpullError, OutputError, UsageError
-from bulkpull.events import CountsDoubted, Event, Limited, OnEvent, Planned, Published, ignore
+from bulkpull.events import CountsDoubted, Event, OnEvent, Planned, Published, ignore
 from bulkpull.journal.journal import Journal, Verdict
 from bulkpull.journal.resume import has_begun, resume
-from bulkpull.pacing.backpressure import SPOOL, Spool
-from bulkpull.pacing.limits import Flight, Streams
+from bulkpull.pacing import MAX_SPOOLED_BYTES, Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning.length import AUTO
 from bulkpull.planning.plan import MAX_WINDOWS, Plan, plan, span
 from bulkpull.planning.volume import ROWS_PER_EXPORT
@@ -34,6 +33,7 @@ from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.merge import merge
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
+from bulkpull.pull.slots import Slots
 from bulkpull.rows.format import Format, format_of
 from bulkpull.source import Columns, Source
 from bulkpull.store.file import Output
@@ -68,7 +68,7 @@ async def pull(
     exports: int | None = None,
     max_exports: int = MAX_EXPORTS,
     downloads: int = DOWNLOADS,
-    spool: int = SPOOL,
+    spool: int = MAX_SPOOLED_BYTES,
     memory: int | None = None,
     export_timeout: float = EXPORT_TIMEOUT,
     max_extra_exports: int | None = None,
@@ -147,9 +147,9 @@ async def pull(
         },
         fields=asked_fields,
         site=site,
-        flight=Flight(exports, max_exports),
-        streams=Streams(downloads),
-        spool=Spool(spool),
+        export_limit=ExportLimit(exports, max_exports, anyio.current_time()),
+        download_limit=DownloadLimit(downloads, anyio.current_time()),
+        max_spooled_bytes=spool,
         memory=(memory - without_ids) // 6,  # what is sorted and joined takes some times of it
         export_timeout=export_timeout,
         max_extra_exports=max_extra_exports,
@@ -197,9 +197,9 @@ class _Pull:
     options: dict[str, str]
     fields: tuple[str, ...]
     site: str | int | None
-    flight: Flight
-    streams: Streams
-    spool: Spool
+    export_limit: ExportLimit
+    download_limit: DownloadLimit
+    max_spooled_bytes: int
     memory: int
     export_timeout: float
     max_extra_exports: int | None
@@ -208,7 +208,6 @@ class _Pull:
     listener: OnEvent
     source: Source = field(init=False)
     journal: Journal = field(init=False)
-    limits: tuple[int, int] = field(init=False)
     tally: Tally = field(default_factory=Tally)
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
@@ -216,17 +215,11 @@ class _Pull:
     published: bool = False
 
     def __post_init__(self, clickwrap: Source) -> None:
-        self.limits = self.flight.limit, self.streams.limit
         self.source = clickwrap.observed(self.announce)
 
     def announce(self, event: Event) -> None:
         self.tally(event)
-        self.spool(event)
-        self.flight(event)
         self.listener(event)
-        if (limits := (self.flight.limit, self.streams.limit)) != self.limits:
-            self.limits = limits
-            self.listener(Limited(*limits))
 
     async def run(self) -> None:
         journal = None
@@ -292,7 +285,6 @@ class _Pull:
         """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
         finished: Path | None = None
         waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
-        self.spool.expect(waiting)
         journeys = [Journey(window, past.get(window.index, ())) for window in waiting]
         doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
         unlaunched = await in_thread(lambda: self.journal.unlaunched)
@@ -301,7 +293,7 @@ class _Pull:
             merged, self.output.rendered, self.format, self.source.columns, self.provenance, self.announce
         )
         async with anyio.create_task_group() as group:
-            work = self.journeys(group, doubts, extra, unlaunched)
+            work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
             with renderer.following(group) as followed:
                 finished = await merge(
@@ -313,6 +305,7 @@ class _Pull:
                     fixed=bool(self.options["fields"]),
                     memory=self.memory,
                     judge=work.judge,
+                    release=work.collector.window_left,
                     followed=followed,
                     on_event=self.announce,
                 )
@@ -340,14 +333,17 @@ class _Pull:
         most = default_extra(planned) if self.max_extra_exports is None else self.max_extra_exports
         return ExtraExports(most, self.journal.launches - planned + len(self.journal.unlaunched))
 
-    def journeys(self, group: TaskGroup, doubts: Doubts, extra: ExtraExports, unlaunched: set[int]) -> Journeys:
+    def journeys(
+        self, group: TaskGroup, windows: Sequence[Window], doubts: Doubts, extra: ExtraExports, unlaunched: set[int]
+    ) -> Journeys:
         """What all journeys share."""
+        slots = Slots(self.export_limit, self.download_limit, self.announce)
         exporter = Exporter(
             self.source,
             self.journal,
             filter=self.options["filter"],
             fields=self.fields,
-            flight=self.flight,
+            slots=slots,
             extra=extra,
             unlaunched=unlaunched,
             export_timeout=self.export_timeout,
@@ -357,8 +353,8 @@ class _Pull:
             self.source,
             self.journal,
             path=self.output.part,
-            streams=self.streams,
-            spool=self.spool,
+            slots=slots,
+            backpressure=Backpressure(self.max_spooled_bytes, windows),
             on_event=self.announce,
         )
         return Journeys(

@@ -119,6 +119,8 @@ class Reconciler:
             return False
         except ExportFailure as failure:
             await self.exporter.failed(journey.window, failure, 2)
+            if failure.export_id:
+                self.collector.export_failed(journey.window)
             return False
         return True
 

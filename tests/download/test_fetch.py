@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -29,7 +30,7 @@ from bulkpull import (
 )
 from bulkpull.download import transfer
 from bulkpull.download.fetch import fetch
-from bulkpull.download.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS
+from bulkpull.download.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS, Meter
 from bulkpull.events import Event, PartFetched, Received, Retried
 from bulkpull.journal.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
@@ -146,13 +147,16 @@ async def fetched(
             part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
             try:
                 links = Links(clickwrap, export, records)
-                await fetch(
-                    clickwrap, part, links, journal, streams=anyio.CapacityLimiter(streams), on_event=heard.append
-                )
+                limiter, meter = anyio.CapacityLimiter(streams), Mock(spec=Meter)
+                size = await fetch(clickwrap, part, links, journal, streams=limiter, meter=meter, on_event=heard.append)
             finally:
                 journal.close()
     body = part.path.read_bytes()
-    assert part.size == len(body)
+    assert part.size == size == len(body)
+    assert [call.args[0] for call in meter.record_bytes.call_args_list] == [
+        event.size for event in heard if isinstance(event, Received)
+    ]
+    assert meter.record_break.call_count == sum(isinstance(event, Retried) for event in heard)
     assert heard[-1] == PartFetched(WINDOW, 1, len(body))
     return body, heard
 

@@ -25,6 +25,7 @@ class Orders:
 
     base_url = "memory:orders"
     requests_per_minute = 1000
+    throttled_at = None
     retry = RetryPolicy()
     columns = Columns(key="order", time="placed", required=("order", "placed"))
 

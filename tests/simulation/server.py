@@ -227,6 +227,10 @@ class SimulatedClickwrap:
         twin._on_event = on_event
         return twin
 
+    @property
+    def throttled_at(self) -> float | None:
+        return self._governor.throttled_at
+
     async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
         task = await self._request("POST", lambda: self.server.launch(filter))
         return Export(task.id, "queued", "pending")
