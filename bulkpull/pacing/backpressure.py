@@ -12,7 +12,6 @@ import anyio
 from bulkpull.events import Event, Exported, ExportFailed, PartFetched, Skipped, Split, WindowMerged
 from bulkpull.window import Window
 
-SPOOL = 4_000_000_000  # bytes
 BACKLOG = 128_000_000  # bytes
 
 
