@@ -9,13 +9,14 @@ from pathlib import Path
 
 from bulkpull.clickwrap.fields import with_required
 from bulkpull.events import OnEvent, ignore
-from bulkpull.options import option
+from bulkpull.options import documented, option
 from bulkpull.planning.options import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import memory_for_ids
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
 
 
+@documented
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PullOptions(PlanOptions):
     """The options of a pull. Raises UsageError for values that make no sense."""
