@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 from bulkpull.errors import UsageError
 
 P = ParamSpec("P")
-S = TypeVar("S")
-O = TypeVar("O", bound="Options")  # noqa: E741 - the options' class
-R = TypeVar("R")
+SourceT = TypeVar("SourceT")
+OptionsT = TypeVar("OptionsT", bound="Options")
+ResultT = TypeVar("ResultT")
 
 _KEY = "option"
 _DOC_WIDTH = 112
@@ -32,7 +32,7 @@ class Options(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a field declares beside its type and its default: see `option`."""
+    """What a field declares besides its type and its default: see `option`."""
 
     help: str
     details: str = ""
@@ -134,20 +134,31 @@ def _reference(field: Field[Any], declaration: Option) -> str:
     return text + unit + ("" if is_silent else f" Default: {field.default!r}.")
 
 
-def with_keywords(
-    options: Callable[P, O],
-) -> Callable[[Callable[[S, O], Coroutine[Any, Any, R]]], Callable[Concatenate[S, P], Coroutine[Any, Any, R]]]:
-    """Return a decorator that replaces the second parameter, `options`, by the keywords of the options' class.
+def documented(options: type[OptionsT]) -> type[OptionsT]:
+    """Add an `Args:` section to the docstring of an options' class."""
+    options.__doc__ = (
+        f"{inspect.cleandoc(options.__doc__ or '')}\n\nArgs:\n{textwrap.indent(described(options), '    ')}\n"
+    )
+    return options
 
-    Type checkers see them through the ParamSpec; `help` and `inspect.signature` through `__signature__`, and in the
-    place of the docstring's line on `options`.
+
+def with_keywords(
+    options: Callable[P, OptionsT],
+) -> Callable[
+    [Callable[[SourceT, OptionsT], Coroutine[Any, Any, ResultT]]],
+    Callable[Concatenate[SourceT, P], Coroutine[Any, Any, ResultT]],
+]:
+    """Return a decorator that replaces the second parameter, `options`, with the keywords of the options' class.
+
+    Type checkers see them through the ParamSpec, `help` and `inspect.signature` through `__signature__`. In the
+    docstring they replace the line on `options`.
     """
 
     def decorate(
-        function: Callable[[S, O], Coroutine[Any, Any, R]],
-    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+        function: Callable[[SourceT, OptionsT], Coroutine[Any, Any, ResultT]],
+    ) -> Callable[Concatenate[SourceT, P], Coroutine[Any, Any, ResultT]]:
         @functools.wraps(function)
-        async def face(source: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def face(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
             return await function(source, options(*args, **kwargs))
 
         of_function, of_options = inspect.signature(function), inspect.signature(options)

@@ -45,7 +45,7 @@ class Names(click.ParamType[list[str]]):
     name = "names"
 
     def convert(self, value: object, _parameter: click.Parameter | None, _context: click.Context | None) -> list[str]:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+        return [name.strip() for name in str(value).split(",") if name.strip()]
 
 
 def options_of(options: type[Options], *, optional: Collection[str] = ()) -> Callable[[F], F]:

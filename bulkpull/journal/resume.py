@@ -23,8 +23,8 @@ def has_begun(journal: Journal, options: Mapping[str, str]) -> bool:
     ]
     if differences:
         raise UsageError(
-            f"the pull that is to be resumed was begun with {'; '.join(differences)}: take the former options, or "
-            "start over (--fresh)"
+            f"the pull to be resumed was started with {'; '.join(differences)}. Rerun with the original options, or "
+            "discard the progress with --fresh"
         )
     return bool(recorded)
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from bulkpull.options import as_keywords, check, identity, option
+from bulkpull.options import as_keywords, check, documented, identity, option
 from bulkpull.planning.length import AUTO, Length
 from bulkpull.planning.range import moment, span
 from bulkpull.source import Source
 from bulkpull.window import instant
 
 
+@documented
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanOptions:
     """The options of a plan. Raises UsageError for values that make no sense."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bulkpull.errors import UsageError
 from bulkpull.events import OnEvent, ignore
-from bulkpull.options import option
+from bulkpull.options import documented, option
 from bulkpull.planning.options import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import memory_for_ids
@@ -17,6 +17,7 @@ from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
 from bulkpull.source import Columns
 
 
+@documented
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PullOptions(PlanOptions):
     """The options of a pull. Raises UsageError for values that make no sense."""

@@ -169,7 +169,7 @@ class _Pull:
         unknown = [name for name in self.names if name not in known]
         if unknown:
             close = {near for name in unknown for near in difflib.get_close_matches(name, offered, n=2)}
-            hint = f"; near to it: {', '.join(sorted(close))}" if close else ""
+            hint = f". Did you mean {' or '.join(sorted(close))}?" if close else ""
             raise UsageError(f"site {site} does not offer the fields {', '.join(unknown)}{hint}")
 
     async def gather(self) -> Path:

@@ -163,6 +163,7 @@ def test_the_function_shows_the_options_as_its_keywords() -> None:
     assert inspect.iscoroutinefunction(bulkpull.pull)
     for field, _ in declared(PullOptions):
         assert f"\n    {field.name}: " in (bulkpull.pull.__doc__ or "")
+        assert f"\n    {field.name}: " in (PullOptions.__doc__ or "")
     assert "\nRaises:\n" in (bulkpull.pull.__doc__ or "")
 
 
