@@ -33,7 +33,7 @@ from bulkpull.planning.volume import ROWS_PER_EXPORT
 from bulkpull.pull.extra import EXTRA, default_extra
 from bulkpull.pull.orchestrator import DOWNLOADS, EXPORT_TIMEOUT, MAX_EXPORTS, check_fields
 from bulkpull.rows.format import FORMATS, PARTITIONS
-from bulkpull.store.file import Output
+from bulkpull.store import WorkDirectory
 from bulkpull.window import instant
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -292,12 +292,12 @@ def _what_next(out: Path, end: Exception, *, begun: bool, fresh: bool) -> str | 
     runs left."""
     if isinstance(end, bulkpull.UsageError) or (isinstance(end, bulkpull.OutputError) and not begun):
         return None  # the sentence itself says what to do
-    unfinished = Output(out)
+    unfinished = WorkDirectory(out)
     if unfinished.journal.exists():
         command = _without_fresh(sys.argv[1:]) if begun or not fresh else sys.argv[1:]
-        return f"what is done is kept in {unfinished.directory}; go on with: bulkpull {' '.join(map(_quoted, command))}"
+        return f"what is done is kept in {unfinished.path}; go on with: bulkpull {' '.join(map(_quoted, command))}"
     if isinstance(end, Interrupted):
-        return f"{unfinished.path} stands" if unfinished.path.exists() else "nothing was begun"
+        return f"{unfinished.output} stands" if unfinished.output.exists() else "nothing was begun"
     return None
 
 

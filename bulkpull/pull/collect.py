@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from bulkpull.disk import disk_errors
 from bulkpull.download.fetch import fetch
 from bulkpull.events import Event, OnEvent
-from bulkpull.journal.journal import Journal, PartRecord
+from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing.backpressure import Spool
 from bulkpull.pacing.limits import Streams
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
@@ -39,7 +39,7 @@ class Collector:
         earlier run left of them. Raises ExportFailure where one is gone or no CSV."""
         if not records:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
-            await in_thread(self.journal.exported, journey.window, export.id, records)
+            await in_thread(self.journal.record_success, journey.window, export.id, records)
         await self._download(journey, Links(self.source, export, records), records)
         # The newest export's first: where it is whole, its rows come as if it were alone.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)

@@ -10,7 +10,7 @@ import anyio
 from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
-from bulkpull.journal.journal import ExportRecord, Journal
+from bulkpull.journal import ExportRecord, Journal
 from bulkpull.pacing.durations import Durations
 from bulkpull.pacing.limits import Flight
 from bulkpull.planning.size import Sizes
@@ -142,12 +142,12 @@ class Exporter:
         """The window's count is this from now on."""
         if rows != journey.window.rows:
             journey.window = replace(journey.window, rows=rows)
-            await in_thread(self.journal.recounted, journey.window)
+            await in_thread(self.journal.record_count, journey.window)
 
     async def failed(self, window: Window, failure: ExportFailure, attempt: int) -> None:
         """An export of the window will not do; none was made where it has no id."""
         if failure.export_id:
-            await in_thread(self.journal.failed, window, failure.export_id, str(failure))
+            await in_thread(self.journal.record_failure, window, failure.export_id, str(failure))
             self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
 
     async def count_again(self, window: Window, ids: int = 0) -> int:

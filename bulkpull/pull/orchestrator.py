@@ -14,10 +14,9 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.disk import disk_errors
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Limited, OnEvent, Planned, Published, ignore
-from bulkpull.journal.journal import Journal, Verdict
+from bulkpull.journal import Journal, Verdict
 from bulkpull.journal.resume import has_begun, resume
 from bulkpull.pacing.backpressure import SPOOL, Spool
 from bulkpull.pacing.limits import Flight, Streams
@@ -26,7 +25,7 @@ from bulkpull.planning.plan import MAX_WINDOWS, Plan, plan, span
 from bulkpull.planning.volume import ROWS_PER_EXPORT
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
-from bulkpull.pull.doubts import Doubts
+from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
@@ -36,8 +35,8 @@ from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.rows.format import Format, format_of
 from bulkpull.source import Columns, Source
-from bulkpull.store.file import Output
-from bulkpull.store.render import Renderer, memory_to_render
+from bulkpull.store import Destination, WorkDirectory, destination_for, feed
+from bulkpull.store.render import memory_to_render
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window, instant
 
@@ -125,8 +124,9 @@ async def pull(
     asked_fields = check_fields(fields or (), clickwrap.columns)
     work = _Pull(
         clickwrap=clickwrap,
-        output=Output(out, overwrite=overwrite),
+        directory=WorkDirectory(out),
         format=form,
+        overwrite=overwrite,
         plan=partial(
             plan,
             start=first,
@@ -171,7 +171,7 @@ async def pull(
         raise cancelled_from_within()
     assert work.completeness
     return work.tally.result(
-        anyio.current_time() - started, work.output.path, work.skipped, work.completeness, work.doubt
+        anyio.current_time() - started, work.directory.output, work.skipped, work.completeness, work.doubt
     )
 
 
@@ -191,8 +191,9 @@ class _Pull:
     """What the coroutines of one pull share."""
 
     clickwrap: InitVar[Source]
-    output: Output
+    directory: WorkDirectory
     format: Format
+    overwrite: bool
     plan: Callable[[Source], Awaitable[Plan]]
     options: dict[str, str]
     fields: tuple[str, ...]
@@ -207,6 +208,7 @@ class _Pull:
     fresh: bool
     listener: OnEvent
     source: Source = field(init=False)
+    destination: Destination = field(init=False)
     journal: Journal = field(init=False)
     limits: tuple[int, int] = field(init=False)
     tally: Tally = field(default_factory=Tally)
@@ -218,6 +220,13 @@ class _Pull:
     def __post_init__(self, clickwrap: Source) -> None:
         self.limits = self.flight.limit, self.streams.limit
         self.source = clickwrap.observed(self.announce)
+        self.destination = destination_for(
+            self.directory,
+            self.format,
+            overwrite=self.overwrite,
+            columns=clickwrap.columns,
+            provenance=self.provenance,
+        )
 
     def announce(self, event: Event) -> None:
         self.tally(event)
@@ -231,10 +240,11 @@ class _Pull:
     async def run(self) -> None:
         journal = None
         try:
-            await in_thread(self.output.claim)
+            await in_thread(self.directory.claim)
             if self.fresh:
-                await in_thread(self.output.clear)
-            self.journal = journal = await in_thread(Journal, self.output.journal)
+                await in_thread(self.destination.discard)
+                await in_thread(self.directory.clear)
+            self.journal = journal = await in_thread(Journal, self.directory.journal)
             if await in_thread(has_begun, journal, self.options):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
@@ -245,13 +255,12 @@ class _Pull:
                     self.announce(CountsDoubted(plan.doubt))
             if resumed := await in_thread(resume, journal):
                 self.announce(resumed)
-            published = await in_thread(journal.published, str(self.format))
-            if not await in_thread(self.output.holds, published):
-                await in_thread(lambda: self.output.check(data_set=self.format.is_data_set))
+            if not await in_thread(lambda: self.destination.holds(journal.receipt)):
+                await in_thread(self.destination.check)
                 await self.check_site()
-                finished = await self.gather()
+                merged = await self.gather()
                 with anyio.CancelScope(shield=True):
-                    await in_thread(self.publish, finished)
+                    await in_thread(self.publish, merged)
             self.skipped = await in_thread(lambda: journal.skipped)
             self.completeness = await in_thread(completeness, journal)
             self.doubt = await in_thread(lambda: journal.doubt)
@@ -261,21 +270,19 @@ class _Pull:
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
 
-    def publish(self, finished: Path) -> None:
-        """Lets the finished file appear, in a way that a run to come understands if this one is killed meanwhile."""
-        with disk_errors(f"read {finished}"):
-            inode = finished.stat().st_ino
-        self.journal.publishing(inode, str(self.format))
-        self.output.publish(finished)
+    def publish(self, merged: Path) -> None:
+        """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
+        self.journal.record_receipt(self.destination.finish(merged))
+        self.destination.publish()
 
     def close(self, journal: Journal | None) -> None:
-        """Lets go of the journal and the directory, which stays as long as there is something in it to go on with."""
+        """Close the journal and release the work directory, which stays as long as there is progress in it."""
         remove = self.published
         if journal:
-            with suppress(OutputError):  # what cannot be read may be worth something
+            with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches
             journal.close()
-        self.output.release(remove=remove)
+        self.directory.release(remove=remove)
 
     async def check_site(self) -> None:
         """Raises UsageError for fields that the site does not offer."""
@@ -289,21 +296,18 @@ class _Pull:
             raise UsageError(f"site {self.site} does not offer the fields {', '.join(unknown)}{hint}")
 
     async def gather(self) -> Path:
-        """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
+        """Run the journeys of all windows concurrently, merge them in plan order, and feed the destination."""
         finished: Path | None = None
         waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
         self.spool.expect(waiting)
         journeys = [Journey(window, past.get(window.index, ())) for window in waiting]
         doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
         unlaunched = await in_thread(lambda: self.journal.unlaunched)
-        merged = self.output.partial
-        renderer = Renderer(
-            merged, self.output.rendered, self.format, self.source.columns, self.provenance, self.announce
-        )
+        merged = self.directory.merged
         async with anyio.create_task_group() as group:
             work = self.journeys(group, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
-            with renderer.following(group) as followed:
+            async with feed(self.destination, merged, self.announce) as followed:
                 finished = await merge(
                     journeys,
                     merged,
@@ -318,7 +322,7 @@ class _Pull:
                 )
         if finished is None:
             raise cancelled_from_within()
-        return await renderer.finish(finished)
+        return finished
 
     def doubts(self) -> Doubts:
         """What earlier runs have left in doubt; trials that they did not end begin anew."""
@@ -331,7 +335,7 @@ class _Pull:
             if outcome.window.rows is not None and (outcome.rows or 0) > outcome.window.rows:
                 doubts.are_counts_doubtful = True
             if outcome.records is not None and outcome.window.index not in cut:
-                doubts.resume(outcome.window, outcome.records, outcome.rows or 0, outcome.ids or 0)
+                doubts.resume(outcome.window, Delivery(outcome.records, outcome.ids or 0, outcome.rows or 0))
         return doubts
 
     def extra(self) -> ExtraExports:
@@ -356,7 +360,7 @@ class _Pull:
         collector = Collector(
             self.source,
             self.journal,
-            path=self.output.part,
+            path=self.directory.part,
             streams=self.streams,
             spool=self.spool,
             on_event=self.announce,
@@ -369,13 +373,13 @@ class _Pull:
             collector=collector,
             doubts=doubts,
             reconciler=Reconciler(exporter, collector, on_event=self.announce),
-            discard=self.output.discard_parts,
+            discard=self.directory.discard_parts,
             skip_failed=self.skip_failed,
             on_event=self.announce,
         )
 
     def provenance(self) -> dict[str, str]:
-        """Where the output's rows come from, for formats that can tell; the same for the same data."""
+        """Describe where the output's rows come from, for formats that store it; the same for the same data."""
         figures = self.journal.frontier.figures
         return {
             "start": self.options["start"],
