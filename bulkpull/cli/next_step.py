@@ -14,7 +14,7 @@ import click
 
 from bulkpull.cli.running import Interrupted
 from bulkpull.errors import OutputError, UsageError
-from bulkpull.store.file import Output
+from bulkpull.store import WorkDirectory
 
 
 def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, begun: bool, fresh: bool) -> str | None:
@@ -29,16 +29,16 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
     """
     if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
         return None
-    unfinished = Output(out)
+    unfinished = WorkDirectory(out)
     if unfinished.journal.exists():
         arguments = sys.argv[1:]
         if begun or not fresh:
             arguments = list(without_fresh(arguments, taking_values(options)))
         command = " ".join(map(quoted, ("bulkpull", *arguments)))
-        return f"Progress is saved in {unfinished.directory}. Resume with: {command}"
+        return f"Progress is saved in {unfinished.path}. Resume with: {command}"
     if isinstance(end, Interrupted):
-        complete = unfinished.path.exists()
-        return f"The output {unfinished.path} exists." if complete else "Nothing was started; no progress to resume."
+        complete = unfinished.output.exists()
+        return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
     return None
 
 

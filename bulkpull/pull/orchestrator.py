@@ -11,16 +11,15 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.disk import disk_errors
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published
-from bulkpull.journal.journal import Journal, Verdict
+from bulkpull.journal import Journal, Verdict
 from bulkpull.journal.resume import has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning.plan import plan
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
-from bulkpull.pull.doubts import Doubts
+from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
@@ -30,10 +29,8 @@ from bulkpull.pull.options import PullOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
-from bulkpull.rows.format import Format
 from bulkpull.source import Source
-from bulkpull.store.file import Output
-from bulkpull.store.render import Renderer
+from bulkpull.store import Destination, WorkDirectory, destination_for, feed
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -74,7 +71,7 @@ async def pull(source: Source, options: PullOptions) -> Result:
         raise cancelled_from_within()
     assert work.completeness
     return work.tally.result(
-        anyio.current_time() - started, work.output.path, work.skipped, work.completeness, work.doubt
+        anyio.current_time() - started, work.directory.output, work.skipped, work.completeness, work.doubt
     )
 
 
@@ -84,8 +81,8 @@ class _Pull:
 
     source: Source
     options: PullOptions
-    output: Output = field(init=False)
-    format: Format = field(init=False)
+    directory: WorkDirectory = field(init=False)
+    destination: Destination = field(init=False)
     identity: dict[str, str] = field(init=False)
     journal: Journal = field(init=False)
     tally: Tally = field(default_factory=Tally)
@@ -96,8 +93,14 @@ class _Pull:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.output = Output(options.out, overwrite=options.overwrite)
-        self.format = options.output_format
+        self.directory = WorkDirectory(options.out)
+        self.destination = destination_for(
+            self.directory,
+            options.output_format,
+            overwrite=options.overwrite,
+            columns=self.source.columns,
+            provenance=self.provenance,
+        )
         self.identity = options.identity(self.source)
         self.source = self.source.observed(self.announce)
 
@@ -113,10 +116,11 @@ class _Pull:
     async def run(self) -> None:
         journal = None
         try:
-            await in_thread(self.output.claim)
+            await in_thread(self.directory.claim)
             if not self.options.resume:
-                await in_thread(self.output.clear)
-            self.journal = journal = await in_thread(Journal, self.output.journal)
+                await in_thread(self.destination.discard)
+                await in_thread(self.directory.clear)
+            self.journal = journal = await in_thread(Journal, self.directory.journal)
             if await in_thread(has_begun, journal, self.identity):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
@@ -127,13 +131,12 @@ class _Pull:
                     self.announce(CountsDoubted(found.doubt))
             if resumed := await in_thread(resume, journal):
                 self.announce(resumed)
-            published = await in_thread(journal.published, str(self.format))
-            if not await in_thread(self.output.holds, published):
-                await in_thread(lambda: self.output.check(data_set=self.format.is_data_set))
+            if not await in_thread(lambda: self.destination.holds(journal.receipt)):
+                await in_thread(self.destination.check)
                 await self.check_site()
-                finished = await self.gather()
+                merged = await self.gather()
                 with anyio.CancelScope(shield=True):
-                    await in_thread(self.publish, finished)
+                    await in_thread(self.publish, merged)
             self.skipped = await in_thread(lambda: journal.skipped)
             self.completeness = await in_thread(completeness, journal)
             self.doubt = await in_thread(lambda: journal.doubt)
@@ -143,21 +146,19 @@ class _Pull:
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
 
-    def publish(self, finished: Path) -> None:
-        """Lets the finished file appear, in a way that a run to come understands if this one is killed meanwhile."""
-        with disk_errors(f"read {finished}"):
-            inode = finished.stat().st_ino
-        self.journal.publishing(inode, str(self.format))
-        self.output.publish(finished)
+    def publish(self, merged: Path) -> None:
+        """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
+        self.journal.record_receipt(self.destination.finish(merged))
+        self.destination.publish()
 
     def close(self, journal: Journal | None) -> None:
-        """Lets go of the journal and the directory, which stays as long as there is something in it to go on with."""
+        """Close the journal and release the work directory, which stays as long as there is progress in it."""
         remove = self.published
         if journal:
-            with suppress(OutputError):  # what cannot be read may be worth something
+            with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches
             journal.close()
-        self.output.release(remove=remove)
+        self.directory.release(remove=remove)
 
     async def check_site(self) -> None:
         """Raises UsageError for fields that the site does not offer."""
@@ -173,20 +174,17 @@ class _Pull:
             raise UsageError(f"site {site} does not offer the fields {', '.join(unknown)}{hint}")
 
     async def gather(self) -> Path:
-        """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
+        """Run the journeys of all windows concurrently, merge them in plan order, and feed the destination."""
         finished: Path | None = None
         waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
         journeys = [Journey(window, past.get(window.index, ())) for window in waiting]
         doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
         unlaunched = await in_thread(lambda: self.journal.unlaunched)
-        merged = self.output.partial
-        renderer = Renderer(
-            merged, self.output.rendered, self.format, self.source.columns, self.provenance, self.announce
-        )
+        merged = self.directory.merged
         async with anyio.create_task_group() as group:
             work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
-            with renderer.following(group) as followed:
+            async with feed(self.destination, merged, self.announce) as followed:
                 finished = await merge(
                     journeys,
                     merged,
@@ -202,7 +200,7 @@ class _Pull:
                 )
         if finished is None:
             raise cancelled_from_within()
-        return await renderer.finish(finished)
+        return finished
 
     def doubts(self) -> Doubts:
         """What earlier runs have left in doubt; trials that they did not end begin anew."""
@@ -215,7 +213,7 @@ class _Pull:
             if outcome.window.rows is not None and (outcome.rows or 0) > outcome.window.rows:
                 doubts.are_counts_doubtful = True
             if outcome.records is not None and outcome.window.index not in cut:
-                doubts.resume(outcome.window, outcome.records, outcome.rows or 0, outcome.ids or 0)
+                doubts.resume(outcome.window, Delivery(outcome.records, outcome.ids or 0, outcome.rows or 0))
         return doubts
 
     def extra(self) -> ExtraExports:
@@ -246,7 +244,7 @@ class _Pull:
         collector = Collector(
             self.source,
             self.journal,
-            path=self.output.part,
+            path=self.directory.part,
             slots=slots,
             backpressure=Backpressure(self.options.spool, windows),
             on_event=self.announce,
@@ -259,13 +257,13 @@ class _Pull:
             collector=collector,
             doubts=doubts,
             reconciler=Reconciler(exporter, collector, on_event=self.announce),
-            discard=self.output.discard_parts,
+            discard=self.directory.discard_parts,
             skip_failed=self.options.skip_failed,
             on_event=self.announce,
         )
 
     def provenance(self) -> dict[str, str]:
-        """Where the output's rows come from, for formats that can tell; the same for the same data."""
+        """Describe where the output's rows come from, for formats that store it; the same for the same data."""
         figures = self.journal.frontier.figures
         return {
             "start": self.identity["start"],

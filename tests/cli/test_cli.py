@@ -192,7 +192,7 @@ def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
     with sandbox_process(*options) as sandbox:
         done = bulkpull(sandbox, *command)
         assert done.returncode == 4, done.stderr
-        assert "all 2 exports that are allowed beyond the plan were made; allow more on purpose" in done.stderr
+        assert "all 2 exports allowed beyond the plan are used; allow more with --max-extra-exports" in done.stderr
         assert "leave the window out (--skip-failed)" in done.stderr
         done = bulkpull(sandbox, *command, "--skip-failed", "--json")
     assert done.returncode == 6, done.stderr

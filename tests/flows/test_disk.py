@@ -211,7 +211,7 @@ async def test_what_was_changed_meanwhile_is_not_taken_for_ours(
     [first, *_] = sorted((tmp_path / "a.csv.bulkpull").glob(file))
     first.write_bytes(first.read_bytes()[:1000])
     if file == "output":
-        with pytest.raises(OutputError, match="start over"):
+        with pytest.raises(OutputError, match="Start over with --fresh"):
             await pull(sandbox, out)
         await pull(sandbox, out, resume=False)
     else:
