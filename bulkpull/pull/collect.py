@@ -1,22 +1,24 @@
-"""Collect: from a succeeded export to its files, whole on the disk."""
+"""Collect: the files of a succeeded export are downloaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.disk import disk_errors
-from bulkpull.download.fetch import fetch
-from bulkpull.events import Event, OnEvent
+from bulkpull.download import Downloaded, Downloader, FileMissingError, Version, verify_csv
+from bulkpull.errors import MalformedPartError, PartError
+from bulkpull.events import Event, OnEvent, PartFetched, Received, Retried
 from bulkpull.journal.journal import Journal, PartRecord
 from bulkpull.pacing.backpressure import Spool
 from bulkpull.pacing.limits import Streams
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
-from bulkpull.pull.links import Links, link_name, part_records
+from bulkpull.pull.links import Links, PartLink, link_name, part_records
 from bulkpull.pull.poll import known
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
@@ -24,7 +26,7 @@ from bulkpull.threads import in_thread
 
 @dataclass(slots=True)
 class Collector:
-    """Downloads the files of exports, as many at a time as `streams` and `spool` allow."""
+    """Downloads the files of exports, as many concurrently as `streams` and `spool` allow."""
 
     source: Source
     journal: Journal
@@ -35,32 +37,34 @@ class Collector:
     on_event: OnEvent
 
     async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
-        """Downloads the files of the export, behind which the journey's former parts stay. `records` are what an
-        earlier run left of them. Raises ExportFailure where one is gone or no CSV."""
+        """Download the files of the export, and put them before those of the journey's earlier exports.
+
+        `records` are what an earlier run left of them. Raises ExportFailure if a file is missing or malformed.
+        """
         if not records:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.exported, journey.window, export.id, records)
         await self._download(journey, Links(self.source, export, records), records)
-        # The newest export's first: where it is whole, its rows come as if it were alone.
+        # The newest export first: if it is complete, the order of the rows is the same as without the others.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)
         journey.export_id = export.id
 
     async def collect_late(self, journey: Journey) -> bool:
-        """Asks the newest export again for its links: whether there are more than before, which are downloaded then.
+        """Get the newest export again, and download the files that were added to it. Returns whether there were any.
         Raises ExportFailure."""
         former = [part.record for part in journey.parts if part.record.export_id == journey.export_id]
         export = await known(self.source, journey.export_id)
         names = {record.name for record in former}
         if export is None or len(export.links) <= len(former):
             return False
-        # Where links differ in their queries alone, nothing tells which is new.
+        # If the links differ in their queries only, it is unknown which are new.
         late = [link for link in export.links if link_name(link) not in names] or export.links
         late_export = replace(export, links=tuple(late))
         await self.collect(journey, late_export)
         return True
 
     async def download_again(self, journey: Journey, part: Part) -> None:
-        """Downloads a damaged part anew. Raises ExportFailure where it is gone."""
+        """Download a damaged part again. Raises ExportFailure if it is missing or malformed."""
         with disk_errors(f"remove {part.path}"):
             await in_thread(part.path.unlink, True)
         await in_thread(self.journal.damaged, part.window, part.number)
@@ -87,21 +91,77 @@ class Collector:
             raise cancelled_from_within()
 
     async def _fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
-        """Streams one part, once there is room for it; what makes the export useless goes to `failures`."""
+        """Download one part once there is room for it. What makes the export useless is added to `failures`."""
         streams = self.streams.limiter
         while True:
             await self.spool.room(part.window)
             async with streams:
-                if not self.spool.has_room(part.window):  # any more: it must not be waited for with a place in hand
+                if not self.spool.has_room(part.window):  # wait again, but not with a place in hand
                     continue
                 try:
-                    await fetch(self.source, part, links, self.journal, streams=streams, on_event=self._streamed)
+                    await self._download_part(part, links)
                 except ExportFailure as failure:
                     failures.append(failure)
                     group.cancel_scope.cancel()
                 return
 
+    async def _download_part(self, part: Part, links: Links) -> None:
+        """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
+        verify = partial(verify_csv, key=self.source.columns.key)
+        downloader = Downloader(self.source.download, self.source.retry, self.streams.limiter, verify)
+        try:
+            downloaded = await downloader.download(
+                PartLink(links, part.number),
+                part.path,
+                _PartCheckpoints(self.journal, part),
+                _PartProgress(part, self._streamed),
+                _known(part.record),
+            )
+        except FileMissingError as error:
+            raise ExportFailure(links.export_id, f"part {part.number} is missing: {error}", PartError) from error
+        except MalformedPartError as error:
+            raise ExportFailure(links.export_id, f"part {part.number}: {error}", MalformedPartError) from error
+        except PartError as error:
+            raise PartError(f"{part}: {error}") from error
+        part.size = downloaded.size
+        self.on_event(PartFetched(part.window, part.number, downloaded.size))
+
     def _streamed(self, event: Event) -> None:
         """Hears of the transfers of files, and no other requests."""
         self.streams(event)
         self.on_event(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartProgress:
+    """Reports the download of a part."""
+
+    part: Part
+    on_event: OnEvent
+
+    def received(self, size: int) -> None:
+        self.on_event(Received(self.part.window, self.part.number, size))
+
+    def retried(self, attempt: int, wait: float, reason: str) -> None:
+        self.on_event(Retried(str(self.part), attempt, wait, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _PartCheckpoints:
+    """Records the download of a part in the journal."""
+
+    journal: Journal
+    part: Part
+
+    def save_partial(self, version: Version) -> None:
+        self.journal.transferring(self.part.window, self.part.number, version.validator, version.length)
+
+    def save_complete(self, downloaded: Downloaded) -> None:
+        self.journal.fetched(self.part.window, self.part.number, downloaded.size, downloaded.checksum)
+
+
+def _known(record: PartRecord) -> Version | Downloaded:
+    """Return what an earlier run recorded of a part."""
+    if record.size is not None and record.checksum is not None:
+        return Downloaded(record.size, record.checksum)
+    return Version(record.validator, record.length)
