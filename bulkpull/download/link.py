@@ -122,7 +122,7 @@ async def open_link(
     try:
         url = check_link(resolved(base, link), allow_http=allow_http)
     except ValueError:
-        raise PartError("the API returned a link that is not a valid URL") from None
+        raise PartError("the link is not a valid URL") from None
     for _hop in range(MAX_REDIRECTS + 1):
         headers = {"Accept-Encoding": "identity"}
         ranged = bool(offset and validator) and url.host not in rangeless
@@ -155,11 +155,11 @@ def check_link(link: str, *, allow_http: bool) -> URL:
         host, usable = url.host or "", url.port is not None
         host.encode("idna")
     except ValueError:
-        raise PartError("the API returned a link that is not a valid URL") from None
+        raise PartError("the link is not a valid URL") from None
     if url.scheme == "http" and not (allow_http and is_loopback(host)):
         raise PartError(f"the link to {host} uses http, not https: not followed")
     if url.scheme not in ("http", "https") or not host or not usable:
-        raise PartError(f"the API returned a link with the scheme {url.scheme!r}: only https is followed")
+        raise PartError(f"the link has the scheme {url.scheme!r}: only https is followed")
     if url.user is not None or url.password is not None:
         raise PartError(f"the link to {host} contains credentials: not followed")
     return url

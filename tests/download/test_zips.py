@@ -90,7 +90,7 @@ def unknown_method(body: bytes) -> bytes:
         (zipped(("folder/", b"")), "a zip with 0 files"),
         (encrypted(zipped(("a.csv", ROWS))), "an encrypted zip"),
         (unknown_method(zipped(("a.csv", ROWS))), "a zip that cannot be unpacked"),
-        (zipped(("a.csv", b" " * 40_000_000), compression=zipfile.ZIP_DEFLATED), "a zip of .* expand to more than"),
+        (zipped(("a.csv", b" " * 40_000_000), compression=zipfile.ZIP_DEFLATED), "a zip of .* expands to more than"),
         (zipped(("a.zip", zipped(("a.csv", ROWS)))), "a zip within a zip"),
     ],
     ids=["two", "empty", "folder", "encrypted", "method", "bomb", "zip"],
