@@ -69,7 +69,7 @@ class RetryPolicy:
 
         def stop(state: RetryCallState) -> bool:
             elapsed, error = anyio.current_time() - (first_failure or 0.0), _error(state)
-            if error.wait > self.seconds - elapsed:
+            if error.wait > max(0.0, self.seconds - elapsed):
                 error.args = (self.describe_long_wait(str(error), error.wait),)
             return state.attempt_number >= self.attempts or elapsed + state.upcoming_sleep > self.seconds
 

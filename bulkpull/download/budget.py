@@ -64,7 +64,7 @@ class RetryBudget:
         """Return the pause before the next attempt. Raises PartError if there is none."""
         self._failures.add()
         left = self._retry.seconds - self._failures.seconds
-        if error.wait > left:
+        if error.wait > max(0.0, left):
             raise PartError(self._retry.describe_long_wait(str(error), error.wait)) from error
         wait = max(error.wait, self._retry.backoff(self._failures.count))
         if self._failures.count >= self._retry.attempts or wait > left:
