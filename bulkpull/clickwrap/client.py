@@ -26,7 +26,7 @@ from bulkpull.clickwrap.models import (
     parse_page,
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
-from bulkpull.download.link import open_link
+from bulkpull.download import open_link
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -36,17 +36,17 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import OnEvent, Requested, Throttled, ignore
-from bulkpull.retry import RetryPolicy, TransientError, retry_after
-from bulkpull.source import Body, Columns, Export
-from bulkpull.transport import (
+from bulkpull.http import (
+    HEADER_TIMEOUTS,
     MAX_HEADER,
     MAX_HEADERS,
-    PATIENCE,
     describe,
     has_long_header,
     is_loopback,
     sent_once,
 )
+from bulkpull.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.source import Body, Columns, Export
 
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
@@ -334,7 +334,7 @@ class Clickwrap:
                     headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                     allow_redirects=False,
                     raise_for_status=False,
-                    timeout=_timeout(seconds, total=seconds + PATIENCE * self._request_timeout),
+                    timeout=_timeout(seconds, total=seconds + HEADER_TIMEOUTS * self._request_timeout),
                     middlewares=(sent_once(),),
                     max_line_size=MAX_HEADER,
                     max_field_size=MAX_HEADER,

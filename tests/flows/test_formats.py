@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from bulkpull import FormatError, OutputError, UsageError, events
-from bulkpull.download.transfer import Transfer
+from bulkpull.download import verify_csv
+from bulkpull.download.file import PartialFile
 from bulkpull.events import Event
+from bulkpull.pull import collect
 from bulkpull.sandbox import Sandbox
 from bulkpull.store import WorkDirectory
 from tests.flows.survival import survive_kills, undisturbed
@@ -150,14 +152,14 @@ async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.parquet"
-    written = Transfer.store
+    written = PartialFile._store
 
     def store(self: Any, pieces: list[bytes]) -> None:
         written(self, [piece.replace(b"2024-05-20T", b"2024-05-2OT") for piece in pieces])
 
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(Transfer, "store", store)
+            patch.setattr(PartialFile, "_store", store)
             with pytest.raises(
                 FormatError, match=r"row [\d,]+ \(id [0-9a-f]{24}\): created_time '2024-05-2OT"
             ) as caught:
@@ -173,16 +175,15 @@ async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
 
 async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was rendered until then is rendered anew."""
-    finish = Transfer._finish
 
-    async def with_another_column(self: Any) -> None:
-        await finish(self)
-        if self.part.window.index == 7 and self.part.number == 1:
-            lines = self.part.path.read_bytes().split(b"\n")
+    def with_another_column(path: Path, *, key: str) -> None:
+        verify_csv(path, key=key)
+        if path.name == "window-000008-part-0001.csv":
+            lines = path.read_bytes().split(b"\n")
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            self.part.path.write_bytes(b"\n".join(lines))
+            path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(Transfer, "_finish", with_another_column)
+    monkeypatch.setattr(collect, "verify_csv", with_another_column)
     async with Sandbox(CONFIG) as sandbox:
         for name in ("a.parquet", "a.ndjson"):
             await pull(sandbox, tmp_path / name, fields=None)

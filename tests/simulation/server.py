@@ -16,11 +16,9 @@ from typing import Any, Literal, Self, cast
 
 import anyio
 
-from bulkpull import ApiError, Clickwrap, Export, NotFoundError, RetryPolicy
+from bulkpull import ApiError, Clickwrap, Export, LinkExpiredError, NotFoundError, RetryPolicy, TransferError
 from bulkpull.clickwrap.quota import Governor
-from bulkpull.download.link import LinkExpiredError
 from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
-from bulkpull.retry import TransientError
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.source import Body
 from bulkpull.window import instant
@@ -159,7 +157,7 @@ class Server:
         """What a link leads to. Raises LinkExpiredError."""
         task = self.tasks[link.removeprefix("https://files/").removesuffix(".csv")]
         if task.fate == "gone":
-            raise LinkExpiredError(404)
+            raise LinkExpiredError("404", status=404)
         lines = [f"{number:024x},{number % 97},{instant(self.moments[number])}\n" for number in task.rows]
         content = "".join(("id,signer_id,created_time\n", *lines)).encode()
         return content[: -len(lines[-1]) // 2] if task.fate == "damaged" else content
@@ -288,7 +286,7 @@ class SimulatedClickwrap:
         await anyio.sleep(self.server.latency())
         if self.server.befalls():
             yield content[: len(content) // 2]
-            raise TransientError("the transfer broke")
+            raise TransferError("the transfer broke")
         yield content
 
 

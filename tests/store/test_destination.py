@@ -6,13 +6,11 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bulkpull import OutputError, events
-from bulkpull.download.transfer import Transfer
-from bulkpull.pull import orchestrator
+from bulkpull.pull import collect, orchestrator
 from bulkpull.rows.follow import Followed
 from bulkpull.sandbox import Sandbox
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
@@ -99,16 +97,13 @@ async def test_after_an_interruption_what_was_taken_before_comes_again_unchanged
 async def test_a_column_that_is_added_makes_it_take_everything_again(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = Transfer._finish
-
-    async def with_another_column(self: Any) -> None:
-        await finish(self)
-        if self.part.window.index == 7 and self.part.number == 1:
-            lines = self.part.path.read_bytes().split(b"\n")
+    def with_another_column(path: Path, *, key: str) -> None:
+        if path.name == "window-000008-part-0001.csv":
+            lines = path.read_bytes().split(b"\n")
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            self.part.path.write_bytes(b"\n".join(lines))
+            path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(Transfer, "_finish", with_another_column)
+    monkeypatch.setattr(collect, "verify_csv", with_another_column)
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, tmp_path / "a.csv", fields=None)
         destination = use(InMemory())
