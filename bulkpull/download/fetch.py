@@ -20,7 +20,7 @@ from bulkpull.journal.journal import Journal
 from bulkpull.pull.journey import Part, cancelled_from_within
 from bulkpull.pull.links import Links
 from bulkpull.retry import TransientError
-from bulkpull.rows.records import blocks
+from bulkpull.rows.records import read_chunks
 from bulkpull.source import Source
 from bulkpull.threads import in_thread
 
@@ -128,7 +128,7 @@ class _Stretches:
             for begin in self.begins:
                 with self._path(begin).open("rb") as file:
                     file.seek(first.offset - begin)
-                    for block in blocks(file, from_thread.check_cancelled):
+                    for block in read_chunks(file, from_thread.check_cancelled):
                         first.store([block])
                         first.offset += len(block)
                 self._path(begin).unlink()

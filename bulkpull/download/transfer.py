@@ -25,7 +25,7 @@ from bulkpull.journal.journal import Journal
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links
 from bulkpull.retry import TransientError
-from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records, too_long
+from bulkpull.rows.records import MAX_RECORD_BYTES, CsvError, read_chunks, read_columns, records, too_long
 from bulkpull.rows.sink import write_all
 from bulkpull.source import Body, Source
 from bulkpull.threads import file_threads, in_thread
@@ -286,7 +286,7 @@ class Transfer:
         with disk_errors(f"spool {self.part}", needed=needed, at=self.part.path):
             await in_thread(self.store, pieces)
         self.offset += size
-        if self.line > MAX_RECORD:
+        if self.line > MAX_RECORD_BYTES:
             raise too_long(1)
 
     def store(self, pieces: list[bytes]) -> None:
@@ -408,7 +408,7 @@ class Transfer:
 def digest_of(path: Path) -> xxh3_128:
     digest = xxh3_128()
     with path.open("rb") as file:
-        for block in blocks(file, from_thread.check_cancelled):
+        for block in read_chunks(file, from_thread.check_cancelled):
             digest.update(block)
     return digest
 
@@ -419,7 +419,7 @@ def _check_head(path: Path, key: str) -> bool:
         if file.read(4).startswith(ZIPS):
             return True
         file.seek(0)
-        read_columns(records(blocks(file, from_thread.check_cancelled)), key)
+        read_columns(records(read_chunks(file, from_thread.check_cancelled)), key)
         return False
 
 

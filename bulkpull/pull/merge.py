@@ -18,8 +18,8 @@ from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, Wi
 from bulkpull.journal.journal import Figures, Journal
 from bulkpull.pull.doubts import Doubt
 from bulkpull.pull.journey import DamagedPart, Delivery, Journey, cancelled_from_within
-from bulkpull.rows.dedup import Deduplicator, Merged
-from bulkpull.rows.follow import Followed
+from bulkpull.rows.dedup import Deduplicator, PartStats
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
@@ -39,7 +39,7 @@ async def merge(
     fixed: bool,
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
-    followed: Followed | None = None,
+    followed: GrowingFile | None = None,
     on_event: OnEvent,
 ) -> Path:
     """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
@@ -53,7 +53,7 @@ async def merge(
     async with _opened(path, journal, names, columns, fixed=fixed, memory=memory) as work:
         work.followed = followed
         if followed and work.sink.offset:
-            followed.reach(work.sink.offset, work.sink.columns)
+            followed.advance(work.sink.offset, work.sink.columns)
         done = 0
         pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
@@ -81,7 +81,7 @@ async def merge(
                 journey.accept(window.delivery)
                 done += 1
                 if followed:
-                    followed.reach(window.offset, window.columns)
+                    followed.advance(window.offset, window.columns)
                 try:
                     await merged.send(window)
                 except anyio.BrokenResourceError:  # what ended the commits comes out of the group
@@ -106,7 +106,7 @@ async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow
                 _announce(done.journey, done.parts, on_event)
 
 
-def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> None:
+def _announce(journey: Journey, merged: Sequence[PartStats], on_event: OnEvent) -> None:
     for part, came in zip(journey.parts, merged, strict=True):
         if came.missing or came.unasked:
             on_event(ColumnsDiffer(part.window, part.number, came.missing, came.unasked))
@@ -119,7 +119,7 @@ class _MergedWindow:
     """A window whose rows are in the output's first `offset` bytes, under `columns`; what came of each of its parts."""
 
     journey: Journey
-    parts: list[Merged]
+    parts: list[PartStats]
     delivery: Delivery
     offset: int
     columns: tuple[str, ...]
@@ -133,7 +133,7 @@ class _Merge:
     deduplicator: Deduplicator
     journal: Journal
     path: Path
-    followed: Followed | None = None
+    followed: GrowingFile | None = None
     committed: int = 0  # windows, by this run
     before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns, before the last window
 
@@ -165,7 +165,7 @@ class _Merge:
         self.before = sink.offset, list(sink.columns)
         start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
         needed = sum(part.size or 0 for part in journey.parts)
-        merged: list[Merged] = []
+        merged: list[PartStats] = []
         with disk_errors(f"merge {journey.window}", needed=needed, at=self.path):
             for part in journey.parts:
                 try:
@@ -214,7 +214,7 @@ class _Merge:
         with disk_errors("finish the output", at=self.path):
             finished = self.sink.finish(from_thread.check_cancelled)
             if self.followed:
-                self.followed.end(finished)
+                self.followed.finish(finished)
             return finished
 
     def close(self) -> None:

@@ -19,10 +19,10 @@ from anyio.abc import TaskGroup
 from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
 from bulkpull.events import OnEvent, Rendered
 from bulkpull.rows.compress import compressed
-from bulkpull.rows.follow import Followed, Superseded
 from bulkpull.rows.format import Format
+from bulkpull.rows.growing_file import GrowingFile, Superseded
 from bulkpull.rows.ndjson import ndjson
-from bulkpull.rows.records import blocks
+from bulkpull.rows.records import read_chunks
 from bulkpull.rows.sink import write_all
 from bulkpull.source import Columns
 from bulkpull.threads import in_thread
@@ -47,14 +47,14 @@ class Renderer:
     columns: Columns
     provenance: Callable[[], Mapping[str, str]]
     on_event: OnEvent
-    followed: Followed = field(init=False)
+    followed: GrowingFile = field(init=False)
     done: bool = False
 
     def __post_init__(self) -> None:
-        self.followed = Followed(self.merged)
+        self.followed = GrowingFile(self.merged)
 
     @contextmanager
-    def following(self, group: TaskGroup) -> Iterator[Followed | None]:
+    def following(self, group: TaskGroup) -> Iterator[GrowingFile | None]:
         """Renders, in a task of the group, what the merge tells that it has come to; None where nothing is to be done.
         The task may raise FormatError and OutputError."""
         if self.format.is_merged_already:
@@ -64,7 +64,7 @@ class Renderer:
         try:
             yield self.followed
         except BaseException:
-            self.followed.stop()
+            self.followed.abort()
             raise
 
     async def finish(self, merged: Path) -> Path:
@@ -72,8 +72,8 @@ class Renderer:
         if self.format.is_merged_already:
             return merged
         if not self.done:
-            self.followed = Followed(merged)
-            self.followed.end(merged)
+            self.followed = GrowingFile(merged)
+            self.followed.finish(merged)
             await self._follow()
         return self.path
 
@@ -88,9 +88,9 @@ class Renderer:
     async def _report(self) -> None:
         while True:
             await anyio.sleep(_REPORT)
-            self.on_event(Rendered(self.followed.position, self.followed.reached))
+            self.on_event(Rendered(self.followed.position, self.followed.available))
 
-    def _render(self, merged: Followed) -> None:
+    def _render(self, merged: GrowingFile) -> None:
         with disk_errors(f"write the output as {self.format.name}", at=self.path), closing(merged):
             discard(self.path)
             try:
@@ -99,10 +99,10 @@ class Renderer:
                 else:
                     self._write_text(merged)
             finally:
-                merged.stop()  # before it is closed: something may still be about to read
+                merged.abort()  # before it is closed: something may still be about to read
             _sync(self.path)
 
-    def _write_parquet(self, merged: Followed) -> None:
+    def _write_parquet(self, merged: GrowingFile) -> None:
         from bulkpull.rows.parquet import write_parquet  # takes a library that may be missing
 
         write_parquet(
@@ -115,8 +115,8 @@ class Renderer:
             checkpoint=from_thread.check_cancelled,
         )
 
-    def _write_text(self, merged: Followed) -> None:
-        pieces: Iterator[bytes] = blocks(merged, from_thread.check_cancelled)
+    def _write_text(self, merged: GrowingFile) -> None:
+        pieces: Iterator[bytes] = read_chunks(merged, from_thread.check_cancelled)
         if self.format.name == "ndjson":
             pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
         if self.format.compression:
