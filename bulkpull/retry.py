@@ -1,4 +1,4 @@
-"""What is tried again, how long after, and when to give up. Serves the API's routes and the file downloads."""
+"""Retries with exponential backoff, for API requests and file downloads."""
 
 from __future__ import annotations
 
@@ -33,8 +33,17 @@ class TransientError(Exception):
 class RetryPolicy:
     """Exponential backoff with full jitter, limited in attempts and in time.
 
-    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds, the "full jitter" of the AWS
-    Architecture Blog's "Exponential Backoff And Jitter". No attempt starts `seconds` after the first failure.
+    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds: "full jitter" in the AWS
+    Architecture Blog's "Exponential Backoff And Jitter".
+
+    Args:
+        attempts: Maximum number of attempts.
+        seconds: Seconds after the first failure beyond which no attempt starts.
+        base: Upper bound of the first wait, in seconds.
+        cap: Upper bound of every wait, in seconds.
+
+    Raises:
+        UsageError: An argument is out of range.
     """
 
     attempts: int = 1000
@@ -44,10 +53,17 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.seconds, self.base, self.cap) < 0:
-            raise UsageError("a retry policy needs at least one attempt and no negative seconds")
+            raise UsageError("a retry policy needs at least one attempt, and times that are not negative")
 
     def backoff(self, attempt: int) -> float:
-        """Seconds to wait after `attempt` (from 1) has failed."""
+        """Draw the wait after a failed attempt.
+
+        Args:
+            attempt: The number of the attempt, from 1.
+
+        Returns:
+            The wait in seconds.
+        """
         return random.uniform(0, min(self.cap, self.base * 2.0 ** (attempt - 1)))
 
     def too_long_a_wait(self, error: TransientError) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bulkpull import CountMismatch, Result, Window, events
 from bulkpull.events import Event, OnEvent, ignore
-from bulkpull.window import counted as counted_in
+from bulkpull.window import total_count
 
 _LINE_EVERY = 10.0  # seconds, where there is no terminal
 _RATE_OVER = 5.0  # seconds
@@ -320,7 +320,7 @@ def _line(event: Event, *, verbose: bool) -> str | None:
 def _verbose_line(event: Event) -> str | None:
     match event:
         case events.Planned():
-            rows = counted_in(event.windows)
+            rows = total_count(event.windows)
             probed = f", {rows:,} activities counted with {event.probes:,} requests" if rows and event.probes else ""
             return f"{len(event.windows):,} windows{probed}"
         case events.Limited():

@@ -6,7 +6,7 @@ import math
 
 import anyio
 
-from bulkpull.clickwrap.quota import WINDOW
+from bulkpull.clickwrap.quota import QUOTA_PERIOD_S
 from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
 from bulkpull.pacing.durations import PEEK
 
@@ -141,7 +141,7 @@ class Flight(Climb):
                 self._started.discard(event.window.index)
                 self._failed += 1
                 self._finish()
-            case Throttled() if anyio.current_time() > self._throttled_at + WINDOW:
+            case Throttled() if anyio.current_time() > self._throttled_at + QUOTA_PERIOD_S:
                 self._throttled_at = anyio.current_time()
                 self.set(self.limit / 2)
 

@@ -1,4 +1,4 @@
-"""Plan: from a range of time to windows, in order."""
+"""The plan of a pull: the windows of its time range, in order."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from datetime import UTC, date, datetime, timedelta
 
 from bulkpull.errors import UsageError
 from bulkpull.planning.length import AUTO, by_length
-from bulkpull.planning.volume import ROWS_PER_EXPORT, Uncounted, by_volume
+from bulkpull.planning.volume import ROWS_PER_EXPORT, CountUnavailable, by_volume
 from bulkpull.source import Source
-from bulkpull.window import Window, counted, instant
+from bulkpull.window import Window, instant, total_count
 
-MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many mails
+MAX_WINDOWS = 1000  # by default: each window is an export, which sends an email
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The windows of a pull of `[start, end)`, one export each, and how many `probes` (requests that count) they took.
+    """The windows of a pull of `[start, end)`, one export each.
 
-    `uncounted` is why they are of equal length where they should be of equal volume, and `doubt` why their counts
-    cannot be trusted; empty otherwise. `total` is what was counted in the whole range, where its windows were not.
+    `probes` is the number of counting requests that planning took. `uncounted` is the reason why the windows have equal
+    length instead of equal volume, `doubt` the reason why their counts cannot be trusted; both are empty otherwise.
+    `total` is the count of the whole range if its windows could not be counted.
     """
 
     start: datetime
@@ -32,8 +33,8 @@ class Plan:
 
     @property
     def rows(self) -> int | None:
-        """The activities that were counted; None where they were not."""
-        return counted(self.windows)
+        """The total count of the windows; None if any of them was not counted."""
+        return total_count(self.windows)
 
 
 async def plan(
@@ -46,33 +47,46 @@ async def plan(
     rows_per_export: int = ROWS_PER_EXPORT,
     max_windows: int = MAX_WINDOWS,
 ) -> Plan:
-    """The windows that a pull with the same options would take; makes no export.
+    """Plan a pull without launching an export.
 
-    The windows tile the range. `auto` windows hold about `rows_per_export` activities each, as counted by requests to
-    the API; stretches that count none go into a neighbouring window. Where counting is refused, the windows are of
-    equal length, the shortest of 1d, 7d, 1mo, 3mo, 6mo, 1y, ... that makes at most 24. Any other `window` is a length,
-    and takes no request.
+    The windows tile the range. If the API refuses to count, `auto` windows have equal length: the shortest of 1d, 7d,
+    1mo, 3mo, 6mo, 1y, ... that gives at most 24 windows.
 
-    Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows, and whatever
-    the client raises where the API cannot be reached or does not accept the token.
+    Args:
+        clickwrap: The source of the rows.
+        start: Start of the range: a date or an instant with an offset.
+        end: End of the range, exclusive. Defaults to the current time.
+        filter: Additional filter expression.
+        window: Length of the windows, such as `1d` or `1mo`, or `auto` for windows of about `rows_per_export`
+            activities each, according to counts.
+        rows_per_export: Target number of activities per `auto` window.
+        max_windows: Maximum number of windows.
+
+    Returns:
+        The plan that a pull with the same options would use.
+
+    Raises:
+        UsageError: A date or option is invalid, the end is before the start, or there are more than `max_windows`
+            windows.
+        ApiError: The API cannot be reached, or rejects the token.
     """
     filter = clickwrap.check_filter(filter)
     first, last = span(start, end)
     window = window.strip().lower()
     if rows_per_export < 1:
-        raise UsageError("an export must have a row at least")
+        raise UsageError("rows per export must be at least 1")
     if window != AUTO:
         return Plan(first, last, by_length(first, last, window, max_windows))
     try:
         volume = await by_volume(clickwrap, first, last, filter, rows_per_export, max_windows)
-    except Uncounted as uncounted:
+    except CountUnavailable as error:
         windows = by_length(first, last, AUTO, max_windows)
-        return Plan(first, last, windows, uncounted.probes, str(uncounted), total=uncounted.total)
+        return Plan(first, last, windows, error.probes, str(error), total=error.total)
     return Plan(first, last, volume.windows, volume.probes, doubt=volume.doubt)
 
 
 def span(start: date | datetime | str, end: date | datetime | str | None) -> tuple[datetime, datetime]:
-    """The first and last instant of a range; without `end`, until now. Raises UsageError."""
+    """Return the bounds of a range as instants; `end` defaults to the current time. Raises UsageError."""
     first = moment(start, "start")
     last = moment(end, "end") if end is not None else _whole_milliseconds(datetime.now(UTC))
     if last < first:
@@ -81,8 +95,10 @@ def span(start: date | datetime | str, end: date | datetime | str | None) -> tup
 
 
 def moment(value: date | datetime | str, what: str) -> datetime:
-    """A date or an instant in UTC; a fraction of a millisecond counts as the next whole one, as rows have no finer
-    times. Raises UsageError for what is neither, and for an instant without an offset."""
+    """Return a date or an instant in UTC, rounded up to whole milliseconds, the resolution of rows.
+
+    Raises UsageError if it is neither, or an instant without an offset.
+    """
     if isinstance(value, str):
         try:
             value = (
@@ -90,12 +106,14 @@ def moment(value: date | datetime | str, what: str) -> datetime:
             )
         except ValueError as error:
             raise UsageError(
-                f"the {what} {value!r} is no date (2024-01-31) or instant (2024-01-31T06:00Z): {error}"
+                f"the {what} {value!r} is not a date (2024-01-31) or an instant (2024-01-31T06:00Z): {error}"
             ) from None
     if not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if value.tzinfo is None:
-        raise UsageError(f"the {what} {value.isoformat()} has no offset from UTC: write {value.isoformat()}Z or +01:00")
+        raise UsageError(
+            f"the {what} {value.isoformat()} has no offset from UTC. Append Z or an offset such as +01:00."
+        )
     try:
         return _whole_milliseconds(value.astimezone(UTC))
     except OverflowError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bulkpull.journal.journal import Verdict
-from bulkpull.planning.volume import could_be_a_cap
+from bulkpull.planning.volume import looks_like_a_limit
 from bulkpull.window import Window
 
 _ROUND = 500  # records: exports that end at a multiple of it may have been cut there
@@ -20,7 +20,7 @@ _MAX_DEPTH = 5  # trials in a row that show nothing, since all rows are in one o
 
 def is_suspicious(records: int) -> bool:
     """Whether so many records look like a limit: a round number, or one of spreadsheets."""
-    return could_be_a_cap(records) or (records > 0 and records % _ROUND == 0)
+    return looks_like_a_limit(records) or (records > 0 and records % _ROUND == 0)
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class Doubts:
         not; ids that come again in another window were counted there."""
         if window.rows is None or rows > window.rows:
             return False
-        return not (self.are_counts_doubtful and could_be_a_cap(ids))
+        return not (self.are_counts_doubtful and looks_like_a_limit(ids))
 
     def _suspect(self, window: Window, records: int, rows: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
         if self.caps.get(records) == "found":

@@ -12,7 +12,7 @@ from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal.journal import Journal
 from bulkpull.pacing.launch_queue import Order
-from bulkpull.planning.volume import pieces
+from bulkpull.planning.volume import split_window
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
@@ -255,7 +255,7 @@ class Journeys:
     ) -> tuple[Journey, ...]:
         """The journeys of a window's pieces, on their way; none where it cannot be cut."""
         limits = [number for number in (limit, self.exporter.sizes.limit) if number]
-        cut = await pieces(
+        cut = await split_window(
             self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
         )
         if not cut:

@@ -153,7 +153,7 @@ def test_a_plan_that_cannot_count_says_so() -> None:
         found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--json").stdout)
     assert "activity could not be counted, so windows are of equal length: " in done.stdout
     assert "6 exports, 12 requests or more" in done.stdout
-    assert "may not do this" in found["uncounted"]
+    assert "lacks the permission" in found["uncounted"]
     assert (found["rows"], len(found["windows"])) == (None, 6)
 
 
@@ -260,7 +260,7 @@ def test_errors_are_a_sentence_and_a_code(
 def test_a_wrong_token_is_code_3_and_is_not_shown(sandbox: SandboxProcess, tmp_path: Path) -> None:
     done = bulkpull(sandbox, "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "-v", BULKPULL_TOKEN="wrong-token-7")
     assert done.returncode == 3
-    assert "does not accept the token" in done.stderr
+    assert "the API rejects the token" in done.stderr
     assert "wrong-token-7" not in done.stderr
 
 

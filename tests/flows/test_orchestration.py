@@ -71,7 +71,7 @@ async def test_where_counting_is_refused_the_pull_goes_by_length(tmp_path: Path,
     assert (tmp_path / "a.csv").read_bytes() == undisturbed
     assert (result.windows, result.counted, result.probes) == (6, None, 1)
     [planned] = [event for event in heard if isinstance(event, events.Planned)]
-    assert "may not do this" in planned.uncounted
+    assert "lacks the permission" in planned.uncounted
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -138,7 +138,8 @@ def test_names_the_row_of_an_invalid_time_unless_all_are_strings(tmp_path: Path,
     rows = [(f"{number:024x}", NOON) for number in range(20_000)]
     rows[12_345] = ("odd", created)
     value = created.strip('"')
-    with pytest.raises(FormatError, match=rf"row 12,346 .*created_time '{value}' is not an instant") as caught:
+    message = rf"row 12,346 \(id odd\): created_time '{value}' is not an instant"
+    with pytest.raises(FormatError, match=message) as caught:
         write(table(rows), tmp_path / "a.parquet")
     assert caught.value.row == 12_346
     write(table(rows), tmp_path / "a.parquet", all_strings=True)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, cast
 import anyio
 
 from bulkpull import ApiError, Clickwrap, Export, NotFoundError, RetryPolicy
-from bulkpull.clickwrap.quota import Governor
+from bulkpull.clickwrap.quota import RequestBudget
 from bulkpull.download.link import LinkExpiredError
 from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
 from bulkpull.retry import TransientError
@@ -219,7 +219,7 @@ class SimulatedClickwrap:
         self.server = server
         self.paced = paced  # a client that is not paced waits for the quota only when it is told to
         self.requests_per_minute = requests_per_minute
-        self._governor = Governor(requests_per_minute)
+        self._budget = RequestBudget(requests_per_minute)
         self._on_event: OnEvent = ignore
 
     def observed(self, on_event: OnEvent) -> Self:
@@ -249,7 +249,7 @@ class SimulatedClickwrap:
         attempt = 0
         while True:
             attempt += 1
-            async with self._governor.place() if self.paced else nullcontext():
+            async with self._budget.slot() if self.paced else nullcontext():
                 self._on_event(Requested(route))
                 self.server.requests[route] += 1
                 await anyio.sleep(self.server.latency() / 2)
@@ -263,7 +263,7 @@ class SimulatedClickwrap:
                             return answer
                         self.server.lost += route == "POST"
                 else:
-                    self._on_event(Throttled(route, self._governor.throttled(wait)))
+                    self._on_event(Throttled(route, self._budget.note_throttled(wait)))
             pause = self.retry.backoff(attempt) + (wait or 0.0)
             self._on_event(Retried(route, attempt, pause, "trouble"))
             await anyio.sleep(pause)
