@@ -425,4 +425,4 @@ async def test_the_sandbox_tells_what_it_saw() -> None:
     with sandbox_process("--rows", "10") as running:
         async with Clickwrap(running.token, base_url=running.url) as clickwrap:
             assert await clickwrap.count() == 10
-    assert running.seen["requests"] == {"GET /v1.1/activity": 1}
+    assert running.stats["requests"] == {"GET /v1.1/activity": 1}
