@@ -158,13 +158,11 @@ def main() -> None:
         tools = [("bulkpull", "csv")]
         if rows == DEFAULT:
             tools += [("bulkpull", format) for format in FORMATS[1:] if format != "parquet" or find_spec("pyarrow")]
-            tools += [(tool, "csv") for tool in ("polars", "duckdb") if find_spec(tool)] + [
-                ("csv module and a set", "csv")
-            ]
+            tools += [(tool, "csv") for tool in ("polars", "duckdb") if find_spec(tool)]
+            tools.append(("csv module and a set", "csv"))
         with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as made:
-            run(
-                [__file__, "--make", shape, made, str(options.rows)]
-            )  # a separate process, since children inherit its peak memory
+            # In a separate process, since children inherit its peak memory.
+            run([__file__, "--make", shape, made, str(options.rows)])
             lines += compare(Path(made), shape, tools, options.runs)
     print(table(("rows", "tool", "MB", "s", "cat s", "s / cat s", "peak MB"), lines))
 

@@ -16,10 +16,10 @@ from bulkpull.events import Event, Retried
 
 
 class TransientError(Exception):
-    """A failure that may pass.
+    """A failure that may be temporary.
 
-    `wait` is the least number of seconds until the next attempt, where the server told it; `status` the HTTP
-    status, where there was one; `undone` says that the request was certainly not acted upon.
+    `wait` is the minimum number of seconds before the next attempt, as requested by the server. `status` is the HTTP
+    status, if any. `undone` says that the request was certainly not processed.
     """
 
     def __init__(self, reason: str, *, status: int | None = None, wait: float = 0.0, undone: bool = False) -> None:
@@ -67,14 +67,29 @@ class RetryPolicy:
         return random.uniform(0, min(self.cap, self.base * 2.0 ** (attempt - 1)))
 
     def too_long_a_wait(self, error: TransientError) -> str:
-        """The sentence for a server that asks to wait beyond the limit."""
+        """Return the error message for a server that asks to wait longer than the limit.
+
+        Args:
+            error: The failure, with its `wait`.
+
+        Returns:
+            The message.
+        """
         return (
             f"{error}, and it asks to wait {error.wait:,.0f} s, longer than failed requests are retried "
-            f"({self.seconds:g} s, --retry-for): try again later"
+            f"({self.seconds:g} s, --retry-for). Try again later."
         )
 
     def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
-        """Attempts at `what`, to be looped over; after the last, its TransientError comes out."""
+        """Return a retry controller for tenacity, which raises the TransientError of the last attempt.
+
+        Args:
+            what: The name of the request in events.
+            on_event: Called with a `Retried` event before each wait.
+
+        Returns:
+            The controller: call it with a coroutine function, or iterate over its attempts.
+        """
         first_failure: float | None = None
 
         def wait(state: RetryCallState) -> float:
@@ -109,7 +124,7 @@ def _error(state: RetryCallState) -> TransientError:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or an HTTP date (RFC 9110, 10.2.3)."""
+    """Parse a `Retry-After` header, a number of seconds or an HTTP date (RFC 9110, 10.2.3), to seconds."""
     if value is None:
         return None
     text = value.strip()

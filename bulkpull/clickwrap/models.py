@@ -115,10 +115,8 @@ def _links(holder: Any) -> tuple[str, ...]:
     links = holder.get("links") if isinstance(holder, dict) else None
     if not links:
         return ()
-    if isinstance(links, dict) and not set(links) & set(
-        _LINK
-    ):  # a list that was serialized as an object with numeric keys
-        links = list(links.values())
+    if isinstance(links, dict) and not set(links) & set(_LINK):
+        links = list(links.values())  # a list that was serialized as an object with numeric keys
     elif isinstance(links, str | dict):
         links = [links]
     if not isinstance(links, list):

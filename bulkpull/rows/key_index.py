@@ -21,7 +21,7 @@ import numpy as np
 from bulkpull.rows.scan import Keys, Positions
 
 ENTRY_BYTES = 16  # a key and an offset
-_FENCE_INTERVAL = 4096  # one key in so many of a spilled run stays in memory: a sparse index
+_FENCE_INTERVAL = 4096  # every 4096th key of a spilled run stays in memory: a sparse index
 _READ_ROWS = 32 * _FENCE_INTERVAL  # of a spilled run, in one read
 
 

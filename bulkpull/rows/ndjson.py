@@ -102,13 +102,13 @@ def _fields(block: Block, first: int, last: int) -> list[bytes]:
     starts = np.empty_like(ends)
     starts[0], starts[1:] = 0, ends[:-1] + 1
     quoted = np.flatnonzero(data[starts] == _QUOTE)
-    inner, behind = starts.copy(), ends.copy()
-    inner[quoted] += 1
-    behind[quoted] -= 1
-    special[starts[quoted]] = special[behind[quoted]] = False
-    fields = [raw[at:to] for at, to in zip(inner.tolist(), behind.tolist(), strict=True)]
+    inner_starts, inner_ends = starts.copy(), ends.copy()
+    inner_starts[quoted] += 1
+    inner_ends[quoted] -= 1
+    special[starts[quoted]] = special[inner_ends[quoted]] = False
+    fields = [raw[start:end] for start, end in zip(inner_starts.tolist(), inner_ends.tolist(), strict=True)]
     to_escape = np.searchsorted(ends, np.flatnonzero(special), "right")
-    empty = quoted[inner[quoted] == behind[quoted]]
+    empty = quoted[inner_starts[quoted] == inner_ends[quoted]]
     for at in np.concatenate((np.unique(to_escape), empty)).tolist():
         fields[at] = _escaped(raw[starts[at] : ends[at]])
     return fields

@@ -174,12 +174,12 @@ class Exports:
                 task.damaged = await to_thread.run_sync(self._damaged_in_transit, task)
         task.status = "success"
 
-    def file_to_serve(self, task: Task, number: int, *, anew: bool) -> File:
-        """Return the file to serve for a download; `anew` says that it starts at the first byte."""
+    def file_to_serve(self, task: Task, number: int, *, from_start: bool) -> File:
+        """Return the file to serve for a download; `from_start` says that it starts with the first byte."""
         file = task.files[number]
         if task.damaged is None or number != task.damaged[0]:
             return file
-        task.deliveries_of_damaged += anew
+        task.deliveries_of_damaged += from_start
         if self._faults.has("damaged-always"):
             self._mark_faulty(task, "damaged-always")
         elif task.deliveries_of_damaged > 1:

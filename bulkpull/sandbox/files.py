@@ -120,13 +120,12 @@ class FileOrigin:
         refusal = self._early_response(request, task, number) or (self._range_response() if wanted else None)
         if refusal:
             return refusal
-        file = self._exports.file_to_serve(task, number, anew=not wanted or wanted.startswith("bytes=0-"))
+        file = self._exports.file_to_serve(task, number, from_start=not wanted or wanted.startswith("bytes=0-"))
         inapplicable = frozenset() if wanted else _RANGE_FAULTS
         delivery = _plan_delivery(file, wanted, request.headers.get("If-Range", file.etag))
         body = await to_thread.run_sync(self._encoded_response, file)
-        if (
-            delivery.offset >= delivery.end or body or self._faults.has("until-close")
-        ):  # not cut off there, since nothing could tell
+        # Truncation of an encoded body, or of one delimited by closing the connection, could not be detected.
+        if delivery.offset >= delivery.end or body or self._faults.has("until-close"):
             inapplicable |= _BODY_FAULTS
         fault = self._faults.draw_fault("file", task.filter, number, without=inapplicable)
         if fault and (instead := await self._apply_fault(fault, delivery, request, signature)):
