@@ -33,8 +33,17 @@ class TransientError(Exception):
 class RetryPolicy:
     """Exponential backoff with full jitter, limited in attempts and in time.
 
-    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds, the "full jitter" of the AWS
-    Architecture Blog's "Exponential Backoff And Jitter". No attempt starts `seconds` after the first failure.
+    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds: "full jitter" in the AWS
+    Architecture Blog's "Exponential Backoff And Jitter".
+
+    Args:
+        attempts: Maximum number of attempts.
+        seconds: Seconds after the first failure beyond which no attempt starts.
+        base: Upper bound of the first wait, in seconds.
+        cap: Upper bound of every wait, in seconds.
+
+    Raises:
+        UsageError: An argument is out of range.
     """
 
     attempts: int = 1000
@@ -44,7 +53,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.seconds, self.base, self.cap) < 0:
-            raise UsageError("a retry policy needs at least one attempt and no negative seconds")
+            raise UsageError("a retry policy needs at least one attempt, and times that are not negative")
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after `attempt` (from 1) failed."""
@@ -93,7 +102,7 @@ def _error(state: RetryCallState) -> TransientError:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Return the seconds that a `Retry-After` header asks for, as a number or an HTTP date (RFC 9110, 10.2.3)."""
+    """Parse a `Retry-After` header, a number of seconds or an HTTP date (RFC 9110, 10.2.3), to seconds."""
     if value is None:
         return None
     text = value.strip()

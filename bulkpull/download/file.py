@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 from bulkpull.disk import disk_errors
 from bulkpull.download.protocols import Checkpoints, Downloaded, Version
 from bulkpull.errors import MalformedPartError
-from bulkpull.rows.records import MAX_RECORD, blocks, too_long
+from bulkpull.rows.records import MAX_RECORD_BYTES, read_chunks, too_long
 from bulkpull.rows.sink import write_all
 from bulkpull.threads import file_threads, in_thread
 
@@ -130,14 +130,14 @@ class PartialFile:
         missing = size if length is None else length - self._offset + size
         with disk_errors(f"write {self.path}", needed=missing, at=self.path):
             await in_thread(self._write)
-        if self._line_bytes > MAX_RECORD:
+        if self._line_bytes > MAX_RECORD_BYTES:
             raise MalformedPartError(str(too_long(1)))
 
     def append_file(self, path: Path, start: int) -> None:
         """Append the segment at `path` that starts at byte `start`, except what is there already. Blocks."""
         with disk_errors(f"write {self.path}", at=self.path), path.open("rb") as file:
             file.seek(self._offset - start)
-            for block in blocks(file, from_thread.check_cancelled):
+            for block in read_chunks(file, from_thread.check_cancelled):
                 self._store([block])
                 self._offset += len(block)
 
@@ -176,7 +176,7 @@ def digest_of(path: Path) -> xxh3_128:
     """Return the digest of a file. Blocks on the disk."""
     digest = xxh3_128()
     with path.open("rb") as file:
-        for block in blocks(file, from_thread.check_cancelled):
+        for block in read_chunks(file, from_thread.check_cancelled):
             digest.update(block)
     return digest
 

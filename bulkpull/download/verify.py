@@ -8,7 +8,7 @@ from anyio import from_thread
 
 from bulkpull.disk import disk_errors
 from bulkpull.errors import MalformedPartError
-from bulkpull.rows.records import CsvError, blocks, read_columns, records
+from bulkpull.rows.records import CsvError, read_chunks, read_columns, records
 
 
 def verify_csv(path: Path, *, key: str) -> None:
@@ -20,6 +20,6 @@ def verify_csv(path: Path, *, key: str) -> None:
     """
     with disk_errors(f"read {path.name}"), path.open("rb") as file:
         try:
-            read_columns(records(blocks(file, from_thread.check_cancelled)), key)
+            read_columns(records(read_chunks(file, from_thread.check_cancelled)), key)
         except CsvError as error:
             raise MalformedPartError(str(error)) from None

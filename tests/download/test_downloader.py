@@ -143,7 +143,7 @@ async def test_a_longer_file_is_taken_instead_though_its_etag_is_another(tmp_pat
 async def test_a_line_without_end_is_refused_before_it_fills_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file, "MAX_RECORD", 8_000_000)
+    monkeypatch.setattr(file, "MAX_RECORD_BYTES", 8_000_000)
     sent = 0
 
     async def endless(request: web.Request, _host: Host) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The network in memory is like one of sockets, as far as the client can see."""
+"""The in-memory network behaves like sockets for the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINK = "https://files.example/1.csv?X-Sig=a%2Fb"
 
 
 def scripted(*answers: Sequence[Step]) -> tuple[Serve, list[Request]]:
-    """A server that gives these answers, one after another, and what it was asked."""
+    """Return a server that sends these responses in order, and the list of requests it receives."""
     asked: list[Request] = []
 
     def serve(request: Request) -> Iterator[Step]:

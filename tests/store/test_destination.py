@@ -11,7 +11,7 @@ import pytest
 
 from bulkpull import OutputError, events
 from bulkpull.pull import collect, orchestrator
-from bulkpull.rows.follow import Followed
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.sandbox import Sandbox
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
 
@@ -33,7 +33,7 @@ class InMemory:
     def holds(self, receipt: str) -> bool:
         return self.published is not None and receipt == self.finished
 
-    def take(self, merged: Followed) -> None:
+    def take(self, merged: GrowingFile) -> None:
         self.taken, self.checkpoints, self.takes = b"", [], self.takes + 1
         while (final := merged.wait_beyond(merged.position)) > merged.position:
             while merged.position < final:
@@ -114,7 +114,7 @@ async def test_a_column_that_is_added_makes_it_take_everything_again(
 
 async def test_an_error_in_taking_ends_the_pull_and_the_next_run_resumes(tmp_path: Path, use: Use) -> None:
     class Full(InMemory):
-        def take(self, merged: Followed) -> None:
+        def take(self, merged: GrowingFile) -> None:
             merged.wait_beyond(0)
             raise OutputError("no space left")
 
@@ -124,5 +124,5 @@ async def test_an_error_in_taking_ends_the_pull_and_the_next_run_resumes(tmp_pat
             await pull(sandbox, tmp_path / "a.csv")
         destination = use(InMemory())
         result = await pull(sandbox, tmp_path / "a.csv")
-    assert (result.rows, result.runs, result.exports) == (8000, 2, sandbox.seen.exports)
+    assert (result.rows, result.runs, result.exports) == (8000, 2, sandbox.stats.exports)
     assert destination.published is not None
