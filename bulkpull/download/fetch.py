@@ -48,8 +48,8 @@ async def fetch(
             raise PartError(f"{part} could not be downloaded: {error}") from error
         except PartError as error:
             raise type(error)(f"{part}: {error}") from error
-    part.size = size
     on_event(PartFetched(part.window, part.number, size))
+    part.size = size  # last: a part that a listener cancelled must not pass for whole
 
 
 def _stands(part: Part) -> bool:

@@ -90,6 +90,7 @@ def test_cancelled_at_a_random_await(
     tmp_path: Path,
     undisturbed: dict[str, bytes],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     stage: type[Event],
     seed: int,
     name: str,
@@ -125,6 +126,8 @@ def test_cancelled_at_a_random_await(
                 assert work.cancelled()
             left.extend(asyncio.all_tasks() - {me})
 
+    # Debug mode checks who calls the event loop; the stacks that it keeps of every call would take half of the time.
+    monkeypatch.setattr("asyncio.constants.DEBUG_STACK_DEPTH", 1)
     gc.collect()
     before = threading.active_count(), handles()
     with caplog.at_level(logging.ERROR):

@@ -13,7 +13,7 @@ from tests.simulation.odd_pulls import check, drawn, followed, run
 from tests.simulation.oddities import BEARABLE, BEARABLE_AT_FIRST, GRAMMAR, Oddity
 from tests.simulation.schedule import AT_ONCE
 
-SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "400"))  # of pulls from any server, and as many from bearable ones
+SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "200"))  # of pulls from any server, and as many from bearable ones
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
