@@ -1,7 +1,7 @@
 """The long run: hundreds of seeded schedules of faults, kills and odd servers, and tables of what came of them.
 
-The suite runs a few of them: 12 with kills, 14 with faults, 4 with both. So it does with the pulls on a simulated clock,
-of which `make soak` draws 1000 of each kind, and the suite 200.
+The suite runs a few of them: 12 with kills, 14 with faults, 4 with both. Of the pulls on a simulated clock it runs 200
+of each kind, and `make soak` 1000.
 
 python -m tests.soak [--faults N] [--kills N] [--both N] [--odd N] [--seed S]
 """

@@ -282,7 +282,7 @@ def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> 
 def launched(journal: Path) -> bool:
     """Whether the journal of a running pull holds an export that was launched."""
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as db:
-        return db.execute("SELECT count(*) FROM export WHERE id NOT NULL").fetchone() != (0,)
+        return bool(db.execute("SELECT count(*) FROM export WHERE id NOT NULL").fetchone()[0])
     return False
 
 

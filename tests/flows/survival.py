@@ -142,7 +142,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
             try:
                 with anyio.fail_after(RUN_TIMEOUT):
                     while process.is_alive() and answered(sandbox) < answers:
-                        await anyio.sleep(0.005)
+                        await to_thread.run_sync(process.join, 0.005)
                 await to_thread.run_sync(process.join, moments.uniform(0.0, 0.3))
             finally:
                 process.kill()
