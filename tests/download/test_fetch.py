@@ -34,6 +34,7 @@ from bulkpull.events import Event, PartFetched, Received, Retried
 from bulkpull.journal.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links, part_records
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -484,10 +485,8 @@ async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path
         await response.prepare(request)
         await response.write(large[:2_500_000])
         other = Journal(path)  # what another process would find
-        with anyio.fail_after(20):
-            while (parts := other.exports()[0][0].parts)[0].validator is None:
-                await anyio.sleep(0.01)
-        seen.extend(parts)
+        await until(lambda: other.exports()[0][0].parts[0].validator)
+        seen.extend(other.exports()[0][0].parts)
         other.close()
         await response.write(large[2_500_000:])
         return response
@@ -537,9 +536,7 @@ async def test_slow_bytes_reach_the_disk_and_the_journal_before_they_are_a_megab
     known = "SELECT validator FROM part WHERE validator NOT NULL"
     async with anyio.create_task_group() as group:
         group.start_soon(fetched, tmp_path, Host([slow]))
-        with anyio.fail_after(20):
-            while not part.exists() or part.stat().st_size < 3000 or not journal._rows(known):
-                await anyio.sleep(0.01)
+        await until(lambda: part.exists() and part.stat().st_size >= 3000 and journal._rows(known))
         group.cancel_scope.cancel()
     assert journal._rows(known) == [('"v1"',)]
     journal.close()

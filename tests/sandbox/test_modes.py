@@ -17,6 +17,7 @@ from bulkpull.errors import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.data import Activities
 from tests.sandbox.test_faults import AUTHORIZED, running
+from tests.waiting import until
 
 EARLY, LATE = "created_time<2024-06-01", "created_time>=2025-06-01"
 NOTHING = "created_time<2000-01-01"
@@ -57,9 +58,7 @@ async def finished(sandbox: Sandbox, session: aiohttp.ClientSession, filter: str
 async def polls(sandbox: Sandbox, session: aiohttp.ClientSession, number: int) -> list[tuple[int, Any, Any]]:
     """The HTTP status, the status and the links, of an export that ends at once."""
     _, task = await launch(sandbox, session)
-    with anyio.fail_after(20):
-        while sandbox.exports.in_flight:
-            await anyio.sleep(0.01)
+    await until(lambda: not sandbox.exports.in_flight)
     found = []
     for _ in range(number):
         status, told = await poll(sandbox, session, task["id"])
@@ -127,9 +126,7 @@ async def test_a_launch_is_refused_while_others_are_in_flight(status: int) -> No
 async def test_a_slow_launch_makes_its_export_at_once() -> None:
     async with running("launch-slow:600") as (sandbox, session), anyio.create_task_group() as group:
         group.start_soon(launch, sandbox, session)
-        with anyio.fail_after(20):
-            while [task.status for task in sandbox.exports.tasks.values()] != ["success"]:
-                await anyio.sleep(0.01)
+        await until(lambda: [task.status for task in sandbox.exports.tasks.values()] == ["success"])
         group.cancel_scope.cancel()
 
 

@@ -82,8 +82,7 @@ async def test_a_worker_takes_one_export_at_a_time() -> None:
         with anyio.fail_after(20):
             while "started" not in statuses:
                 statuses = [
-                    (await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"]
-                    for name in seen
+                    (await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"] for name in seen
                 ]
         assert statuses == ["started", "scheduled", "scheduled"]
         assert sandbox.seen.peak_exports == 3
