@@ -387,7 +387,7 @@ async def test_merging_starts_while_exports_are_still_running(tmp_path: Path) ->
     order: list[type[Event]] = []
     async with opened() as (_, clickwrap):
         await pull(
-            clickwrap, tmp_path / "a.csv", exports=2, window="1mo", on_event=lambda event: order.append(type(event))
+            clickwrap, tmp_path / "a.csv", exports=2, window="2w", on_event=lambda event: order.append(type(event))
         )
     last_launch = len(order) - 1 - order[::-1].index(events.Launched)
     assert order.index(events.PartMerged) < last_launch
