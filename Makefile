@@ -8,9 +8,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist loadfile # most of them wait, for sockets and processes
+	$(BIN)/python -m pytest -n 4 --dist worksteal # many of them wait, for sockets and processes
 
 soak: $(VENV)/.installed-test
+	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.servers.soak
 

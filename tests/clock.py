@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import looptime
+from tests.simulation.clock import simulated
 
 T = TypeVar("T")
 
 
 def on_a_jumping_clock(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Runs `main` in an event loop whose time costs nothing."""
-    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
-        return runner.run(main())
+    return simulated(random.getrandbits(32), main)

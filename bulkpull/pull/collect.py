@@ -146,9 +146,9 @@ class Collector:
             raise ExportFailure(links.export_id, f"part {part.number}: {error}", MalformedPartError) from error
         except PartError as error:
             raise PartError(f"{part}: {error}") from error
-        part.size = downloaded.size
         self.backpressure.part_downloaded(part.window, downloaded.size)
         self.on_event(PartFetched(part.window, part.number, downloaded.size))
+        part.size = downloaded.size  # last: a part whose listener raised a cancellation is not complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ import pty
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -283,6 +285,13 @@ def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> 
         assert (done.returncode, "token" in done.stderr) == (2, True)
 
 
+def launched(journal: Path) -> bool:
+    """Whether the journal of a running pull holds an export that was launched."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as db:
+        return bool(db.execute("SELECT count(*) FROM export WHERE id NOT NULL").fetchone()[0])
+    return False
+
+
 def interrupted(
     sandbox: SandboxProcess, tmp_path: Path, *numbers: signal.Signals, more: Sequence[str] = ()
 ) -> tuple[int, str, list[str]]:
@@ -291,10 +300,10 @@ def interrupted(
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "bulkpull", *command], env=environment(sandbox), stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob("*/journal.sqlite")) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not launched(tmp_path / "a.csv.bulkpull" / "journal.sqlite"):
+            assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.2)
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.002)

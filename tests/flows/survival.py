@@ -37,10 +37,14 @@ OPTIONS: dict[str, Any] = {
     "fields": ["connection_data.page_title", "custom_data.vip"],
     "export_timeout": 3.0,
 }
+# Where every export ends, a slow machine must not make a pull give one up.
+PATIENT = OPTIONS | {"export_timeout": 120.0}
 WINDOWS = by_length(*span(OPTIONS["start"], OPTIONS["end"]), OPTIONS["window"], 100)
 RETRY = RetryPolicy(base=0.02, cap=0.2, seconds=60.0)
 TIMEOUTS: dict[str, Any] = {"request_timeout": 0.5, "stall_timeout": 0.5}
 MAX_RUNS = 40
+MOST_ANSWERS = 30  # that a run which is killed may have had from the sandbox: an undisturbed pull has some 80
+RUN_TIMEOUT = 120.0  # seconds for a run to get its answers
 
 
 @dataclass(slots=True)
@@ -59,7 +63,7 @@ class Survival:
 async def undisturbed(out: Path) -> bytes:
     """Return the output of an undisturbed pull."""
     async with Sandbox(CONFIG) as sandbox, Clickwrap(CONFIG.token, base_url=sandbox.url) as clickwrap:
-        result = await pull(clickwrap, out=out, **OPTIONS)
+        result = await pull(clickwrap, out=out, **PATIENT)
     assert (result.rows, result.windows, result.exports) == (CONFIG.rows, len(WINDOWS), len(WINDOWS))
     return out.read_bytes()
 
@@ -122,6 +126,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
     survival = Survival(seed)
     moments = random.Random(seed)
     began = anyio.current_time()
+    options, timeouts = (OPTIONS, TIMEOUTS) if faults else (PATIENT, {})
     # Complete parts by export and number, and how often the host had delivered each when first known as complete.
     whole: dict[tuple[str, int], int] = {}
     async with Sandbox(replace(CONFIG, faults=faults)) as sandbox:
@@ -133,13 +138,18 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
         while True:
             assert survival.kills + survival.failed < MAX_RUNS
             process = victim.PROCESSES.Process(
-                target=victim.run, args=(sandbox.url, CONFIG.token, out, OPTIONS, RETRY, TIMEOUTS)
+                target=victim.run, args=(sandbox.url, CONFIG.token, out, options, RETRY, timeouts)
             )
             process.start()
-            # Increasing, since a busy machine may take long to start the process.
-            patience = moments.uniform(0.02, (3.0 if faults else 0.7) + 0.05 * survival.kills)
-            await to_thread.run_sync(process.join, patience)
-            process.kill()
+            # Most kills come so many answers later, on a slow machine too; some when little or nothing has happened.
+            answers = answered(sandbox) + (moments.randint(1, MOST_ANSWERS) if moments.random() < 0.8 else 0)
+            try:
+                with anyio.fail_after(RUN_TIMEOUT):
+                    while process.is_alive() and answered(sandbox) < answers:
+                        await to_thread.run_sync(process.join, 0.005)
+                await to_thread.run_sync(process.join, moments.uniform(0.0, 0.3))
+            finally:
+                process.kill()
             await to_thread.run_sync(process.join)
             if process.exitcode == 0 or out.exists():
                 break
@@ -161,6 +171,11 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
     if process.exitcode == 0:
         assert [path.name for path in out.parent.iterdir()] == [out.name]
     return survival
+
+
+def answered(sandbox: Sandbox) -> int:
+    """How many requests of the API and downloads the sandbox has seen."""
+    return sum(sandbox.stats.requests.values()) + sandbox.stats.downloads
 
 
 def whole_parts(out: Path) -> list[tuple[str, int]]:

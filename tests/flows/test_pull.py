@@ -8,7 +8,9 @@ import random
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ CONFIG = SandboxConfig(
     rows_per_file=300,
     workers=16,
 )
+SMALL = replace(CONFIG, rows=3000)
 FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip", "custom_data.unheard_of"]
 
 
@@ -313,13 +316,13 @@ async def test_an_exception_in_a_listener_ends_the_pull(
         if isinstance(event, kind):
             raise raised
 
-    async with opened() as (_, clickwrap):
+    async with opened(SMALL) as (_, clickwrap):
         # A cancellation raised by the listener must not look like success, or like a cancellation by the caller.
         expected = BulkpullError if raised is asyncio.CancelledError else raised
-        with anyio.fail_after(10), pytest.raises(expected):
-            await pull(clickwrap, tmp_path / "a.csv", on_event=listen)
+        with anyio.fail_after(60), pytest.raises(expected):
+            await pull(clickwrap, tmp_path / "a.csv", window="1mo", on_event=listen)
         assert not (tmp_path / "a.csv").exists()
-        assert (await pull(clickwrap, tmp_path / "a.csv")).rows == 12_000
+        assert (await pull(clickwrap, tmp_path / "a.csv", window="1mo")).rows == SMALL.rows
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
@@ -333,7 +336,7 @@ async def test_closing_the_session_during_a_pull_fails_it(tmp_path: Path) -> Non
         clickwrap = Clickwrap(CONFIG.token, base_url=sandbox.url, session=session)
         async with clickwrap, anyio.create_task_group() as group:
             group.start_soon(close_soon)
-            with anyio.fail_after(10), pytest.raises(BulkpullError):
+            with anyio.fail_after(60), pytest.raises(BulkpullError):
                 await pull(clickwrap, tmp_path / "a.csv", exports=1)
     assert not (tmp_path / "a.csv").exists()
 
@@ -355,8 +358,10 @@ async def test_two_pulls_share_a_client_but_not_their_statistics(tmp_path: Path)
 
 async def test_rejects_a_second_pull_to_the_same_output(tmp_path: Path) -> None:
     async with opened() as (_, clickwrap), anyio.create_task_group() as group:
-        group.start_soon(pull, clickwrap, tmp_path / "a.csv")
-        await anyio.sleep(0.2)
+        planned = anyio.Event()
+        group.start_soon(partial(pull, clickwrap, tmp_path / "a.csv", on_event=lambda _: planned.set()))
+        with anyio.fail_after(60):
+            await planned.wait()
         with pytest.raises(OutputError, match="another pull"):
             await pull(clickwrap, tmp_path / "a.csv")
     assert len(rows_of(tmp_path / "a.csv")) == 12_000
@@ -382,7 +387,7 @@ async def test_merging_starts_while_exports_are_still_running(tmp_path: Path) ->
     order: list[type[Event]] = []
     async with opened() as (_, clickwrap):
         await pull(
-            clickwrap, tmp_path / "a.csv", exports=2, window="1mo", on_event=lambda event: order.append(type(event))
+            clickwrap, tmp_path / "a.csv", exports=2, window="2w", on_event=lambda event: order.append(type(event))
         )
     last_launch = len(order) - 1 - order[::-1].index(events.Launched)
     assert order.index(events.PartMerged) < last_launch

@@ -17,6 +17,7 @@ from bulkpull.errors import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.data import Activities
 from tests.sandbox.test_faults import AUTHORIZED, running
+from tests.waiting import until
 
 EARLY, LATE = "created_time<2024-06-01", "created_time>=2025-06-01"
 NOTHING = "created_time<2000-01-01"
@@ -57,7 +58,7 @@ async def finished(sandbox: Sandbox, session: aiohttp.ClientSession, filter: str
 async def polls(sandbox: Sandbox, session: aiohttp.ClientSession, number: int) -> list[tuple[int, Any, Any]]:
     """The HTTP status, the export status, and whether there are links, for each poll of a finished export."""
     _, task = await launch(sandbox, session)
-    await anyio.sleep(0.1)
+    await until(lambda: not sandbox.exports.in_flight)
     found = []
     for _ in range(number):
         status, told = await poll(sandbox, session, task["id"])
@@ -123,10 +124,10 @@ async def test_refuses_launches_beyond_the_limit_in_flight(status: int) -> None:
 
 
 async def test_a_slow_launch_starts_the_export_at_once() -> None:
-    async with running("launch-slow:1") as (sandbox, session), anyio.create_task_group() as group:
+    async with running("launch-slow:600") as (sandbox, session), anyio.create_task_group() as group:
         group.start_soon(launch, sandbox, session)
-        await anyio.sleep(0.5)
-        assert [task.status for task in sandbox.exports.tasks.values()] == ["success"]
+        await until(lambda: [task.status for task in sandbox.exports.tasks.values()] == ["success"])
+        group.cancel_scope.cancel()
 
 
 async def test_finds_odd_ids_if_encoded_in_the_path() -> None:

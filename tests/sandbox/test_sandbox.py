@@ -73,13 +73,17 @@ async def test_an_export_passes_through_all_statuses_and_has_several_files() -> 
 
 
 async def test_a_worker_processes_one_export_at_a_time() -> None:
-    async with running(workers=1, export_seconds=0.2) as (sandbox, session):
-        ids = []
+    async with running(workers=1, export_seconds=60) as (sandbox, session):
+        seen = []
         for _ in range(3):
             task = (await ask(session, "POST", f"{sandbox.url}/tasks/export/activity"))["data"]
-            ids.append(task["id"])
-        await anyio.sleep(0.05)
-        statuses = [(await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"] for name in ids]
+            seen.append(task["id"])
+        statuses: list[str] = []
+        with anyio.fail_after(20):
+            while "started" not in statuses:
+                statuses = [
+                    (await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"] for name in seen
+                ]
         assert statuses == ["started", "scheduled", "scheduled"]
         assert sandbox.stats.peak_exports == 3
 

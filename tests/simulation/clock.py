@@ -6,6 +6,7 @@ import asyncio
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Self, TypeVar
@@ -64,10 +65,7 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop in simulated time, without threads.
-
-    looptime, which other tests use, polls for I/O between any two timers, which takes twice as long.
-    """
+    """An event loop in simulated time, without threads and without I/O."""
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
@@ -86,6 +84,21 @@ class _Loop(asyncio.SelectorEventLoop):
         return future
 
 
+class _Inline(Executor):
+    """Runs work when it is submitted."""
+
+    def __init__(self, *_options: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **options: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(work(*arguments, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 @contextmanager
 def _without_threads() -> Iterator[None]:
     async def run_sync(work: Callable[..., T], *arguments: object, **_options: object) -> T:
@@ -95,6 +108,8 @@ def _without_threads() -> Iterator[None]:
     with (
         patch("anyio.to_thread.run_sync", run_sync),
         patch("anyio.from_thread.check_cancelled", lambda: None),
+        patch("bulkpull.rows.dedup.ThreadPoolExecutor", _Inline),
+        patch("bulkpull.rows.scan.ThreadPoolExecutor", _Inline),
         patch("bulkpull.journal.journal.datetime", _Clock),
         patch("bulkpull.journal.reading.datetime", _Clock),
     ):

@@ -22,8 +22,8 @@ from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, in_bursts
 
 MAX_RUNS = 30
-SEEDS = int(os.environ.get("BULKPULL_SEEDS", "300"))  # number of pulls with kills, and of pulls without
-AT_ONCE = 50
+SEEDS = int(os.environ.get("BULKPULL_SEEDS", "200"))  # number of pulls with kills, and of pulls without
+AT_ONCE = 20
 
 
 @dataclass(slots=True)
