@@ -42,7 +42,7 @@ picture: $(VENV)/.installed-docs # docs/assets/demo.svg
 
 dist: $(VENV)/.installed-dist # the sdist, and the wheel that is built from it
 	rm -rf dist
-	PIP_CONSTRAINT= $(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
 check-dist: dist # installs the wheel into a virtual environment of its own, and pulls with it

@@ -29,16 +29,22 @@ def main() -> int:
     [wheel] = (ROOT / "dist").glob("*.whl")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        venv.create(directory / "venv", with_pip=True)
+        venv.create(directory / "venv")
         programs = directory / "venv" / "bin"
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+        install = ["-m", "pip", "--python", str(programs / "python"), "--quiet", "--disable-pip-version-check"]
+        install += ["install", "--no-compile", str(wheel)]
         for constraints in sys.argv[1:]:
             install += ["--constraint", str(ROOT / constraints)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-        subprocess.run([programs / "python", *install], check=True, env=environment)  # noqa: S603
+        subprocess.run([sys.executable, *install], check=True)  # noqa: S603
         found = subprocess.run(  # noqa: S603
-            [programs / "python", "-c", PULL], cwd=directory, env=environment, check=True, stdout=subprocess.PIPE, text=True
+            [programs / "python", "-c", PULL],
+            cwd=directory,
+            env=environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         version, _, package = found.stdout.partition("\n")[0].partition(" ")
         assert version == wheel.name.split("-")[1], f"{wheel.name} holds version {version}"

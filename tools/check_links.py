@@ -31,13 +31,13 @@ class Page(HTMLParser):
 def check_links(site: Path) -> tuple[int, list[str]]:
     """Return the number of pages, and a line for each link that leads nowhere."""
     pages = {path: _parse(path) for path in site.rglob("*.html")}
-    wrong = []
-    for path, page in pages.items():
-        if path.name == "404.html":  # its links are relative to the page that is missing
-            continue
-        for target in page.links + page.loaded:
-            if reason := _wrong(target, path, pages, is_loaded=target in page.loaded):
-                wrong.append(f"{path.relative_to(site)}: {target}: {reason}")
+    wrong = [
+        f"{path.relative_to(site)}: {target}: {reason}"
+        for path, page in pages.items()
+        if path.name != "404.html"  # its links are relative to the page that is missing
+        for target in page.links + page.loaded
+        if (reason := _wrong(target, path, pages, is_loaded=target in page.loaded))
+    ]
     return len(pages), wrong
 
 

@@ -1,4 +1,4 @@
-"""Take a picture of `make demo`: run it in a terminal, and write as an SVG what stood there, half-way and at the end."""
+"""Take a picture of `make demo`: run it in a terminal, and write what it shows, during and at the end, as an SVG."""
 
 from __future__ import annotations
 

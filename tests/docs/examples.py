@@ -83,11 +83,11 @@ def _run(block: Block, directory: Path, sandbox: SandboxProcess) -> str:
     script, shown = block.script()
     if "Clickwrap(" in script and "base_url=" not in script:
         return "asks the production API"
-    command = [sys.executable, "-c", script] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", script]
+    program = [sys.executable] if block.language == "python" else ["bash", "-euo", "pipefail"]
     environment = os.environ | {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": sandbox.token}
     environment |= {"PATH": f"{_programs(directory)}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(  # noqa: S603
-        command,
+        [*program, "-c", script],
         cwd=directory,
         env=environment,
         input=f"{sandbox.token}\n",  # where a block reads the token from the terminal
@@ -104,8 +104,8 @@ def _run(block: Block, directory: Path, sandbox: SandboxProcess) -> str:
 
 def _is_shown(shown: list[str], output: str) -> bool:
     """Whether the lines of the page are in the output, in this order; `...` stands for any text."""
-    patterns = [".*".join(map(re.escape, line.split("..."))) for line in shown if line.strip("... ")]
-    return re.search(r"[^\n]*\n(?:.*\n)*?".join(rf" *{pattern} *" for pattern in patterns), output) is not None
+    patterns = [".*".join(map(re.escape, line.split("..."))) for line in shown if line != "..."]
+    return re.search(r"[^\n]*\n(?:.*\n)*?".join(patterns), output) is not None
 
 
 def _programs(directory: Path) -> Path:

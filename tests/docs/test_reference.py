@@ -26,7 +26,7 @@ def exit_codes() -> dict[str, int]:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_each_error_ends_with_its_documented_exit_code(
-    error: type[bulkpull.BulkpullError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[bulkpull.BulkpullError], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     raised = error(1, "an-id", "a reason") if error is bulkpull.FormatError else error("a reason")
 
@@ -37,7 +37,7 @@ def test_each_error_ends_with_its_documented_exit_code(
     with pytest.raises(SystemExit) as ended:
         bulkpull.cli.main()
     assert ended.value.code == exit_codes()[error.__name__]
-    assert "a reason" in capsys.readouterr().err
+    assert "a reason" in capfd.readouterr().err
 
 
 def test_no_error_is_documented_that_does_not_exist() -> None:
@@ -48,7 +48,8 @@ def test_each_environment_variable_is_documented() -> None:
     page = (REFERENCE / "environment.md").read_text(encoding="utf-8")
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "bulkpull").rglob("*.py"))
     documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert {name for name in documented if name.startswith("BULKPULL")} == set(re.findall(r"\bBULKPULL_[A-Z_]+\b", code))
+    read = set(re.findall(r"\bBULKPULL_[A-Z_]+\b", code))
+    assert {name for name in documented if name.startswith("BULKPULL")} == read
 
 
 def test_each_error_has_a_remedy() -> None:
