@@ -99,13 +99,14 @@ def _run(block: Block, directory: Path, sandbox: SandboxProcess) -> str:
     )
     if done.returncode != block.code:
         return f"ended with {done.returncode}, not {block.code}: {done.stdout}"
-    return "" if _is_shown(shown, done.stdout) else f"does not show {shown}, but: {done.stdout}"
+    return "" if is_shown(shown, done.stdout) else f"does not show {shown}, but: {done.stdout}"
 
 
-def _is_shown(shown: list[str], output: str) -> bool:
-    """Whether the lines of the page are in the output, in this order; `...` stands for any text."""
-    patterns = [".*".join(map(re.escape, line.split("..."))) for line in shown if line != "..."]
-    return re.search(r"[^\n]*\n(?:.*\n)*?".join(patterns), output) is not None
+def is_shown(shown: list[str], output: str) -> bool:
+    """Whether the lines of the page are in the output, in this order; `...` stands for any text within a line."""
+    lines = iter(output.splitlines())
+    patterns = [".*".join(map(re.escape, line.split("..."))) for line in shown]
+    return all(any(re.fullmatch(pattern, line.rstrip()) for line in lines) for pattern in patterns)
 
 
 def _programs(directory: Path) -> Path:
