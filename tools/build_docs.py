@@ -80,7 +80,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield from ("```text", " ".join([context.command_path, *command.collect_usage_pieces(context)]), "```\n")
     yield from _prose(command.help or "")
     if rows := [row for option in command.params if (row := _row(option, context))]:
-        yield from ("\n| option | value | |", "|---|---|---|", *rows, "")
+        yield from ("\n| option | value | description |", "|---|---|---|", *rows, "")
     yield from _prose(command.epilog or "")
 
 
@@ -90,7 +90,7 @@ def _prose(help_text: str) -> Iterator[str]:
         if paragraph.startswith("\b"):
             yield from ("\n```text", paragraph.removeprefix("\b\n"), "```")
         elif paragraph:
-            yield f"\n{paragraph}"
+            yield f"\n{_literal(paragraph)}"
 
 
 def _row(option: click.Parameter, context: click.Context) -> str:
@@ -100,19 +100,25 @@ def _row(option: click.Parameter, context: click.Context) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     value = "" if getattr(option, "is_flag", False) else f"`{option.make_metavar(context)}`"
-    return f"| {names} | {_cell(value)} | {_cell(record[1])} |"
+    return f"| {names} | {value} | {_literal(record[1])} |"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("  [", " [")
+def _literal(text: str) -> str:
+    """Escape what Markdown would take for links, emphasis, cells or HTML, except in code."""
+    prose_and_code = re.split(r"(`[^`]*`)", text)
+    prose_and_code[::2] = (re.sub(r"[\[\]*|<]", lambda found: f"&#{ord(found[0])};", prose) for prose in prose_and_code[::2])
+    return "".join(prose_and_code)
 
 
 def python_api() -> Iterator[str]:
-    """Yield all public names of `bulkpull` but its errors and events, which have pages of their own."""
+    """Yield all public names of `bulkpull` but its errors and events, which have pages of their own.
+
+    They are named by where they are defined, since packages share the names of functions such as `pull`.
+    """
     public = {name: getattr(bulkpull, name) for name in bulkpull.__all__}
     for heading, belongs in (("Functions", inspect.isroutine), ("Classes", _is_plain_class)):
         yield f"\n## {heading}\n"
-        yield from (f"::: bulkpull.{name}" for name, value in public.items() if belongs(value))
+        yield from (f"::: {value.__module__}.{name}" for name, value in public.items() if belongs(value))
 
 
 def _is_plain_class(value: object) -> bool:
