@@ -106,7 +106,8 @@ def _row(option: click.Parameter, context: click.Context) -> str:
 def _literal(text: str) -> str:
     """Escape what Markdown would take for links, emphasis, cells or HTML, except in code."""
     prose_and_code = re.split(r"(`[^`]*`)", text)
-    prose_and_code[::2] = (re.sub(r"[\[\]*|<]", lambda found: f"&#{ord(found[0])};", prose) for prose in prose_and_code[::2])
+    for index in range(0, len(prose_and_code), 2):
+        prose_and_code[index] = re.sub(r"[\[\]*|<]", lambda found: f"&#{ord(found[0])};", prose_and_code[index])
     return "".join(prose_and_code)
 
 
