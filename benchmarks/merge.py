@@ -94,6 +94,7 @@ def make(directory: Path, count: int, rows: Rows) -> None:
 
 
 def with_bulkpull(parts: list[Path], out: Path) -> None:
+    from bulkpull import Clickwrap
     from bulkpull.rows.compress import compressed
     from bulkpull.rows.dedup import Deduplicator
     from bulkpull.rows.ndjson import ndjson
@@ -102,7 +103,7 @@ def with_bulkpull(parts: list[Path], out: Path) -> None:
     merged = out.with_name("merged")
     header = parts[0].open().readline().strip().split(",")
     sink = CsvSink(merged, header, fixed=True)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         for part in parts:
             deduplicator.add(part, b"2014-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", lambda: None)
             deduplicator.keep()
@@ -111,10 +112,18 @@ def with_bulkpull(parts: list[Path], out: Path) -> None:
         if out.suffix == ".parquet":
             from bulkpull.rows.parquet import write_parquet
 
-            write_parquet(file, out, all_strings=False, partition_by=None, provenance=dict, checkpoint=lambda: None)
+            write_parquet(
+                file,
+                out,
+                columns=Clickwrap.columns,
+                all_strings=False,
+                partition_by=None,
+                provenance=dict,
+                checkpoint=lambda: None,
+            )
         elif out.suffix == ".ndjson":
             with out.open("wb") as written:
-                written.writelines(ndjson(file, flat=False))
+                written.writelines(ndjson(file, key="id", flat=False))
         elif out.suffix != ".csv":
             with out.open("wb") as written:
                 pieces = iter(lambda: file.read(1 << 20), b"")

@@ -8,7 +8,7 @@ version.
 """
 
 from bulkpull import errors, events
-from bulkpull.clickwrap import Clickwrap, Export
+from bulkpull.clickwrap import Clickwrap
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -28,6 +28,7 @@ from bulkpull.journal import Status, status
 from bulkpull.planning import Plan, plan
 from bulkpull.pull import CountMismatch, Result, pull
 from bulkpull.retry import RetryPolicy
+from bulkpull.source import Body, Columns, Export, Source
 from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -35,8 +36,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ApiError",
     "AuthenticationError",
+    "Body",
     "BulkpullError",
     "Clickwrap",
+    "Columns",
     "CountMismatch",
     "Event",
     "Export",
@@ -49,6 +52,7 @@ __all__ = [
     "Plan",
     "Result",
     "RetryPolicy",
+    "Source",
     "Status",
     "ThrottledError",
     "UnavailableError",

@@ -344,7 +344,7 @@ def plan(
 
     Where the window is auto, requests are made that count; else none.
     """
-    check_fields(split_fields(fields))
+    check_fields(split_fields(fields), bulkpull.Clickwrap.columns)
     at_once = exports or max_exports
 
     async def work() -> Plan:

@@ -16,8 +16,8 @@ import anyio
 import orjson
 from yarl import URL
 
+from bulkpull.clickwrap.filters import check_filter, window_filter
 from bulkpull.clickwrap.models import (
-    Export,
     UnexpectedAnswer,
     parse_count,
     parse_export,
@@ -26,7 +26,7 @@ from bulkpull.clickwrap.models import (
     parse_page,
 )
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
-from bulkpull.download.link import Download, open_link
+from bulkpull.download.link import open_link
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -37,6 +37,7 @@ from bulkpull.errors import (
 )
 from bulkpull.events import OnEvent, Requested, Throttled, ignore
 from bulkpull.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.source import Body, Columns, Export
 from bulkpull.transport import (
     MAX_HEADER,
     MAX_HEADERS,
@@ -80,6 +81,10 @@ class Clickwrap:
     ThrottledError or UnavailableError (retried in vain).
     """
 
+    columns = Columns(key="id", time="created_time", required=("id", "signer_id", "created_time"))
+    check_filter = staticmethod(check_filter)
+    window_filter = staticmethod(window_filter)
+
     def __init__(
         self,
         token: str,
@@ -119,6 +124,11 @@ class Clickwrap:
     def requests_per_minute(self) -> int:
         """The budget for all requests."""
         return self._governor.requests_per_minute
+
+    @property
+    def throttled_at(self) -> float | None:
+        """When the API last answered 429, on the event loop's clock; None if it never did."""
+        return self._governor.throttled_at
 
     async def __aenter__(self) -> Self:
         if self._session is None:
@@ -186,7 +196,7 @@ class Clickwrap:
             )
         except ApiError as error:
             if error.status in NOT_READY:
-                return Export(export_id, "not_ready")
+                return Export(export_id, "running", "not_ready")
             raise
 
     async def export_fields(self, site: str | int) -> list[str]:
@@ -238,7 +248,7 @@ class Clickwrap:
 
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
-    ) -> AbstractAsyncContextManager[Download]:
+    ) -> AbstractAsyncContextManager[Body]:
         """Opens a link of an export, without the token; see `open_link` for the rules and the errors.
 
         A relative link is taken for one beside the export's status, `{base_url}/tasks/export/{id}`.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import orjson
 
 from bulkpull.errors import ApiError
+from bulkpull.source import ContradictedCountError, Export, State
 
 MAX_LINKS = 10_000  # of one export
 MAX_ID = 1000  # characters
@@ -30,15 +31,9 @@ _FAILED = frozenset(
     ("failed", "failure", "error", "errored", "cancelled", "canceled", "aborted", "expired", "rejected", "killed")
 )
 
-State = Literal["queued", "running", "succeeded", "failed"]
-
 
 class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
     """An answer with status 200 whose body is not what the route promises."""
-
-
-class ContradictedCountError(ApiError):
-    """The activity list counts none and lists some."""
 
 
 def parse_json(body: bytes) -> Any:
@@ -71,42 +66,18 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
-    """An export task.
+def state_of(status: str, *, has_links: bool) -> State:
+    """What a status word means: the one place that decides it.
 
-    `status` is the server's word in small letters: pending, scheduled, started, success or failed in Clickwrap's
-    documents. `active` is what the server says of itself, None where it does not. `links` are signed: they stay out of
-    the repr.
+    An unknown word is an export that still runs, unless it has links, which is what it was made for.
     """
-
-    id: str
-    status: str
-    message: str | None = None
-    links: tuple[str, ...] = field(default=(), repr=False)
-    active: bool | None = None
-
-    @property
-    def state(self) -> State:
-        """What the status means: the one place that decides it.
-
-        A word that nobody knows is an export that still runs, unless it has links, which is what it was made for.
-        """
-        if self.status in _SUCCEEDED:
-            return "succeeded"
-        if self.status in _FAILED:
-            return "failed"
-        if self.status in _QUEUED:
-            return "queued"
-        return "succeeded" if self.links and self.status not in _RUNNING else "running"
-
-    @property
-    def succeeded(self) -> bool:
-        return self.state == "succeeded"
-
-    @property
-    def failed(self) -> bool:
-        return self.state == "failed"
+    if status in _SUCCEEDED:
+        return "succeeded"
+    if status in _FAILED:
+        return "failed"
+    if status in _QUEUED:
+        return "queued"
+    return "succeeded" if has_links and status not in _RUNNING else "running"
 
 
 def parse_export(answer: Any, id: str | None = None) -> Export:
@@ -128,14 +99,9 @@ def parse_export(answer: Any, id: str | None = None) -> Export:
         links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
     if asked is not None and not word and not links:
         raise UnexpectedAnswer("an export without a status")
-    message, active = task.get("message"), task.get("active")
-    return Export(
-        id,
-        word or "unknown",
-        None if message is None else str(message),
-        links,
-        active if isinstance(active, bool) else None,
-    )
+    message = task.get("message")
+    state = state_of(word, has_links=bool(links))
+    return Export(id, state, word or "unknown", None if message is None else str(message), links)
 
 
 def _links(holder: Any) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Governor:
         self._occupied_until: list[float] = []  # a heap, of requests that are over
         self._held_until = float("-inf")
         self._throttled_in_a_row = 0
+        self.throttled_at: float | None = None  # when a 429 came last
         self._answered = anyio.Event()
 
     @asynccontextmanager
@@ -76,7 +77,7 @@ class Governor:
 
         Returns the seconds that all requests hold from now.
         """
-        now = anyio.current_time()
+        now = self.throttled_at = anyio.current_time()
         if retry_after is None and now >= self._held_until:
             self._throttled_in_a_row += 1
             retry_after = min(WINDOW, 2.0**self._throttled_in_a_row)

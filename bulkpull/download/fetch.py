@@ -13,7 +13,7 @@ from anyio import from_thread
 from anyio.abc import TaskGroup
 
 from bulkpull.disk import disk_errors
-from bulkpull.download.transfer import StretchRefused, Transfer, digest_of, spooled
+from bulkpull.download.transfer import Meter, StretchRefused, Transfer, digest_of, spooled
 from bulkpull.errors import PartError
 from bulkpull.events import OnEvent, PartFetched
 from bulkpull.journal.journal import Journal
@@ -21,7 +21,7 @@ from bulkpull.pull.journey import Part, cancelled_from_within
 from bulkpull.pull.links import Links
 from bulkpull.retry import TransientError
 from bulkpull.rows.records import blocks
-from bulkpull.source import Api
+from bulkpull.source import Source
 from bulkpull.threads import in_thread
 
 STRETCH_EVERY = 2.0  # seconds between two looks at how fast a file comes
@@ -30,9 +30,17 @@ _LEAST = 512 * 1024  # bytes of a stretch
 
 
 async def fetch(
-    api: Api, part: Part, links: Links, journal: Journal, *, streams: anyio.CapacityLimiter, on_event: OnEvent
-) -> None:
-    """Streams the part's link to its path: resumed where the host allows, checked in length and header.
+    source: Source,
+    part: Part,
+    links: Links,
+    journal: Journal,
+    *,
+    streams: anyio.CapacityLimiter,
+    meter: Meter,
+    on_event: OnEvent,
+) -> int:
+    """Streams the part's link to its path: resumed where the host allows, checked in length and header. Returns its
+    size.
 
     A file that is long in coming is brought in several stretches side by side, where the host allows that and `streams`
     has places that nobody waits for: hosts often give each connection only so much.
@@ -43,13 +51,14 @@ async def fetch(
     size = part.record.size
     if size is None or not await in_thread(_stands, part):
         try:
-            size = await _fetched(api, part, links, journal, streams, on_event)
+            size = await _fetched(source, part, links, journal, streams, meter, on_event)
         except TransientError as error:
             raise PartError(f"{part} could not be downloaded: {error}") from error
         except PartError as error:
             raise type(error)(f"{part}: {error}") from error
     part.size = size
     on_event(PartFetched(part.window, part.number, size))
+    return size
 
 
 def _stands(part: Part) -> bool:
@@ -64,12 +73,18 @@ def _stands(part: Part) -> bool:
 
 
 async def _fetched(
-    api: Api, part: Part, links: Links, journal: Journal, streams: anyio.CapacityLimiter, on_event: OnEvent
+    source: Source,
+    part: Part,
+    links: Links,
+    journal: Journal,
+    streams: anyio.CapacityLimiter,
+    meter: Meter,
+    on_event: OnEvent,
 ) -> int:
     """The part's size, once it has been transferred."""
     half = part.record.size is None and part.record.validator is not None and part.path.exists()
     async with spooled(part.path, "ab" if half else "wb") as file:
-        transfer = Transfer(api, part, links, journal, file, on_event, recorded=part.record.validator)
+        transfer = Transfer(source, part, links, journal, file, meter, on_event, recorded=part.record.validator)
         stretches = _Stretches(transfer, streams)
         if half:
             await transfer.take_up()
@@ -202,7 +217,9 @@ class _Stretches:
     async def _bring(self, begin: int) -> None:
         first, until = self.first, self._untils()[begin]
         async with spooled(self._path(begin), "ab") as file:
-            stretch = Transfer(first.api, first.part, first.links, first.journal, file, first.on_event, begin=begin)
+            stretch = Transfer(
+                first.source, first.part, first.links, first.journal, file, first.meter, first.on_event, begin=begin
+            )
             stretch.until, stretch.length, stretch.validator = until, first.length, first.validator
             stretch.recorded = first.recorded
             stretch.offset = stretch.reached = begin + await file.tell()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import aiohttp
 import anyio
@@ -19,6 +18,7 @@ from bulkpull.download.encoding import MAGIC, ZIPS, DamagedBodyError, Decoder, e
 from bulkpull.download.urls import legal, resolved
 from bulkpull.errors import PartError
 from bulkpull.retry import TransientError, retry_after
+from bulkpull.source import Body
 from bulkpull.transport import MAX_HEADER, MAX_HEADERS, PATIENCE, describe, has_long_header, is_loopback
 
 MAX_REDIRECTS = 5
@@ -46,58 +46,39 @@ class NotReadyError(TransientError):
     """The host has not got the file yet (202, 204, 409, 425): ask again a little later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
-    """The answer to an opened link.
+async def _decoded(
+    content: aiohttp.StreamReader,
+    stall_timeout: float,
+    head: bytes = b"",
+    decoder: Decoder | None = None,
+    *,
+    framed: bool,
+) -> AsyncIterator[bytes]:
+    """A body whose first bytes are `head`, decoded; an empty chunk is a sign of life.
 
-    `offset` is where the body begins in the file (0 unless the host granted a range), `length` the whole file's
-    bytes where the host tells it, `validator` what a later `If-Range` may hold, or None where there is no strong one.
-    `framed` says that the end of the body is told by its length, its chunks or its compression, and not by that of the
-    connection; `empty` that there is not a byte.
+    Raises TransientError where it breaks or stalls, DamagedBodyError where it does not decode, PartError where it is
+    refused.
     """
-
-    offset: int
-    length: int | None
-    validator: str | None
-    _content: aiohttp.StreamReader = field(repr=False)
-    _stall_timeout: float
-    framed: bool = True
-    empty: bool = False
-    _head: bytes = field(default=b"", repr=False)
-    _decoder: Decoder | None = None
-
-    @property
-    def compressed(self) -> bool:
-        """Whether what comes is compressed, so that it is found out whether it is whole: by decoding it here, or a zip
-        later."""
-        return self._decoder is not None or self._head.startswith(ZIPS)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, decoded; an empty chunk is a sign of life.
-
-        Raises TransientError where it breaks or stalls, DamagedBodyError where it does not decode, PartError where it
-        is refused.
-        """
-        if not self._decoder:
-            if self._head:
-                yield self._head
-            async for chunk in _raw(self._content, self._stall_timeout):
-                yield chunk
-            return
-        for piece in self._decoder.pieces(self._head):
+    if not decoder:
+        if head:
+            yield head
+        async for chunk in _raw(content, stall_timeout):
+            yield chunk
+        return
+    for piece in decoder.pieces(head):
+        yield piece
+    async for chunk in _raw(content, stall_timeout):
+        nothing = b""
+        yield nothing
+        for piece in decoder.pieces(chunk):
             yield piece
-        async for chunk in _raw(self._content, self._stall_timeout):
-            nothing = b""
-            yield nothing
-            for piece in self._decoder.pieces(chunk):
-                yield piece
-        try:
-            for piece in self._decoder.finish():
-                yield piece
-        except DamagedBodyError as error:
-            if self.framed:
-                raise
-            raise TransientError(f"the transfer broke: {error}") from None
+    try:
+        for piece in decoder.finish():
+            yield piece
+    except DamagedBodyError as error:
+        if framed:
+            raise
+        raise TransientError(f"the transfer broke: {error}") from None
 
 
 async def _raw(content: aiohttp.StreamReader, stall_timeout: float) -> AsyncIterator[bytes]:
@@ -126,7 +107,7 @@ async def open_link(
     rangeless: set[str],
     offset: int = 0,
     validator: str | None = None,
-) -> AsyncIterator[Download]:
+) -> AsyncIterator[Body]:
     """Opens `link` from byte `offset` on, if `validator` still names the same file; else from its start.
 
     A relative link belongs to `base`. `allow_http` admits http on loopback. `rangeless` are the hosts that were found
@@ -159,7 +140,7 @@ async def open_link(
             raise TransientError(f"no answer from {url.host}: {describe(error)}") from None
         async with response:
             if response.status not in _REDIRECTS:
-                yield await _download(response, stall_timeout, rangeless, ranged=ranged)
+                yield await _body(response, stall_timeout, rangeless, ranged=ranged)
                 return
             url = check_link(_target(url, response), allow_http=allow_http)
     raise PartError(f"the file host redirected more than {MAX_REDIRECTS} times")
@@ -194,9 +175,7 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> str:
     return target
 
 
-async def _download(
-    response: aiohttp.ClientResponse, stall_timeout: float, rangeless: set[str], *, ranged: bool
-) -> Download:
+async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeless: set[str], *, ranged: bool) -> Body:
     """The answer of a host, which was asked for a range if `ranged`."""
     status, host, content = response.status, response.url.host or "", response.content
     if status in _EXPIRED:
@@ -209,10 +188,13 @@ async def _download(
             rangeless.add(host)
             raise RangeRefusedError(f"{host} granted a range without saying which", status=status)
         length = None if granted[2] == "*" else int(granted[2])
-        return Download(int(granted[1]), length, _validator(response), content, stall_timeout, _framed(response))
+        framed = _framed(response)
+        chunks = _decoded(content, stall_timeout, framed=framed)
+        return Body(chunks, int(granted[1]), length, _validator(response), is_framed=framed)
     if status == 416:
         if told := _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", "").strip()):
-            return Download(int(told[1]), int(told[1]), _validator(response), content, stall_timeout, empty=True)
+            chunks = _decoded(content, stall_timeout, framed=True)
+            return Body(chunks, int(told[1]), int(told[1]), _validator(response), is_empty=True)
         raise RangeRefusedError(f"{host} answered 416", status=status)
     wait = retry_after(response.headers.get("Retry-After")) or 0.0
     if status in _NOT_READY:
@@ -226,7 +208,7 @@ async def _download(
     raise PartError(f"the file host {host} answered {status}")
 
 
-async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Download:
+async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Body:
     """A file from its start. Its first bytes are awaited: they tell whether it is compressed."""
     head = b""
     async for chunk in _raw(response.content, stall_timeout):
@@ -236,10 +218,18 @@ async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Down
     framed, labels = _framed(response), encodings(_label(response))
     # The first bytes of gzip and zstd tell; those of a deflated body do not.
     if not is_compressed(head) and "deflate" not in labels:
-        length, validator = response.content_length, _validator(response)
-        return Download(0, length, validator, response.content, stall_timeout, framed, not head, head)
+        chunks = _decoded(response.content, stall_timeout, head, framed=framed)
+        return Body(
+            chunks,
+            length=response.content_length,
+            validator=_validator(response),
+            is_framed=framed,
+            is_checked=head.startswith(ZIPS),
+            is_empty=not head,
+        )
     # A compressed body has another length and other offsets than the file: no ranges, no length.
-    return Download(0, None, None, response.content, stall_timeout, framed, not head, head, Decoder(labels))
+    chunks = _decoded(response.content, stall_timeout, head, Decoder(labels), framed=framed)
+    return Body(chunks, is_framed=framed, is_checked=True, is_empty=not head)
 
 
 def _label(response: aiohttp.ClientResponse) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import aiofiles
 import anyio
@@ -17,7 +17,7 @@ from xxhash import xxh3_128
 from bulkpull import patience
 from bulkpull.disk import disk_errors
 from bulkpull.download.encoding import ZIPS, DamagedBodyError
-from bulkpull.download.link import Download, LinkExpiredError, NotReadyError, RangeRefusedError
+from bulkpull.download.link import LinkExpiredError, NotReadyError, RangeRefusedError
 from bulkpull.download.unzip import unzip
 from bulkpull.errors import MalformedPartError, PartError
 from bulkpull.events import OnEvent, Received, Retried
@@ -27,7 +27,7 @@ from bulkpull.pull.links import Links
 from bulkpull.retry import TransientError
 from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records, too_long
 from bulkpull.rows.sink import write_all
-from bulkpull.source import Api
+from bulkpull.source import Body, Source
 from bulkpull.threads import file_threads, in_thread
 
 MAX_RENEWALS = 5  # fresh links in a row that bring nothing
@@ -46,6 +46,16 @@ class StretchRefused(Exception):  # noqa: N818 - never leaves the pull: the file
     """The host does not give the file in stretches, or gives another file meanwhile."""
 
 
+class Meter(Protocol):
+    """Measures transfers, to limit their number."""
+
+    def record_bytes(self, size: int) -> None:
+        """Bytes came over the wire."""
+
+    def record_break(self) -> None:
+        """A transfer broke, and is tried again."""
+
+
 @dataclass(slots=True)
 class Transfer:
     """How far the download of one part has come, or of the stretch of it that begins at byte `begin`.
@@ -53,11 +63,12 @@ class Transfer:
     Where there is an `until`, other transfers bring what comes from there on.
     """
 
-    api: Api
+    source: Source
     part: Part
     links: Links
     journal: Journal
     file: AsyncFileIO
+    meter: Meter
     on_event: OnEvent
     begin: int = 0
     until: int | None = None
@@ -120,10 +131,10 @@ class Transfer:
             if self.offset and self.offset == self.length:
                 await self._finish()
                 return
-            async with self.api.download(
+            async with self.source.download(
                 self.link, offset=self.offset if ranged else 0, validator=self.validator if ranged else None
             ) as download:
-                if probes and not download.empty:
+                if probes and not download.is_empty:
                     self.refusals += 1  # it may be the range: the rest is asked for once more
                     return
                 is_doubtful = await self._receive(download, ranged=ranged)
@@ -141,7 +152,7 @@ class Transfer:
             if not ranged:
                 raise
             self._give_up_ranges()
-            self.on_event(Retried(str(self.part), self.attempt + 1, 0.0, str(error)))
+            self._announce_retry(self.attempt + 1, 0.0, error)
         except TransientError as error:
             if self.offset > before:
                 self.refusals = 0
@@ -149,10 +160,10 @@ class Transfer:
                 self.refusals = 0  # it is the host
             else:
                 self._suspect(ranged)
-            if not ranged or error.wait <= self.api.retry.seconds:
+            if not ranged or error.wait <= self.source.retry.seconds:
                 raise
             self.refusals = max(self.refusals, REFUSALS)  # a wait for ranges alone, perhaps
-            self.on_event(Retried(str(self.part), self.attempt + 1, 0.0, str(error)))
+            self._announce_retry(self.attempt + 1, 0.0, error)
 
     def _suspect(self, ranged: bool) -> None:
         """A request brought nothing; `ranged` says that it was one for the rest of the file."""
@@ -172,23 +183,23 @@ class Transfer:
     def _is_stretch(self) -> bool:
         return bool(self.begin) or self.until is not None
 
-    async def _receive(self, download: Download, *, ranged: bool) -> bool:
+    async def _receive(self, download: Body, *, ranged: bool) -> bool:
         """Takes in the body; whether it is doubtful that it was all. Raises TransientError where it was not."""
         if download.offset:
             # Some hosts grant a range of another file than If-Range names, or tell the end of another.
-            same = download.validator == self.validator or (download.empty and download.validator is None)
+            same = download.validator == self.validator or (download.is_empty and download.validator is None)
             if not same or download.offset != self.offset or self.length not in (None, download.length or self.length):
                 raise RangeRefusedError("the host granted a range of another file, or another range")
             self.length = download.length or self.length
-            if download.empty:  # nothing is behind the last byte
+            if download.is_empty:  # nothing is behind the last byte
                 return False
-        elif self.offset and download.empty:
+        elif self.offset and download.is_empty:
             reason = f"an empty body came, after {self.offset} bytes of the file"
             raise RangeRefusedError(reason) if ranged else TransientError(reason)
         else:
             await self._restart()
             self.validator, self.length = download.validator, download.length
-        await self._write(download.chunks())
+        await self._write(download.chunks)
         if self.until is not None and self.offset >= self.until:
             return False
         if self.length is not None and self.offset != self.length:
@@ -201,7 +212,7 @@ class Transfer:
         self._compare_length()
         # A body may have been cut by something in between. Where its length was told, and records end where it does,
         # that is not to be seen, and the host is not asked again.
-        return not self.confirmed and not download.compressed and bool(self.line or not download.framed)
+        return not self.confirmed and not download.is_checked and bool(self.line or not download.is_framed)
 
     def _compare_length(self) -> None:
         """Raises TransientError, once, where more was promised earlier of the same file than came now."""
@@ -220,12 +231,12 @@ class Transfer:
         for attempt in range(1, MAX_ASKED + 1):
             receiving = False
             try:
-                async with self.api.download(self.link, offset=offset, validator=self.validator) as download:
+                async with self.source.download(self.link, offset=offset, validator=self.validator) as download:
                     # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
                     fits = download.offset == 0 or (
                         download.offset == self.offset and download.validator == self.validator
                     )
-                    if fits and not download.empty and (download.length or 0) > self.offset:
+                    if fits and not download.is_empty and (download.length or 0) > self.offset:
                         receiving, self.length = True, download.length
                         return await self._receive(download, ranged=bool(offset))
                 break
@@ -240,7 +251,7 @@ class Transfer:
                     break
                 if isinstance(error, LinkExpiredError):
                     self.link = await self.links.get(self.part, expired=self.link)
-                await anyio.sleep(self.api.retry.backoff(attempt))
+                await anyio.sleep(self.source.retry.backoff(attempt))
         self.confirmed = True
         return False
 
@@ -248,7 +259,7 @@ class Transfer:
         gathered: list[bytes] = []
         size = brought = 0
         written = watched = anyio.current_time()
-        slow = max(self.api.retry.seconds, SLOW_SECONDS)
+        slow = max(self.source.retry.seconds, SLOW_SECONDS)
         try:
             async for came in chunks:
                 now = anyio.current_time()
@@ -259,6 +270,7 @@ class Transfer:
                     raise TransientError(f"the transfer is too slow: {brought} bytes came in {now - watched:.0f} s")
                 if not came:
                     continue
+                self.meter.record_bytes(len(came))
                 self.on_event(Received(self.part.window, self.part.number, len(came)))
                 # Until may be set at any time.
                 chunk = came if self.until is None else came[: max(0, self.until - self.offset - size)]
@@ -316,7 +328,7 @@ class Transfer:
     async def _finish(self) -> None:
         """All bytes are there. Raises CsvError for an error page that came with status 200."""
         if not self.begin:
-            self.zipped = await in_thread(_check_head, self.part.path)
+            self.zipped = await in_thread(_check_head, self.part.path, self.source.columns.key)
         self.complete = True
 
     async def unzip(self) -> bool:
@@ -327,7 +339,7 @@ class Transfer:
         self.recorded = None
         try:
             self.offset = await in_thread(unzip, self.part.path)
-            self.zipped = await in_thread(_check_head, self.part.path)
+            self.zipped = await in_thread(_check_head, self.part.path, self.source.columns.key)
             if self.zipped:
                 raise PartError("the file host gave a zip in a zip, where a CSV was expected")
         except CsvError as error:
@@ -336,11 +348,15 @@ class Transfer:
         self.digest = await in_thread(digest_of, self.part.path)
         return True
 
+    def _announce_retry(self, attempt: int, wait: float, error: Exception) -> None:
+        self.meter.record_break()
+        self.on_event(Retried(str(self.part), attempt, wait, str(error)))
+
     # What limits the attempts
 
     async def _pause(self, error: TransientError) -> None:
         """Waits for the next attempt. Raises PartError or `error` where none is left."""
-        retry, now = self.api.retry, anyio.current_time()
+        retry, now = self.source.retry, anyio.current_time()
         if self.offset >= self.reached + PROGRESS:
             self.reached = self.offset
             self.attempt, self.failing_since, self.missing_since = 0, None, None
@@ -353,7 +369,7 @@ class Transfer:
         wait = max(error.wait, retry.backoff(self.attempt))
         if self.attempt >= retry.attempts or wait > left:
             raise error
-        self.on_event(Retried(str(self.part), self.attempt, wait, str(error)))
+        self._announce_retry(self.attempt, wait, error)
         await anyio.sleep(wait)
 
     async def _await_file(self, error: NotReadyError) -> None:
@@ -362,7 +378,7 @@ class Transfer:
         now = anyio.current_time()
         self.missing_since = now if self.missing_since is None else self.missing_since
         promised = error.status == 202
-        limit = max(self.api.retry.seconds, patience.LAG) if promised else patience.LAG
+        limit = max(self.source.retry.seconds, patience.LAG) if promised else patience.LAG
         left = self.missing_since + limit - now
         if left <= 0 or error.wait > left:
             if promised:
@@ -370,10 +386,12 @@ class Transfer:
                 raise PartError(f"{error}, after {waited:,.0f} s (--retry-for). Pull again later to go on from here")
             reason = f"part {self.part.number} is not there: {error}"
             raise ExportFailure(self.links.export_id, reason, PartError) from error
-        most = _LATER * patience.LAG if left > limit - patience.LAG else max(_LATER * patience.LAG, self.api.retry.cap)
+        most = (
+            _LATER * patience.LAG if left > limit - patience.LAG else max(_LATER * patience.LAG, self.source.retry.cap)
+        )
         wait = min(max(error.wait, min(_SOON * patience.LAG * 2.0**self.waits, most)), left)
         self.waits += 1
-        self.on_event(Retried(str(self.part), self.waits, wait, str(error)))
+        self._announce_retry(self.waits, wait, error)
         await anyio.sleep(wait)
 
     async def _refuse(self, error: CsvError | DamagedBodyError) -> None:
@@ -388,7 +406,7 @@ class Transfer:
         self.promised.clear()
         self.link = await self.links.get(self.part, expired=self.link)
         wait = _AGAIN[self.malformed - 1] * patience.LAG
-        self.on_event(Retried(str(self.part), self.malformed, wait, str(error)))
+        self._announce_retry(self.malformed, wait, error)
         await anyio.sleep(wait)
 
     async def _renew(self, expired: LinkExpiredError) -> None:
@@ -399,7 +417,7 @@ class Transfer:
             reason = f"part {self.part.number} is gone: {expired} to {MAX_RENEWALS} fresh links too"
             raise ExportFailure(self.links.export_id, reason, PartError) from expired
         if self.renewals > 1:  # the first link may just have grown old
-            await anyio.sleep(self.api.retry.backoff(self.renewals))
+            await anyio.sleep(self.source.retry.backoff(self.renewals))
         self.link = await self.links.get(self.part, expired=self.link)
 
 
@@ -411,13 +429,13 @@ def digest_of(path: Path) -> xxh3_128:
     return digest
 
 
-def _check_head(path: Path) -> bool:
+def _check_head(path: Path, key: str) -> bool:
     """Whether the file is a zip. Raises CsvError where it is neither that, nor a CSV, nor empty."""
     with disk_errors(f"read {path.name}"), path.open("rb") as file:
         if file.read(4).startswith(ZIPS):
             return True
         file.seek(0)
-        read_columns(records(blocks(file, from_thread.check_cancelled)))
+        read_columns(records(blocks(file, from_thread.check_cancelled)), key)
         return False
 
 

@@ -1,90 +1,76 @@
-"""Spool: how many bytes of parts wait on the disk for the merge, and when a download has to wait for them."""
+"""Backpressure: whether a download may start, given the bytes that wait on the disk to be merged."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-import anyio
-
-from bulkpull.events import Event, Exported, ExportFailed, PartFetched, Skipped, Split, WindowMerged
 from bulkpull.window import Window
 
-SPOOL = 4_000_000_000  # bytes
-BACKLOG = 128_000_000  # bytes
+MAX_SPOOLED_BYTES = 4_000_000_000
+MAX_MERGEABLE_BYTES = 128_000_000
 
 
-class Spool:
-    """A listener that counts whole parts which are not merged yet.
+class Backpressure:
+    """Counts the downloaded parts that are not merged yet.
 
-    No download starts while they are `limit` bytes or more, save those of the window that the merge awaits; nor while
-    `BACKLOG` bytes or more could be merged at once, since what runs ahead of a busy merge only fills the page cache.
-    What is on its way comes on top.
+    Downloads of the window that the merge awaits may always start. Others may not while `max_spooled_bytes` or more are
+    spooled, nor while `MAX_MERGEABLE_BYTES` or more could be merged at once: running ahead of a busy merge only fills
+    the page cache. Downloads in progress are not counted.
+
+    `windows` are those to be merged, in the order of the merge.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._by_window: Counter[int] = Counter()
-        self._lacking: dict[int, int] = {}  # parts, of each exported window
-        self._order: list[Window] = []  # what is merged, in turn
-        self._changed = anyio.Event()
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Exported():
-                self._lacking[event.window.index] = event.parts
-                return
-            case PartFetched():
-                self._by_window[event.window.index] += event.size
-                self._lacking[event.window.index] = max(0, self._lacking.get(event.window.index, 0) - 1)
-                return
-            case WindowMerged() | Skipped():
-                self._remove(event.window)
-            case Split():
-                if not event.is_merged:  # else it may not have been told yet that it is
-                    self._remove(event.window)
-                at = self._place(event.window)
-                self._order[at:at] = event.pieces
-            case ExportFailed():
-                pass
-            case _:
-                return
-        del self._by_window[event.window.index]
-        self._lacking.pop(event.window.index, None)
-        self._changed.set()
-        self._changed = anyio.Event()
-
-    def expect(self, windows: Iterable[Window]) -> None:
-        """These are merged, in this order."""
+    def __init__(self, max_spooled_bytes: int, windows: Iterable[Window] = ()) -> None:
+        self._max_spooled_bytes = max_spooled_bytes
         self._order = list(windows)
+        self._bytes: Counter[int] = Counter()  # spooled, by window
+        self._missing: dict[int, int] = {}  # parts that are not downloaded yet, by exported window
 
-    def has_room(self, window: Window) -> bool:
-        """Whether a download of this window may start."""
+    def may_start(self, window: Window) -> bool:
+        """Return whether a download of this window may start."""
         if self._order and window.start <= self._order[0].start:
             return True
-        return self._by_window.total() < self._limit and self._backlog() < BACKLOG
+        return self._bytes.total() < self._max_spooled_bytes and self._mergeable_bytes() < MAX_MERGEABLE_BYTES
 
-    async def room(self, window: Window) -> None:
-        """Waits until a download of this window may start."""
-        while not self.has_room(window):
-            await self._changed.wait()
+    def export_succeeded(self, window: Window, parts: int) -> None:
+        """Record that an export of the window has so many parts to download."""
+        self._missing[window.index] = parts
 
-    def _backlog(self) -> int:
-        """Bytes of windows that are whole, and so are all before them."""
-        size = 0
-        for window in self._order:
-            if self._lacking.get(window.index) != 0 or size >= BACKLOG:
-                break
-            size += self._by_window[window.index]
-        return size
+    def part_downloaded(self, window: Window, size: int) -> None:
+        """Record that a part of the window is on the disk."""
+        self._bytes[window.index] += size
+        self._missing[window.index] = max(0, self._missing.get(window.index, 0) - 1)
 
-    def _remove(self, window: Window) -> None:
+    def export_failed(self, window: Window) -> None:
+        """Record that the parts of the window are of no use; it is still to be merged."""
+        del self._bytes[window.index]
+        self._missing.pop(window.index, None)
+
+    def window_left(self, window: Window) -> None:
+        """Record that the window was merged or skipped."""
+        self.export_failed(window)
         self._order = [other for other in self._order if other.index != window.index]
 
-    def _place(self, window: Window) -> int:
-        return bisect_left(self._order, window.start, key=_start)
+    def window_split(self, window: Window, pieces: Sequence[Window], *, is_merged: bool) -> None:
+        """Record that the pieces are to be merged in place of the window, or after it if it `is_merged` already."""
+        if is_merged:  # though window_left may not have been called yet
+            self.export_failed(window)
+        else:
+            self.window_left(window)
+        at = bisect_left(self._order, window.start, key=_start)
+        self._order[at:at] = pieces
+
+    def _mergeable_bytes(self) -> int:
+        """The bytes of leading windows that are complete; counted no further than needed."""
+        size = 0
+        for window in self._order:
+            if self._missing.get(window.index) != 0 or size >= MAX_MERGEABLE_BYTES:
+                break
+            size += self._bytes[window.index]
+        return size
 
 
 def _start(window: Window) -> datetime:

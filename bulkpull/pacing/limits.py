@@ -1,197 +1,206 @@
-"""Flight: how many exports are in flight, and how many files are streamed, by what comes of it."""
+"""Adaptive limits on the exports in flight and on the concurrent downloads."""
 
 from __future__ import annotations
 
 import math
 
-import anyio
+from bulkpull.pacing.poll_schedule import FIRST_POLL_DELAY_S
 
-from bulkpull.clickwrap.quota import WINDOW
-from bulkpull.events import Event, Exported, ExportFailed, Launched, Polled, Received, Retried, Throttled
-from bulkpull.pacing.durations import PEEK
-
-START = 4  # exports
-QUEUE = 1.0  # exports that wait at the server, for each that it works on: its workers need not wait for us
-EARLY = 3 * PEEK  # seconds after its launch, in which a look at an export tells of free workers
-SAMPLE = 8  # one launch in so many is looked at, once something was seen to wait
-FAILURES = 0.2  # the share of exports that fail, above which the limit falls
-STREAMS = 4  # files at first
-LOOK = 1.0  # seconds of streaming after which the rate is looked at
-REST = 4  # measurements for which the limit stays, where a higher one brought nothing
-GAIN = 0.5  # of what a raised limit could bring at best, that it must bring to stay
+INITIAL_EXPORTS = 4
+QUEUED_PER_RUNNING = 1.0  # exports that may wait at the server for each that runs, so that no worker is ever idle
+PROMPT_S = 3 * FIRST_POLL_DELAY_S  # from the launch of an export, within which its status tells of free workers
+PROBE_EVERY = 8  # launches, once an export was seen to wait: one of them is polled early
+FAILURE_RATE = 0.2  # of exports, above which the limit is lowered
+THROTTLE_WINDOW_S = 60.0  # in which several 429 answers count as one
+INITIAL_DOWNLOADS = 4
+MEASUREMENT_S = 1.0  # at least, of downloads
+REST_MEASUREMENTS = 4  # for which the limit is kept after a change that did not help
+WORTHWHILE_GAIN = 0.5  # of the proportional gain in throughput, which a change must bring to be kept
 
 
-class Climb:
-    """A limit that is raised as long as more comes of it.
+class AdaptiveLimit:
+    """A limit that follows the throughput it brings.
 
-    It is doubled until that brings less than half of what it could, and then stands where it helped. After a rest, a
-    quarter less and a quarter more are tried in turn, and kept where that costs or brings little or much. The first
-    measurement after a change counts for nothing: it still shows what was begun before.
+    It is doubled until that brings less than half of the proportional gain, then falls back to what helped. After a
+    rest it is lowered and raised by a quarter in turn, and a change is kept where it costs little or brings much. The
+    first measurement after a change is discarded: it shows work that began before.
+
+    Times are seconds on any monotonic clock.
     """
 
-    def __init__(self, start: int, most: int) -> None:
-        self.limiter = anyio.CapacityLimiter(min(start, most))
-        self._most = most
-        self._began = anyio.current_time()
-        self._amount = 0.0
-        self._base: tuple[int, float] | None = None  # the limit that stood, and its rate, while a higher one is tried
-        self._factor = 2.0
+    def __init__(self, initial: int, maximum: int, now: float) -> None:
+        self.value = min(initial, maximum)
+        self._maximum = maximum
+        self._baseline: tuple[int, float] | None = None  # the former limit and its throughput, while another is tried
+        self._factor = 2.0  # of the next trial
         self._rest = 0
-        self._settling = True
+        self._begin(now, is_settling=True)
 
-    @property
-    def limit(self) -> int:
-        return int(self.limiter.total_tokens)
+    def reset(self, value: float, now: float) -> None:
+        """Sets the limit, within its bounds, and discards the measurements."""
+        self.value = self._within_bounds(value)
+        self._baseline = None
+        self._begin(now, is_settling=True)
 
-    def set(self, limit: float) -> None:
-        """Another limit, for a reason of its own: what was measured is forgotten."""
-        self.limiter.total_tokens = max(1, min(self._most, math.ceil(limit)))
-        self._base = None
-        self._begin(settling=True)
-
-    def add(self, amount: float) -> None:
-        """So much came of it."""
+    def record_throughput(self, amount: float) -> None:
+        """Add what was achieved to the current measurement."""
         self._amount += amount
 
-    @property
-    def seconds(self) -> float:
-        """Of the measurement that runs."""
-        return anyio.current_time() - self._began
+    def measured_for(self, now: float) -> float:
+        """Return the seconds since the current measurement began."""
+        return now - self._began_at
 
-    def measured(self, *, climb: bool = True) -> None:
-        """A measurement ends, and so the limit may change; with `climb` unset it is not raised."""
-        if self._settling:
-            self._begin(settling=False)
+    def end_measurement(self, now: float, *, may_raise: bool = True) -> None:
+        """Adapt the limit to the measurement that ends, and begin the next one."""
+        if self._is_settling:
+            self._begin(now, is_settling=False)
             return
-        rate, limit = self._amount / max(self.seconds, 1e-9), self.limit
-        if self._base:
-            before, former = self._base
-            if rate < former * (1 + GAIN * (limit / before - 1)):
-                self.set(before * max(1.0, rate / former))
-                self._factor, self._rest = (0.75 if limit > before else 1.25), REST
+        throughput, value = self._amount / max(self.measured_for(now), 1e-9), self.value
+        if self._baseline:
+            former_value, former = self._baseline
+            if throughput < former * (1 + WORTHWHILE_GAIN * (value / former_value - 1)):
+                self.reset(former_value * max(1.0, throughput / former), now)
+                self._factor, self._rest = (0.75 if value > former_value else 1.25), REST_MEASUREMENTS
                 return
-        self._base = None
+        self._baseline = None
         self._rest -= 1
-        if climb and self._rest < 0:
-            if limit == self._most:
+        is_trial = may_raise and self._rest < 0
+        if is_trial:
+            if value == self._maximum:
                 self._factor = 0.75
-            self.limiter.total_tokens = max(1, min(self._most, math.ceil(limit * self._factor)))
-            self._base = limit, rate
-            self._begin(settling=True)
-        else:
-            self._begin(settling=False)
+            self.value = self._within_bounds(value * self._factor)
+            self._baseline = value, throughput
+        self._begin(now, is_settling=is_trial)
 
-    def _begin(self, *, settling: bool) -> None:
-        self._began, self._amount, self._settling = anyio.current_time(), 0.0, settling
+    def _within_bounds(self, value: float) -> int:
+        return max(1, min(self._maximum, math.ceil(value)))
+
+    def _begin(self, now: float, *, is_settling: bool) -> None:
+        self._began_at, self._amount, self._is_settling = now, 0.0, is_settling
 
 
-class Flight(Climb):
-    """A listener that finds how many exports should be in flight, at most `most`; `fixed` where that is said.
+class ExportLimit(AdaptiveLimit):
+    """The limit on the exports in flight.
 
-    It begins with a few, and allows one more for each that the server is seen to work on right away, until some are
-    seen to wait: that shows how many workers the server has, and as many may wait there besides. Where a server
-    does not tell, the rows that finish in a second do.
+    It starts low and grows by one with each export that the server starts promptly, until some are seen to wait in its
+    queue. That reveals the number of its workers; as many exports again may wait. Where the server does not report a
+    queue, the limit follows the rows exported per second. A `fixed` limit never adapts.
     """
 
-    def __init__(self, fixed: int | None, most: int) -> None:
-        super().__init__(fixed or START, fixed or most)
-        self._fixed = fixed is not None
-        self._started: set[int] = set()  # windows whose export the server was seen to work on
-        self._queue = False  # an export was seen to wait, in this measurement
-        self._prompt = False  # one was seen to be worked on right away
-        self._tells = False  # and another to wait
-        self._launches = self._finished = self._failed = 0
-        self._throttled_at = -math.inf
-
-    def refused(self, exports: int) -> None:
-        """The server takes no more than so many: that bounds the limit from now on."""
-        self._most = max(1, min(self._most, exports))
-        self.set(min(self.limit, self._most))
-
-    def take_up(self, exports: int) -> None:
-        """So many are in flight already, launched by an earlier run."""
-        if not self._fixed and exports > self.limit:
-            self.set(exports)
+    def __init__(self, fixed: int | None, maximum: int, now: float) -> None:
+        super().__init__(fixed or INITIAL_EXPORTS, fixed or maximum, now)
+        self.is_fixed = fixed is not None
+        self.reports_queueing = False  # exports were seen to start promptly, and others to wait
+        self._created_at = now
+        self._throttled_at: float | None = None
+        self._running: set[str] = set()  # ids of exports that were seen to run
+        self._is_queueing = False  # an export was seen to wait, in this measurement
+        self._started_promptly = False
+        self._launches = self._ended = self._failed = 0
 
     @property
-    def curious(self) -> bool:
-        """Whether the export that was launched last should be looked at early."""
-        return not self._fixed and (not self._queue or self._launches % SAMPLE == 0)
+    def should_probe(self) -> bool:
+        """Whether the export that was launched last should be polled early, to see whether it runs."""
+        return not self.is_fixed and (not self._is_queueing or self._launches % PROBE_EVERY == 0)
 
-    def __call__(self, event: Event) -> None:
-        if self._fixed:
+    def lower_maximum(self, exports: int, now: float) -> None:
+        """Take account of a server that refuses more than `exports` at a time."""
+        self._maximum = max(1, min(self._maximum, exports))
+        self.reset(min(self.value, self._maximum), now)
+
+    def resume(self, exports: int, now: float) -> None:
+        """Take account of the exports that an earlier run left in flight."""
+        if not self.is_fixed and exports > self.value:
+            self.reset(exports, now)
+
+    def record_launch(self) -> None:
+        """Record that an export was launched."""
+        self._launches += 1
+
+    def record_queued(self, waited: float, now: float) -> None:
+        """Record that an export was still queued `waited` seconds after its launch."""
+        if self.is_fixed or waited > PROMPT_S:
             return
-        match event:
-            case Launched():
-                self._launches += 1
-            case Polled(state="queued"):
-                if event.waited <= EARLY:
-                    self._see_queue()
-            case Polled(state="running"):
-                if event.window.index not in self._started:
-                    self._started.add(event.window.index)
-                    self._see_worker(event.waited)
-            case Exported():
-                if event.window.index not in self._started and not self._queue:
-                    self._see_worker(event.seconds)
-                self._started.discard(event.window.index)
-                self.add(event.window.rows or 1)
-                self._finish()
-            case ExportFailed():
-                self._started.discard(event.window.index)
-                self._failed += 1
-                self._finish()
-            case Throttled() if anyio.current_time() > self._throttled_at + WINDOW:
-                self._throttled_at = anyio.current_time()
-                self.set(self.limit / 2)
+        self.reports_queueing = self.reports_queueing or self._started_promptly
+        if self.reports_queueing and not self._is_queueing:
+            enough = len(self._running) * (1 + QUEUED_PER_RUNNING)
+            if enough > self.value:
+                self.reset(enough, now)
+        self._is_queueing = True
 
-    def _see_worker(self, waited: float) -> None:
-        if waited <= EARLY:
-            self._prompt = True
-            self.set(self.limit + 1)
+    def record_running(self, export_id: str, waited: float, now: float) -> None:
+        """Record that an export was running `waited` seconds after its launch."""
+        if not self.is_fixed and export_id not in self._running:
+            self._running.add(export_id)
+            self._record_start(waited, now)
 
-    def _see_queue(self) -> None:
-        self._tells = self._tells or self._prompt
-        if self._tells and not self._queue:
-            enough = len(self._started) * (1 + QUEUE)
-            if enough > self.limit:
-                self.set(enough)
-        self._queue = True
-
-    def _finish(self) -> None:
-        self._finished += 1
-        if self._finished < max(START, self.limit):
+    def record_success(
+        self, export_id: str, rows: int | None, waited: float, now: float, *, is_saturated: bool
+    ) -> None:
+        """Record that an export succeeded `waited` seconds after its launch; `is_saturated` if others wait for the
+        limit."""
+        if self.is_fixed:
             return
-        if self._failed > FAILURES * self._finished:
-            self.set(self.limit * 3 / 4)
+        if export_id not in self._running and not self._is_queueing:
+            self._record_start(waited, now)
+        self.record_throughput(rows or 1)
+        self._record_end(export_id, now, is_saturated=is_saturated)
+
+    def record_failure(self, export_id: str, now: float, *, is_saturated: bool) -> None:
+        """Record that an export failed, or that its files are of no use."""
+        if not self.is_fixed:
+            self._failed += 1
+            self._record_end(export_id, now, is_saturated=is_saturated)
+
+    def record_throttling(self, throttled_at: float | None, now: float) -> None:
+        """Halve the limit if the API answered 429, at `throttled_at` last, and not within a minute of the last time."""
+        if self.is_fixed or throttled_at is None or throttled_at < self._created_at:
+            return
+        if self._throttled_at is None or throttled_at > self._throttled_at + THROTTLE_WINDOW_S:
+            self._throttled_at = throttled_at
+            self.reset(self.value / 2, now)
+
+    def _record_start(self, waited: float, now: float) -> None:
+        if waited <= PROMPT_S:
+            self._started_promptly = True
+            self.reset(self.value + 1, now)
+
+    def _record_end(self, export_id: str, now: float, *, is_saturated: bool) -> None:
+        self._running.discard(export_id)
+        self._ended += 1
+        if self._ended < max(INITIAL_EXPORTS, self.value):
+            return
+        if self._failed > FAILURE_RATE * self._ended:
+            self.reset(self.value * 3 / 4, now)
         else:
-            saturated = self.limiter.statistics().tasks_waiting > 0
-            self.measured(climb=saturated and not self._tells)
-        self._finished = self._failed = 0
-        self._queue = False
+            self.end_measurement(now, may_raise=is_saturated and not self.reports_queueing)
+        self._ended = self._failed = 0
+        self._is_queueing = False
 
 
-class Streams(Climb):
-    """A listener that finds how many files should be streamed at a time, at most `most`.
+class DownloadLimit(AdaptiveLimit):
+    """The limit on concurrent downloads.
 
-    A transfer that breaks lowers the limit, and so does no other until bytes came for a whole measurement: one outage
-    cuts all streams.
+    A transfer that breaks lowers it. Further breaks do not, until bytes have come in for a whole measurement: one
+    outage breaks all transfers.
     """
 
-    def __init__(self, most: int) -> None:
-        super().__init__(STREAMS, most)
-        self._waited = False
-        self._lowered = False
+    def __init__(self, maximum: int, now: float) -> None:
+        super().__init__(INITIAL_DOWNLOADS, maximum, now)
+        self._was_saturated = False
+        self._is_lowered = False
 
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Received():
-                self.add(event.size)
-                self._waited = self._waited or bool(self.limiter.statistics().tasks_waiting)
-                if self.seconds >= LOOK:
-                    self._lowered = self._lowered and self._settling
-                    self.measured(climb=self._waited)
-                    self._waited = False
-            case Retried() if not self._lowered:
-                self.set(self.limit * 3 / 4)
-                self._lowered = True
+    def record_bytes(self, size: int, now: float, *, is_saturated: bool) -> None:
+        """Record that bytes came in; `is_saturated` if further downloads wait for the limit."""
+        self.record_throughput(size)
+        self._was_saturated = self._was_saturated or is_saturated
+        if self.measured_for(now) >= MEASUREMENT_S:
+            self._is_lowered = self._is_lowered and self._is_settling
+            self.end_measurement(now, may_raise=self._was_saturated)
+            self._was_saturated = False
+
+    def record_break(self, now: float) -> None:
+        """Record that a transfer broke."""
+        if not self._is_lowered:
+            self.reset(self.value * 3 / 4, now)
+            self._is_lowered = True

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from bulkpull.clickwrap.filters import check_filter
 from bulkpull.errors import UsageError
 from bulkpull.planning.length import AUTO, by_length
 from bulkpull.planning.volume import ROWS_PER_EXPORT, Uncounted, by_volume
-from bulkpull.source import Api
+from bulkpull.source import Source
 from bulkpull.window import Window, counted, instant
 
 MAX_WINDOWS = 1000  # unless more are asked for: as many exports, and as many mails
@@ -38,7 +37,7 @@ class Plan:
 
 
 async def plan(
-    clickwrap: Api,
+    clickwrap: Source,
     *,
     start: date | datetime | str,
     end: date | datetime | str | None = None,
@@ -57,7 +56,7 @@ async def plan(
     Raises UsageError for what is no date, an end before the start, and more than `max_windows` windows, and whatever
     the client raises where the API cannot be reached or does not accept the token.
     """
-    filter = check_filter(filter)
+    filter = clickwrap.check_filter(filter)
     first, last = span(start, end)
     window = window.strip().lower()
     if rows_per_export < 1:

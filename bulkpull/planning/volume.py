@@ -14,10 +14,8 @@ from datetime import UTC, datetime, timedelta
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.clickwrap import ContradictedCountError
-from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, BulkpullError, UnavailableError, UsageError
-from bulkpull.source import Api
+from bulkpull.source import ContradictedCountError, Source
 from bulkpull.window import Window
 
 ROWS_PER_EXPORT = 100_000
@@ -75,7 +73,7 @@ def could_be_a_cap(rows: int) -> bool:
 
 
 async def by_volume(
-    api: Api, first: datetime, last: datetime, filter: str | None, rows_per_export: int, max_windows: int
+    source: Source, first: datetime, last: datetime, filter: str | None, rows_per_export: int, max_windows: int
 ) -> Volume:
     """Windows that tile `[first, last)`, with about `rows_per_export` activities or less.
 
@@ -86,9 +84,9 @@ async def by_volume(
     """
     if first == last:
         return Volume(())
-    total = await counted(api, first, last, filter)
+    total = await counted(source, first, last, filter)
     _check_number(total, math.ceil(total / rows_per_export), rows_per_export, max_windows)
-    survey = _Survey(api, filter, rows_per_export, max_windows, shortest=_SHORTEST, spare=_SPARE, probes=1)
+    survey = _Survey(source, filter, rows_per_export, max_windows, shortest=_SHORTEST, spare=_SPARE, probes=1)
     try:
         windows = await survey.windows(first, last, total)
     except Uncounted as uncounted:
@@ -99,7 +97,9 @@ async def by_volume(
     return Volume(windows, survey.probes, survey.doubt)
 
 
-async def pieces(api: Api, window: Window, filter: str | None, limit: int | None, most: int) -> tuple[Window, ...]:
+async def pieces(
+    source: Source, window: Window, filter: str | None, limit: int | None, most: int
+) -> tuple[Window, ...]:
     """Cuts a window into pieces of half of its activities, or of `limit` at most where that is less; in the middle of
     its time where they cannot be counted, or count nothing. Empty where it cannot be made smaller (one millisecond, or
     one instant that holds all), or only in more than `most` pieces.
@@ -110,12 +110,12 @@ async def pieces(api: Api, window: Window, filter: str | None, limit: int | None
     if window.end - window.start <= MILLISECOND:
         return ()
     try:
-        total = await counted(api, window.start, window.end, filter)
+        total = await counted(source, window.start, window.end, filter)
         if total:
             share = max(1, min(math.ceil(total / 2), int((limit or total) / _TOO_LARGE)))
             if math.ceil(total / share) > most:
                 return ()
-            survey = _Survey(api, filter, share, most, shortest=MILLISECOND, spare=_SPARE_OF_CUT)
+            survey = _Survey(source, filter, share, most, shortest=MILLISECOND, spare=_SPARE_OF_CUT)
             found = await survey.windows(window.start, window.end, total)
             return found if 1 < len(found) <= most else ()
     except Uncounted:
@@ -129,12 +129,12 @@ def middle_of(window: Window) -> datetime:
     return window.start + (window.end - window.start) // (2 * MILLISECOND) * MILLISECOND
 
 
-async def counted(api: Api, start: datetime, end: datetime, filter: str | None) -> int:
+async def counted(source: Source, start: datetime, end: datetime, filter: str | None) -> int:
     """The activities of `[start, end)`, for one request. Raises Uncounted, or the client's errors where the token is
     refused or nothing answers."""
     try:
         with anyio.fail_after(PATIENCE):
-            return await api.count(window_filter(Window(0, start, end), filter))
+            return await source.count(source.window_filter(Window(0, start, end), filter))
     except TimeoutError:
         raise Uncounted(f"counting took more than {PATIENCE:.0f} s") from None
     except ApiError as error:
@@ -149,7 +149,7 @@ class _Survey:
     """Counts segments of a range until each holds one window's worth. `cap` is a number that the API never counts
     beyond, once that has shown."""
 
-    api: Api
+    source: Source
     filter: str | None
     rows_per_export: int
     max_windows: int
@@ -215,11 +215,11 @@ class _Survey:
         wrong: a first half that holds all of a segment may have come to what the API counts at most."""
         middle = _middle(segment)
         self.probes += 1
-        before = await counted(self.api, segment.start, middle, self.filter)
+        before = await counted(self.source, segment.start, middle, self.filter)
         after = segment.rows - before
         if both or after <= 0:
             self.probes += 1
-            after = await counted(self.api, middle, segment.end, self.filter)
+            after = await counted(self.source, middle, segment.end, self.filter)
             if before + after > segment.rows:
                 self._contradicted(segment.rows, before, after)
         return self._segment(segment.start, middle, before), self._segment(middle, segment.end, after)

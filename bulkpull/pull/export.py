@@ -8,20 +8,17 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import anyio
 
 from bulkpull import patience
-from bulkpull.clickwrap import Export
-from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
 from bulkpull.journal.journal import ExportRecord, Journal
-from bulkpull.pacing.durations import Durations
-from bulkpull.pacing.limits import Flight
 from bulkpull.planning.size import Sizes
 from bulkpull.planning.volume import PATIENCE, Uncounted, counted
 from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch
-from bulkpull.pull.poll import known, poll
-from bulkpull.source import Api
+from bulkpull.pull.poll import Poller, known
+from bulkpull.pull.slots import Slots
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -38,18 +35,18 @@ class NoExtraLeft(Exception):  # noqa: N818 - never leaves the pull
 class Exporter:
     """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs are not extra."""
 
-    api: Api
+    source: Source
     journal: Journal
     _: KW_ONLY
     filter: str
     fields: Sequence[str]
-    flight: Flight
+    slots: Slots
     extra: ExtraExports
     unlaunched: set[int]
     export_timeout: float
     on_event: OnEvent
     sizes: Sizes = field(default_factory=Sizes)
-    durations: Durations = field(init=False)
+    poller: Poller = field(init=False)
     proof: anyio.Event = field(default_factory=anyio.Event)  # an export has succeeded
     _launching: anyio.Lock = field(default_factory=anyio.Lock)
     _in_flight: int = 0
@@ -58,12 +55,12 @@ class Exporter:
     _untold: int = 0
 
     def __post_init__(self) -> None:
-        self.durations = Durations(self.api.requests_per_minute)
+        self.poller = Poller(self.source, self.slots, export_timeout=self.export_timeout, on_event=self.on_event)
 
     async def place(self) -> object:
         """A place in flight, to be released once the export is done."""
         place = object()
-        await self.flight.limiter.acquire_on_behalf_of(place)
+        await self.slots.exports.acquire_on_behalf_of(place)
         return place
 
     async def export(self, journey: Journey, attempt: int, unfinished: ExportRecord | None = None) -> Export:
@@ -75,28 +72,20 @@ class Exporter:
         journey.place = journey.place or await self.place()
         try:
             if unfinished:
-                export, waited = Export(unfinished.id, "unknown"), unfinished.age
+                export, age = Export(unfinished.id, "running"), unfinished.age
                 self._is_accepted = True
             else:
                 if self.sizes.is_hopeless(window):
                     raise ExportFailure("", "windows as large as this one failed", too_large=True, is_explained=True)
                 self._take(window)
-                export, waited = await self._launched(window), 0.0
+                export, age = await self._launched(window), None
+                self._record_launch()
                 self.on_event(Launched(window, export.id, attempt))
             journey.launched.set()
             began = anyio.current_time()
             self._in_flight += 1
             try:
-                export = await poll(
-                    self.api,
-                    window,
-                    export,
-                    durations=self.durations,
-                    peek=self.flight.curious,
-                    waited=waited,
-                    export_timeout=self.export_timeout,
-                    on_event=self.on_event,
-                )
+                export = await self.poller.poll(window, export, age=age)
             except ExportFailure as failure:
                 if failure.too_large:
                     self.sizes.failed(window)
@@ -107,13 +96,26 @@ class Exporter:
                 self._ended = anyio.Event()
         finally:
             journey.launched.set()  # or it needs no launch
-            self.flight.limiter.release_on_behalf_of(journey.place)
+            self.slots.exports.release_on_behalf_of(journey.place)
             journey.place = None
         self.proof.set()
         self.sizes.succeeded(window.rows or 0)
         export = await self._with_links(journey, export, is_last=attempt > 1)
-        self.on_event(Exported(window, export.id, len(export.links), waited + anyio.current_time() - began))
+        seconds = (age or 0.0) + anyio.current_time() - began
+        self._record_success(window, export, seconds)
+        self.on_event(Exported(window, export.id, len(export.links), seconds))
         return export
+
+    def _record_launch(self) -> None:
+        self.slots.export_limit.record_launch()
+        self.slots.export_limit.record_throttling(self.source.throttled_at, anyio.current_time())
+        self.slots.adjust()
+
+    def _record_success(self, window: Window, export: Export, seconds: float) -> None:
+        self.slots.export_limit.record_success(
+            export.id, window.rows, seconds, anyio.current_time(), is_saturated=self.slots.are_exports_saturated
+        )
+        self.slots.adjust()
 
     async def is_empty(self, journey: Journey) -> bool | None:
         """Whether the API agrees that the window is empty, for one request, or two where it does not count; None where
@@ -128,7 +130,7 @@ class Exporter:
                 return False
             try:
                 with anyio.fail_after(PATIENCE):
-                    empty = not await self.api.any_activity(window_filter(window, self.filter))
+                    empty = not await self.source.any_activity(self.source.window_filter(window, self.filter))
             except (ApiError, TimeoutError) as error:
                 if isinstance(error, AuthenticationError) and error.status == 401:
                     raise
@@ -150,6 +152,10 @@ class Exporter:
         """An export of the window will not do; none was made where it has no id."""
         if failure.export_id:
             await in_thread(self.journal.failed, window, failure.export_id, str(failure))
+            self.slots.export_limit.record_failure(
+                failure.export_id, anyio.current_time(), is_saturated=self.slots.are_exports_saturated
+            )
+            self.slots.adjust()
             self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
 
     async def count_again(self, window: Window, ids: int = 0) -> int:
@@ -157,7 +163,7 @@ class Exporter:
         it is believed. Raises Uncounted."""
 
         def count() -> Awaitable[int]:
-            return counted(self.api, window.start, window.end, self.filter)
+            return counted(self.source, window.start, window.end, self.filter)
 
         if (window.rows or 0) <= ids:
             return await count()
@@ -177,7 +183,7 @@ class Exporter:
             while True:
                 others, ended = self._in_flight, self._ended
                 try:
-                    export = await launch(self.api, window, self.journal, filter=self.filter, fields=self.fields)
+                    export = await launch(self.source, window, self.journal, filter=self.filter, fields=self.fields)
                 except ApiError as refusal:
                     if refusal.status not in CAPACITY or not self._is_accepted:
                         raise
@@ -187,7 +193,8 @@ class Exporter:
                             raise
                         await anyio.sleep(patience.LONGEST * patience.LAG)
                         continue
-                    self.flight.refused(others)
+                    self.slots.export_limit.lower_maximum(others, anyio.current_time())
+                    self.slots.adjust()
                     self.on_event(Refused(window, others, str(refusal)))
                     await ended.wait()
                 else:
@@ -206,7 +213,7 @@ class Exporter:
             return export
         self.on_event(Reconciling(window, journey.window.rows, 0, "asking for the links of its export again"))
         found = await patience.until(
-            lambda: known(self.api, export.id), lambda answer: answer is not None and bool(answer.links)
+            lambda: known(self.source, export.id), lambda answer: answer is not None and bool(answer.links)
         )
         if found and found.links:
             return found

@@ -8,18 +8,17 @@ from dataclasses import KW_ONLY, dataclass
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.clickwrap import Export
 from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal.journal import Journal
-from bulkpull.pacing.launch_queue import Order
+from bulkpull.pacing import LaunchQueue
 from bulkpull.planning.volume import pieces
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
 from bulkpull.pull.reconcile import Reconciler
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -34,7 +33,7 @@ MAX_DEPTH = 16  # cuts within cuts at most
 class Journeys:
     """What the journeys share. Each runs in `group`, and so do those of the pieces that come of it."""
 
-    api: Api
+    source: Source
     journal: Journal
     group: TaskGroup
     _: KW_ONLY
@@ -54,19 +53,21 @@ class Journeys:
         A launch is answered before the next: a token or a filter that the API refuses is found out with one request,
         not with one for each export.
         """
-        flight, durations = self.exporter.flight, self.exporter.durations
         under_way = [journey for journey in journeys if journey.past]
-        flight.take_up(sum(not journey.exported for journey in under_way))
+        slots = self.exporter.slots
+        slots.export_limit.resume(sum(not journey.exported for journey in under_way), anyio.current_time())
+        slots.adjust()
         for journey in under_way:
             self.group.start_soon(self.travel, journey)
-        order = Order((journey for journey in journeys if not journey.past), flight, durations)
-        while len(order):
+        to_launch = {journey.window.index: journey for journey in journeys if not journey.past}
+        queue = LaunchQueue(journey.window for journey in to_launch.values())
+        while queue:
             place = await self.exporter.place()
-            journey = order.next()
+            journey = to_launch.pop(queue.pop(slots.export_limit.value).index)
             journey.place = place
             self.group.start_soon(self.travel, journey)
             await journey.launched.wait()
-        durations.end()
+        self.exporter.poller.finish_launching()
 
     async def travel(self, journey: Journey) -> None:
         """One window's way from its launch to the merge: with another export where one will not do, or cut into pieces
@@ -76,7 +77,7 @@ class Journeys:
         failure = None
         for attempt in range(1, launches + 1):
             if attempt > 1:
-                await anyio.sleep(self.api.retry.backoff(attempt - 1))
+                await anyio.sleep(self.source.retry.backoff(attempt - 1))
             try:
                 await self.attempt(journey, attempt)
                 return
@@ -87,6 +88,8 @@ class Journeys:
                 failure = error
             journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
             await self.exporter.failed(window, failure, attempt)
+            if failure.export_id:
+                self.collector.export_failed(window)
             if failure.too_large:
                 break
         assert failure is not None
@@ -108,7 +111,7 @@ class Journeys:
             parts = sum(len(export.parts) for export in finished)
             self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
         for export in finished:
-            await self.collector.collect(journey, Export(export.id, "success"), export.parts)
+            await self.collector.collect(journey, Export(export.id, "succeeded"), export.parts)
         unfinished = past[-1] if past and not past[-1].exported else None
         if finished and unfinished:
             await self.reconciler.export_again(journey, unfinished)
@@ -256,11 +259,14 @@ class Journeys:
     ) -> tuple[Journey, ...]:
         """The journeys of a window's pieces, on their way; none where it cannot be cut."""
         limits = [number for number in (limit, self.exporter.sizes.limit) if number]
-        cut = await pieces(self.api, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left)
+        cut = await pieces(
+            self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
+        )
         if not cut:
             return ()
         numbered = await in_thread(self.journal.cut, window, cut, ids)
         await in_thread(self.discard, window.index)
+        self.collector.window_split(window, numbered, is_merged=is_merged)
         self.on_event(Split(window, numbered, reason, is_merged))
         journeys = tuple(Journey(piece, depth=depth + 1, trial=trial) for piece in numbered)
         if trial:
@@ -288,6 +294,7 @@ class Journeys:
             )
         await in_thread(self.journal.skip, window, reason)
         await in_thread(self.discard, window.index)
+        self.collector.window_left(window)
         self.on_event(Skipped(window, reason))
         if journey.trial:
             journey.trial.spoiled = True

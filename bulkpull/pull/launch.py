@@ -8,12 +8,10 @@ from typing import TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from bulkpull.clickwrap import Export
-from bulkpull.clickwrap.filters import window_filter
 from bulkpull.errors import ApiError
 from bulkpull.journal.journal import Journal
 from bulkpull.pull.journey import cancelled_from_within
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -22,7 +20,9 @@ GRACE = 3.0  # seconds that a cancelled launch waits for its answer
 T = TypeVar("T")
 
 
-async def launch(api: Api, window: Window, journal: Journal, *, filter: str | None, fields: Sequence[str]) -> Export:
+async def launch(
+    source: Source, window: Window, journal: Journal, *, filter: str | None, fields: Sequence[str]
+) -> Export:
     """Launches the window's export; the journal knows of it before and after, and that it was perhaps made where no
     answer came.
 
@@ -33,7 +33,7 @@ async def launch(api: Api, window: Window, journal: Journal, *, filter: str | No
 
     async def start() -> Export:
         try:
-            export = await api.start_export(window_filter(window, filter), fields)
+            export = await source.start_export(source.window_filter(window, filter), fields)
         except ApiError as error:
             await in_thread(journal.refused if error.undone else journal.unanswered, number)
             raise

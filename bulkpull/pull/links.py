@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
 from bulkpull import patience
-from bulkpull.clickwrap import Export
 from bulkpull.errors import PartError
 from bulkpull.journal.journal import PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.poll import known
-from bulkpull.source import Api
+from bulkpull.source import Export, Source
 
 
 class Links:
@@ -22,8 +22,8 @@ class Links:
     `parts` are its files, whose numbers follow one another.
     """
 
-    def __init__(self, api: Api, export: Export, parts: Sequence[PartRecord]) -> None:
-        self._api = api
+    def __init__(self, source: Source, export: Export, parts: Sequence[PartRecord]) -> None:
+        self._source = source
         self._export = export
         self._names = [part.name for part in parts]
         self._first = parts[0].number if parts else 1
@@ -43,7 +43,7 @@ class Links:
     async def _ask(self) -> None:
         """A backend that has not caught up may not know the export, or its success, or all of its files."""
         export = await patience.until(
-            lambda: known(self._api, self._export.id),
+            lambda: known(self._source, self._export.id),
             lambda found: found is not None and len(found.links) >= len(self._names),
         )
         if export is None:
@@ -51,7 +51,7 @@ class Links:
         # The order may change, and files may come to it; the file that a link names does not change.
         by_name = {link_name(link): link for link in export.links}
         if set(self._names) <= by_name.keys() and len(set(self._names)) == len(self._names):
-            self._export = Export(export.id, export.status, links=tuple(by_name[name] for name in self._names))
+            self._export = replace(export, links=tuple(by_name[name] for name in self._names))
         elif len(export.links) == len(self._names):
             self._export = export
         else:

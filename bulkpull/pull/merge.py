@@ -22,8 +22,9 @@ from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
+from bulkpull.source import Columns
 from bulkpull.threads import in_thread
-from bulkpull.window import instant
+from bulkpull.window import Window, instant
 
 _UNCOMMITTED = 16  # windows that are merged and not yet durable
 
@@ -33,10 +34,12 @@ async def merge(
     path: Path,
     journal: Journal,
     *,
-    columns: Sequence[str],
+    names: Sequence[str],
+    columns: Columns,
     fixed: bool,
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
+    release: Callable[[Window], None],
     followed: Followed | None = None,
     on_event: OnEvent,
 ) -> Path:
@@ -46,9 +49,9 @@ async def merge(
     The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
     turned back, and so is one that `judge` has a doubt about. Parts are removed from the disk once the rows of their
     window are durable. Ids take `memory` bytes, or a few times that for a moment. `followed` is told of all that can be
-    read.
+    read, and `release` is called with each window that is durable.
     """
-    async with _opened(path, journal, columns, fixed=fixed, memory=memory) as work:
+    async with _opened(path, journal, names, columns, fixed=fixed, memory=memory) as work:
         work.followed = followed
         if followed and work.sink.offset:
             followed.reach(work.sink.offset, work.sink.columns)
@@ -56,7 +59,7 @@ async def merge(
         pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
-            group.start_soon(_commit, work, to_commit, on_event)
+            group.start_soon(_commit, work, to_commit, release, on_event)
             while pending:
                 journey = pending[0]
                 await journey.settled.wait()
@@ -91,7 +94,12 @@ async def merge(
         return await in_thread(work.finish)
 
 
-async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow], on_event: OnEvent) -> None:
+async def _commit(
+    work: _Merge,
+    windows: MemoryObjectReceiveStream[_MergedWindow],
+    release: Callable[[Window], None],
+    on_event: OnEvent,
+) -> None:
     """Makes merged windows durable, as many at a time as there are, while further ones are merged."""
     with windows:
         async for window in windows:
@@ -101,6 +109,7 @@ async def _commit(work: _Merge, windows: MemoryObjectReceiveStream[_MergedWindow
                     batch.append(windows.receive_nowait())
             await in_thread(work.commit, batch)
             for done in batch:
+                release(done.journey.window)
                 _announce(done.journey, done.parts, on_event)
 
 
@@ -136,17 +145,19 @@ class _Merge:
     before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns, before the last window
 
     @classmethod
-    def open(cls, path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int) -> _Merge:
+    def open(
+        cls, path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
+    ) -> _Merge:
         frontier = journal.frontier
         offset = frontier.offset
         with disk_errors("open the unfinished output", at=path):
             if offset and (not path.exists() or path.stat().st_size < offset):
                 raise OutputError(f"{path} is shorter than its journal says: it was changed; start over")
             with ExitStack() as stack:
-                sink = CsvSink(path, frontier.columns or columns, fixed=fixed, offset=offset)
+                sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
-                deduplicator = Deduplicator(sink, memory)
+                deduplicator = Deduplicator(sink, memory, columns)
                 stack.callback(deduplicator.close)
                 try:
                     deduplicator.restore(from_thread.check_cancelled)
@@ -223,10 +234,10 @@ class _Merge:
 
 @asynccontextmanager
 async def _opened(
-    path: Path, journal: Journal, columns: Sequence[str], *, fixed: bool, memory: int
+    path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
 ) -> AsyncIterator[_Merge]:
     """The merge where it stood, closed in a thread whatever happens."""
-    work = await in_thread(lambda: _Merge.open(path, journal, columns, fixed=fixed, memory=memory))
+    work = await in_thread(lambda: _Merge.open(path, journal, names, columns, fixed=fixed, memory=memory))
     try:
         yield work
     except BaseException:

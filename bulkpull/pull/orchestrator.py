@@ -14,14 +14,12 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from bulkpull.clickwrap.filters import check_filter
 from bulkpull.disk import disk_errors
 from bulkpull.errors import BulkpullError, OutputError, UsageError
-from bulkpull.events import CountsDoubted, Event, Limited, OnEvent, Planned, Published, ignore
+from bulkpull.events import CountsDoubted, Event, OnEvent, Planned, Published, ignore
 from bulkpull.journal.journal import Journal, Verdict
 from bulkpull.journal.resume import has_begun, resume
-from bulkpull.pacing.backpressure import SPOOL, Spool
-from bulkpull.pacing.limits import Flight, Streams
+from bulkpull.pacing import MAX_SPOOLED_BYTES, Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning.length import AUTO
 from bulkpull.planning.plan import MAX_WINDOWS, Plan, plan, span
 from bulkpull.planning.volume import ROWS_PER_EXPORT
@@ -35,14 +33,14 @@ from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.merge import merge
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
+from bulkpull.pull.slots import Slots
 from bulkpull.rows.format import Format, format_of
-from bulkpull.source import Api
+from bulkpull.source import Columns, Source
 from bulkpull.store.file import Output
 from bulkpull.store.render import Renderer, memory_to_render
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window, instant
 
-ALWAYS = ("id", "signer_id", "created_time")  # the API's documents ask for these in every export
 MAX_EXPORTS = 128
 DOWNLOADS = 8
 EXPORT_TIMEOUT = 3600.0
@@ -52,7 +50,7 @@ LEAST_IDS, USUAL_IDS = 10_000_000, 64_000_000  # bytes of memory for ids
 
 
 async def pull(
-    clickwrap: Api,
+    clickwrap: Source,
     *,
     start: date | datetime | str,
     end: date | datetime | str | None = None,
@@ -70,7 +68,7 @@ async def pull(
     exports: int | None = None,
     max_exports: int = MAX_EXPORTS,
     downloads: int = DOWNLOADS,
-    spool: int = SPOOL,
+    spool: int = MAX_SPOOLED_BYTES,
     memory: int | None = None,
     export_timeout: float = EXPORT_TIMEOUT,
     max_extra_exports: int | None = None,
@@ -122,9 +120,9 @@ async def pull(
             f"a pull to {form.name} takes {without_ids + LEAST_IDS:,} bytes of memory at least, not {memory:,}"
         )
     first, last = span(start, end)
-    filter = check_filter(filter)
+    filter = clickwrap.check_filter(filter)
     window = window.strip().lower()
-    asked_fields = check_fields(fields or ())
+    asked_fields = check_fields(fields or (), clickwrap.columns)
     work = _Pull(
         clickwrap=clickwrap,
         output=Output(out, overwrite=overwrite),
@@ -149,9 +147,9 @@ async def pull(
         },
         fields=asked_fields,
         site=site,
-        flight=Flight(exports, max_exports),
-        streams=Streams(downloads),
-        spool=Spool(spool),
+        export_limit=ExportLimit(exports, max_exports, anyio.current_time()),
+        download_limit=DownloadLimit(downloads, anyio.current_time()),
+        max_spooled_bytes=spool,
         memory=(memory - without_ids) // 6,  # what is sorted and joined takes some times of it
         export_timeout=export_timeout,
         max_extra_exports=max_extra_exports,
@@ -177,58 +175,51 @@ async def pull(
     )
 
 
-def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
-    """`fields` behind the three that always come first, each once. Raises UsageError for what is no name."""
+def check_fields(fields: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """`fields` behind those that are always asked for, each once. Raises UsageError for what is no name."""
     if isinstance(fields, str):
         raise UsageError("fields must be a list of names, not one string")
     fields = tuple(fields)
     for field_name in fields:
         if not field_name.strip() or any(character in field_name for character in ', "\r\n\t'):
             raise UsageError(f"{field_name!r} is no field name")
-    return tuple(dict.fromkeys((*ALWAYS, *fields)))
+    return tuple(dict.fromkeys((*columns.required, *fields)))
 
 
 @dataclass(slots=True)
 class _Pull:
     """What the coroutines of one pull share."""
 
-    clickwrap: InitVar[Api]
+    clickwrap: InitVar[Source]
     output: Output
     format: Format
-    plan: Callable[[Api], Awaitable[Plan]]
+    plan: Callable[[Source], Awaitable[Plan]]
     options: dict[str, str]
     fields: tuple[str, ...]
     site: str | int | None
-    flight: Flight
-    streams: Streams
-    spool: Spool
+    export_limit: ExportLimit
+    download_limit: DownloadLimit
+    max_spooled_bytes: int
     memory: int
     export_timeout: float
     max_extra_exports: int | None
     skip_failed: bool
     fresh: bool
     listener: OnEvent
-    api: Api = field(init=False)
+    source: Source = field(init=False)
     journal: Journal = field(init=False)
-    limits: tuple[int, int] = field(init=False)
     tally: Tally = field(default_factory=Tally)
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
     doubt: str = ""
     published: bool = False
 
-    def __post_init__(self, clickwrap: Api) -> None:
-        self.limits = self.flight.limit, self.streams.limit
-        self.api = clickwrap.observed(self.announce)
+    def __post_init__(self, clickwrap: Source) -> None:
+        self.source = clickwrap.observed(self.announce)
 
     def announce(self, event: Event) -> None:
         self.tally(event)
-        self.spool(event)
-        self.flight(event)
         self.listener(event)
-        if (limits := (self.flight.limit, self.streams.limit)) != self.limits:
-            self.limits = limits
-            self.listener(Limited(*limits))
 
     async def run(self) -> None:
         journal = None
@@ -240,7 +231,7 @@ class _Pull:
             if await in_thread(has_begun, journal, self.options):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
-                plan = await self.plan(self.api)
+                plan = await self.plan(self.source)
                 await in_thread(journal.begin, self.options, plan.end, plan.windows, plan.total, plan.doubt)
                 self.announce(Planned(plan.windows, plan.probes, plan.uncounted))
                 if plan.doubt:
@@ -283,8 +274,8 @@ class _Pull:
         """Raises UsageError for fields that the site does not offer."""
         if self.site is None:
             return
-        offered = await self.api.export_fields(self.site)
-        unknown = [name for name in self.fields if name not in {*ALWAYS, *offered}]
+        offered = await self.source.export_fields(self.site)
+        unknown = [name for name in self.fields if name not in {*self.source.columns.required, *offered}]
         if unknown:
             close = {near for name in unknown for near in difflib.get_close_matches(name, offered, n=2)}
             hint = f"; near to it: {', '.join(sorted(close))}" if close else ""
@@ -294,24 +285,27 @@ class _Pull:
         """All windows' journeys side by side, the merge that awaits them in plan order, and what renders it."""
         finished: Path | None = None
         waiting, past = await in_thread(lambda: (self.journal.waiting, self.journal.exports()))
-        self.spool.expect(waiting)
         journeys = [Journey(window, past.get(window.index, ())) for window in waiting]
         doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
         unlaunched = await in_thread(lambda: self.journal.unlaunched)
         merged = self.output.partial
-        renderer = Renderer(merged, self.output.rendered, self.format, self.provenance, self.announce)
+        renderer = Renderer(
+            merged, self.output.rendered, self.format, self.source.columns, self.provenance, self.announce
+        )
         async with anyio.create_task_group() as group:
-            work = self.journeys(group, doubts, extra, unlaunched)
+            work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
             with renderer.following(group) as followed:
                 finished = await merge(
                     journeys,
                     merged,
                     self.journal,
-                    columns=self.fields,
+                    names=self.fields,
+                    columns=self.source.columns,
                     fixed=bool(self.options["fields"]),
                     memory=self.memory,
                     judge=work.judge,
+                    release=work.collector.window_left,
                     followed=followed,
                     on_event=self.announce,
                 )
@@ -339,29 +333,32 @@ class _Pull:
         most = default_extra(planned) if self.max_extra_exports is None else self.max_extra_exports
         return ExtraExports(most, self.journal.launches - planned + len(self.journal.unlaunched))
 
-    def journeys(self, group: TaskGroup, doubts: Doubts, extra: ExtraExports, unlaunched: set[int]) -> Journeys:
+    def journeys(
+        self, group: TaskGroup, windows: Sequence[Window], doubts: Doubts, extra: ExtraExports, unlaunched: set[int]
+    ) -> Journeys:
         """What all journeys share."""
+        slots = Slots(self.export_limit, self.download_limit, self.announce)
         exporter = Exporter(
-            self.api,
+            self.source,
             self.journal,
             filter=self.options["filter"],
             fields=self.fields,
-            flight=self.flight,
+            slots=slots,
             extra=extra,
             unlaunched=unlaunched,
             export_timeout=self.export_timeout,
             on_event=self.announce,
         )
         collector = Collector(
-            self.api,
+            self.source,
             self.journal,
             path=self.output.part,
-            streams=self.streams,
-            spool=self.spool,
+            slots=slots,
+            backpressure=Backpressure(self.max_spooled_bytes, windows),
             on_event=self.announce,
         )
         return Journeys(
-            self.api,
+            self.source,
             self.journal,
             group,
             exporter=exporter,

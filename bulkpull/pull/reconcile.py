@@ -77,7 +77,7 @@ class Reconciler:
         self._tell(journey, doubt, "counting it")
         window = journey.window
         try:
-            rows = await counted(self.exporter.api, window.start, window.end, self.exporter.filter)
+            rows = await counted(self.exporter.source, window.start, window.end, self.exporter.filter)
             if rows < doubt.ids:
                 return None
             if rows == doubt.ids and could_be_a_cap(rows):
@@ -85,7 +85,7 @@ class Reconciler:
                     return None
                 middle = middle_of(window)
                 for start, end in ((window.start, middle), (middle, window.end)):
-                    rows -= await counted(self.exporter.api, start, end, self.exporter.filter)
+                    rows -= await counted(self.exporter.source, start, end, self.exporter.filter)
                 rows = doubt.ids - rows if rows < 0 else doubt.ids
         except Uncounted:
             return None
@@ -119,6 +119,8 @@ class Reconciler:
             return False
         except ExportFailure as failure:
             await self.exporter.failed(journey.window, failure, 2)
+            if failure.export_id:
+                self.collector.export_failed(journey.window)
             return False
         return True
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.rows.cells import has_value
-from bulkpull.rows.records import ID, CsvError, records, value
+from bulkpull.rows.records import CsvError, records, value
 from bulkpull.rows.scan import Ahead, Block, Keys, Layout, Positions, Scanner, layout_of, read_header
 from bulkpull.rows.seen import Seen
 from bulkpull.rows.sink import CsvSink
+from bulkpull.source import Columns
 
 _MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
 _READ_BACK = 64 * 1024  # bytes of the output that are read together
@@ -68,8 +69,9 @@ class Deduplicator:
     last `keep` can be rolled back.
     """
 
-    def __init__(self, sink: CsvSink, memory: int) -> None:
+    def __init__(self, sink: CsvSink, memory: int, columns: Columns) -> None:
         self._sink = sink
+        self._columns = columns
         self._scanner = Scanner()
         self._ahead = Ahead()
         # One thread for all blocks: what was freed is kept for the thread that had it, and threads would add up.
@@ -84,10 +86,10 @@ class Deduplicator:
         """Learns the ids of the rows that stand in the sink from an earlier run."""
         with self._sink.reader() as file:
             if self._sink.offset:
-                columns, place = read_header(file, checkpoint)
+                columns, place = read_header(file, checkpoint, self._columns.key)
                 if not columns:
                     raise CsvError(1, "there is no header")
-                layout = Layout(width=None, id_at=columns.index(ID))
+                layout = Layout(width=None, key_at=columns.index(self._columns.key))
 
                 def learn(block: Block) -> None:
                     nonlocal place
@@ -100,14 +102,14 @@ class Deduplicator:
         self.keep()
 
     def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
-        """Merges the CSV at `path`; rows whose created_time is outside [start, end) are counted.
+        """Merges the CSV at `path`; rows whose time is outside [start, end) are counted.
 
         `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop. A file
         may be empty, without a header even: that merges nothing.
-        Raises CsvError for what is no CSV with an id column, and for ragged rows.
+        Raises CsvError for what is no CSV with the key column, and for ragged rows.
         """
         with path.open("rb", buffering=0) as file:
-            columns, body = read_header(file, checkpoint)
+            columns, body = read_header(file, checkpoint, self._columns.key)
             if not columns:
                 return Merged()
             self._sink.adopt(columns)
@@ -116,7 +118,7 @@ class Deduplicator:
                 missing=tuple(column for column in self._sink.columns if column not in theirs),
                 unasked=tuple(column for column in columns if column not in ours),
             )
-            layout = layout_of(columns, self._sink.columns)
+            layout = layout_of(columns, self._sink.columns, self._columns)
             found = self._scanner.blocks(file, body, layout, start, end)
             self._each(found, partial(self._merge, merged=merged), checkpoint)
         return merged
@@ -267,14 +269,14 @@ class Deduplicator:
     def _first(self, block: Block, row: int, raw: bytes, group: _Alike, firsts: list[int]) -> _First | None:
         """The first row of a row's id, which stands at one of the group's places or is one of `firsts` in the same
         block; None where it is that itself."""
-        id_at = self._sink.columns.index(ID)
+        key_at = self._sink.columns.index(self._columns.key)
         for place in group.places:
             if self._sink.stands_at(place, raw):
                 return _First(False, place)
             if place not in group.at_place:  # it may be long, and many may be compared with it
                 group.at_place[place] = self._values(self._sink.fields_at(place))
             first_values = group.at_place[place]
-            if first_values[id_at] == block.id(row):
+            if first_values[key_at] == block.id(row):
                 return _First(first_values != self._values_of(raw), place)
         for first in firsts:
             if block.id(first) == block.id(row):

@@ -19,7 +19,7 @@ _KNOWN = ".csv, .ndjson or .jsonl (each also with .gz or .zst behind it), .parqu
 @dataclass(frozen=True, slots=True)
 class Format:
     """`name` is one of FORMATS; `compression` is gz, zst or empty (Parquet compresses itself). `flat` keeps NDJSON's
-    dotted names, `all_strings` Parquet's created_time as text; `partition_by` makes Parquet a directory of files."""
+    dotted names, `all_strings` Parquet's times as text; `partition_by` makes Parquet a directory of files."""
 
     name: str = "csv"
     compression: str = ""
@@ -70,7 +70,7 @@ def format_of(
     if name != "parquet" and (all_strings or partition_by):
         raise UsageError(f"{'partitions' if partition_by else 'all strings'}: Parquet has that, {name} has not")
     if partition_by and all_strings:
-        raise UsageError("partitions are by created_time as an instant: not with all strings")
+        raise UsageError("partitions are by the time of rows as an instant: not with all strings")
     if name != "ndjson" and flat:
         raise UsageError(f"flat names: NDJSON has that choice, {name} has not")
     if name == "parquet" and find_spec("pyarrow") is None:

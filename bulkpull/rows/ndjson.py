@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from bulkpull.rows.cells import no_text
-from bulkpull.rows.records import ID, File, value
+from bulkpull.rows.records import File, value
 from bulkpull.rows.scan import Block, Layout, Scanner, read_header
 
 _ROWS = 1024  # that are rendered together: in few calls, yet none that keeps other threads waiting for long
@@ -18,15 +18,15 @@ _EMPTY = b"\x00"  # stands for an empty string for a moment; no JSON holds it ba
 _LF, _QUOTE, _BACKSLASH, _SPACE = b'\n"\\ '
 
 
-def ndjson(file: File, *, flat: bool) -> Generator[bytes]:
+def ndjson(file: File, *, key: str, flat: bool) -> Generator[bytes]:
     """The lines of a merged CSV, several at a time. Dotted names become objects in objects, as in the API's list route,
     unless `flat`; one that leads through another column stays as it is, and so does one of more than 100 names.
 
     Raises FormatError for text that is no UTF-8.
     """
-    columns, body = read_header(file, lambda: None)
+    columns, body = read_header(file, lambda: None, key)
     shape = _Shape(columns, flat=flat)
-    layout = Layout(width=len(columns), id_at=columns.index(ID))
+    layout = Layout(width=len(columns), key_at=columns.index(key))
     row = 1
     for block in Scanner().blocks(file, body, layout, b"", b""):
         for first in range(0, len(block), _ROWS):

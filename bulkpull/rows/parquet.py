@@ -20,8 +20,9 @@ from bulkpull.errors import FormatError
 from bulkpull.rows.cells import no_text, values
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.instants import nanoseconds
-from bulkpull.rows.records import ID, File
-from bulkpull.rows.scan import CREATED, Block, Layout, Scanner, read_header
+from bulkpull.rows.records import File
+from bulkpull.rows.scan import Block, Layout, Scanner, read_header
+from bulkpull.source import Columns
 
 ROW_GROUP = 16 * 1024 * 1024  # bytes of values, about: some 65,000 rows
 MAX_PARTITIONS = 512  # files that are open at a time: four decades of months
@@ -35,24 +36,25 @@ def write_parquet(
     file: File,
     path: Path,
     *,
+    columns: Columns,
     all_strings: bool,
     partition_by: str | None,
     provenance: Callable[[], Mapping[str, str]],
     checkpoint: Callable[[], None],
 ) -> None:
     """Writes the merged CSV in `file` to `path`; with `partition_by` that becomes a directory of files by the month of
-    created_time. `provenance` is asked for once all has been read, and goes into the metadata. `checkpoint` is called
+    its time. `provenance` is asked for once all has been read, and goes into the metadata. `checkpoint` is called
     now and then, and may raise to stop.
 
     Raises FormatError for a value that is no UTF-8 text or no instant of milliseconds, and OSError.
     """
-    columns, body = read_header(file, checkpoint)
+    names, body = read_header(file, checkpoint, columns.key)
     schema = pa.schema(
-        [pa.field(name, _INSTANTS if name == CREATED and not all_strings else pa.string()) for name in columns]
+        [pa.field(name, _INSTANTS if name == columns.time and not all_strings else pa.string()) for name in names]
     )
-    layout = Layout(width=len(columns), id_at=columns.index(ID))
+    layout = Layout(width=len(names), key_at=names.index(columns.key))
     way_out = "keep it as text with --all-strings" + (", without --partition-by" if partition_by else "")
-    with _Tables(path, schema, partitioned=partition_by is not None) as tables:
+    with _Tables(path, schema, columns, partitioned=partition_by is not None) as tables:
         row = 1
         for block in Scanner().blocks(file, body, layout, b"", b""):
             checkpoint()
@@ -80,11 +82,11 @@ def _batch(block: Block, schema: Any, row: int, way_out: str) -> Any:
     columns = [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
     for at, field in enumerate(schema):
         if field.type == _INSTANTS:
-            columns[at] = _instants(columns[at], block, row, way_out)
+            columns[at] = _instants(columns[at], block, field.name, row, way_out)
     return pa.record_batch(columns, schema=schema)
 
 
-def _instants(texts: Any, block: Block, row: int, way_out: str) -> Any:
+def _instants(texts: Any, block: Block, column: str, row: int, way_out: str) -> Any:
     """Texts as instants. Raises FormatError, which names the first that is none, or none that milliseconds can tell."""
     try:
         instants = pyarrow.compute.cast(texts, _INSTANTS)  # fast, and stricter than ISO 8601
@@ -97,26 +99,27 @@ def _instants(texts: Any, block: Block, row: int, way_out: str) -> Any:
     for at, text in enumerate(texts.to_pylist()):
         moment = None if text is None else nanoseconds(text.encode())
         if text is not None and moment is None:
-            raise _no_instant(block, at, row, text, "is no instant: a date, a time and an offset", way_out)
+            raise _no_instant(block, at, column, row, text, "is no instant: a date, a time and an offset", way_out)
         milliseconds, finer = divmod(moment or 0, 1_000_000)
         if finer:
-            raise _no_instant(block, at, row, text, "is no instant of whole milliseconds", way_out)
+            raise _no_instant(block, at, column, row, text, "is no instant of whole milliseconds", way_out)
         if not _FIRST <= milliseconds <= _LAST:
-            raise _no_instant(block, at, row, text, "is not within the years 1 to 9999 in UTC", way_out)
+            raise _no_instant(block, at, column, row, text, "is not within the years 1 to 9999 in UTC", way_out)
         found.append(None if moment is None else milliseconds)
     return pa.array(found, pa.int64()).view(_INSTANTS)
 
 
-def _no_instant(block: Block, at: int, row: int, text: str, reason: str, way_out: str) -> FormatError:
+def _no_instant(block: Block, at: int, column: str, row: int, text: str, reason: str, way_out: str) -> FormatError:
     id = block.id(at).decode(errors="replace")
-    return FormatError(row + at, id, f"{CREATED} {text[:100]!r} {reason}, as Parquet is to have it; {way_out}")
+    return FormatError(row + at, id, f"{column} {text[:100]!r} {reason}, as Parquet is to have it; {way_out}")
 
 
 class _Tables:
     """The files of one output, one or one a month, each with records that wait until they make a row group."""
 
-    def __init__(self, path: Path, schema: Any, *, partitioned: bool) -> None:
+    def __init__(self, path: Path, schema: Any, columns: Columns, *, partitioned: bool) -> None:
         self._path = path
+        self._columns = columns
         self._schema = schema
         self._partitioned = partitioned
         self._stack = ExitStack()
@@ -140,10 +143,10 @@ class _Tables:
         if not self._partitioned:
             self._wait("", batch)
             return
-        months = _months(batch.column(CREATED))
+        months = _months(batch.column(self._columns.time))
         distinct = np.unique(months).tolist()
         if len(self._writers.keys() | distinct) > MAX_PARTITIONS:
-            id = batch.column(ID)[0].as_py()
+            id = batch.column(self._columns.key)[0].as_py()
             raise FormatError(row, id, f"here, or soon after, comes month {MAX_PARTITIONS + 1}: do without partitions")
         for month in distinct:
             mine = batch if len(distinct) == 1 else batch.filter(pa.array(months == month))
@@ -176,12 +179,13 @@ class _Tables:
             path = (path / f"month={month}" if month else path) / DATA_SET_FILE  # without rows, without a month
             path.parent.mkdir(exist_ok=True)
         self._waiting[month], self._sizes[month] = [], 0
+        searched = (self._columns.key, self._columns.time)
         writer = pyarrow.parquet.ParquetWriter(
             self._stack.enter_context(path.open("wb")),
             self._schema,
             compression="zstd",
-            use_dictionary=[name for name in self._schema.names if name not in (ID, CREATED)],
-            write_statistics=[name for name in self._schema.names if name in (ID, CREATED)],  # what is searched by
+            use_dictionary=[name for name in self._schema.names if name not in searched],
+            write_statistics=[name for name in self._schema.names if name in searched],
         )
         self._writers[month] = self._stack.enter_context(writer)
 

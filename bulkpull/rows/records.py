@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedIOBase, RawIOBase
 
-ID = "id"
 MAX_RECORD = 64 * 1024 * 1024  # bytes, its line end aside; a record beyond it is taken for a broken quote
 _BLOCK = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
@@ -113,11 +112,11 @@ def too_long(row: int) -> CsvError:
     return CsvError(row, f"the record is longer than {MAX_RECORD:,} bytes: a quote is not closed, or this is no CSV")
 
 
-def read_columns(rows: Iterator[Record]) -> tuple[str, ...]:
+def read_columns(rows: Iterator[Record], key: str) -> tuple[str, ...]:
     """The column names of a part: takes the header off `rows`. None, in an empty part: one without any byte but line
     ends and a BOM.
 
-    Raises CsvError for what is no header with an `id` column, such as an error page.
+    Raises CsvError for what is no header with the column `key`, such as an error page.
     """
     raw, fields, _ = next(rows, (b"", [], 0))
     if not raw:
@@ -126,8 +125,8 @@ def read_columns(rows: Iterator[Record]) -> tuple[str, ...]:
         columns = tuple(value(field).decode() for field in fields)
     except UnicodeDecodeError:
         raise CsvError(1, "the header is no UTF-8") from None
-    if ID not in columns:
-        raise CsvError(1, f"no CSV with an id column: it begins with {raw[:60]!r}")
+    if key not in columns:
+        raise CsvError(1, f"no CSV with the column {key}: it begins with {raw[:60]!r}")
     if len(set(columns)) < len(columns):
         twice = next(column for column, count in Counter(columns).items() if count > 1)
         raise CsvError(1, f"the column {twice[:60]!r} stands twice in the header")

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from bulkpull.rows.instants import nanoseconds
-from bulkpull.rows.records import ID, CsvError, File, blocks, read_columns, records, value
+from bulkpull.rows.records import CsvError, File, blocks, read_columns, records, value
+from bulkpull.source import Columns
 
-CREATED = "created_time"
 BLOCK = 2 * 1024 * 1024  # bytes that are looked at together
 _CHUNK = 256 * 1024  # bytes of a pass: what it writes is still in the processor's cache when the next pass reads it
 _PIECE = 64 * 1024  # bytes of a copy: larger ones are of new memory each time
@@ -49,8 +49,8 @@ class Layout:
     """
 
     width: int | None
-    id_at: int
-    created_at: int | None = None
+    key_at: int
+    time_at: int | None = None
     order: tuple[int, ...] | None = None
 
 
@@ -59,7 +59,7 @@ class Block:
     """Records of the output, one behind the other in `data`, each with its LF, all of as many fields.
 
     `starts` and `ends` (behind the LF) are theirs; `separators` are where the fields of each end; `keys` come of their
-    ids and tell almost all of them apart. `outside` rows have a created_time outside their window.
+    ids and tell almost all of them apart. `outside` rows have a time outside their window.
     """
 
     data: memoryview
@@ -68,7 +68,7 @@ class Block:
     separators: Positions
     keys: Keys
     outside: int
-    id_at: int
+    key_at: int
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -79,8 +79,8 @@ class Block:
 
     def id(self, row: int) -> bytes:
         """The id of a record, without quotes."""
-        begin = int(self.separators[row, self.id_at - 1]) + 1 if self.id_at else int(self.starts[row])
-        return value(bytes(self.data[begin : self.separators[row, self.id_at]]))
+        begin = int(self.separators[row, self.key_at - 1]) + 1 if self.key_at else int(self.starts[row])
+        return value(bytes(self.data[begin : self.separators[row, self.key_at]]))
 
 
 class Ahead:
@@ -221,7 +221,7 @@ class Scanner:
         if not len(newlines):
             return None
         width = width or int(newlines[0]) + 1
-        if layout.id_at >= width:
+        if layout.key_at >= width:
             return None
         used = int(separators[newlines[-1]]) + 1
         if quotes is not None and not _usual_quotes(data, quotes[quotes < used]):
@@ -247,16 +247,16 @@ class Scanner:
             is_quoted = data[begins] == _QUOTE
             return begins + is_quoted, behind - is_quoted
 
-        id_starts, id_ends = values(layout.id_at)
+        id_starts, id_ends = values(layout.key_at)
         if (id_starts == id_ends).any():
             return None
         if quotes is not None and (np.searchsorted(quotes, id_starts) != np.searchsorted(quotes, id_ends)).any():
             return None
         outside = 0
-        if layout.created_at is not None:
-            outside = self._outside(*values(layout.created_at), have, start, end)
+        if layout.time_at is not None:
+            outside = self._outside(*values(layout.time_at), have, start, end)
         found = self._keys(id_starts, id_ends, have)
-        return Block(memoryview(self._buffer)[:used], starts, ends, fields, found, outside, layout.id_at), used
+        return Block(memoryview(self._buffer)[:used], starts, ends, fields, found, outside, layout.key_at), used
 
     def _separators(self, data: Bytes) -> Positions:
         """Where commas and newlines stand, those inside quotes included."""
@@ -321,12 +321,12 @@ class _Gathered:
         layout = self._layout
         if layout.width is not None and len(fields) != layout.width:
             raise CsvError(row, f"{len(fields)} fields where the header has {layout.width}")
-        if layout.id_at >= len(fields) or not (id := value(fields[layout.id_at])):
+        if layout.key_at >= len(fields) or not (id := value(fields[layout.key_at])):
             raise CsvError(row, "the id is empty")
         self.width = len(fields)
         self._ids.append(id)
-        if layout.created_at is not None:
-            self._outside += is_outside(value(fields[layout.created_at]), start, end)
+        if layout.time_at is not None:
+            self._outside += is_outside(value(fields[layout.time_at]), start, end)
         if layout.order is not None:
             fields = [*fields, b""]
             fields = [fields[at] for at in layout.order]
@@ -348,7 +348,7 @@ class _Gathered:
         separators = (np.cumsum(np.array(self._sizes, np.int64) + 1) - 1).reshape(len(sizes), -1)
         ends = separators[:, -1] + 1
         starts = np.concatenate(([0], ends[:-1]))
-        yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, _id_at(self._layout))
+        yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, _key_at(self._layout))
 
 
 def _arranged(block: Block, layout: Layout) -> Iterator[Block]:
@@ -376,13 +376,13 @@ def _arranged(block: Block, layout: Layout) -> Iterator[Block]:
         ends = behind[:, -1]
         starts = np.concatenate(([0], ends[:-1]))
         found = block.keys[first : first + step]
-        yield Block(arranged.data, starts, ends, separators, found, outside, _id_at(layout))
+        yield Block(arranged.data, starts, ends, separators, found, outside, _key_at(layout))
         outside = 0
 
 
-def _id_at(layout: Layout) -> int:
+def _key_at(layout: Layout) -> int:
     """Which of the output's columns is the id."""
-    return layout.id_at if layout.order is None else layout.order.index(layout.id_at)
+    return layout.key_at if layout.order is None else layout.order.index(layout.key_at)
 
 
 def _parity(separators: Positions, quotes: Positions) -> Positions:
@@ -400,12 +400,12 @@ def _usual_quotes(data: Bytes, quotes: Positions) -> bool:
     return bool(opens.all() and closes.all())
 
 
-def read_header(file: File, checkpoint: Callable[[], None]) -> tuple[tuple[str, ...], int]:
+def read_header(file: File, checkpoint: Callable[[], None], key: str) -> tuple[tuple[str, ...], int]:
     """A file's columns, and the byte at which its records begin; no columns where it is empty. Raises CsvError where it
-    has no header with an id."""
+    has no header with the column `key`."""
     rows = records(blocks(file, checkpoint))
     first = next(rows, None)
-    return read_columns(iter([first] if first else [])), first[2] if first else 0
+    return read_columns(iter([first] if first else []), key), first[2] if first else 0
 
 
 def keys(ids: Bytes) -> Keys:
@@ -445,12 +445,12 @@ def is_outside(created: bytes, start: bytes, end: bytes) -> bool:
     return moment is not None and first is not None and last is not None and not first <= moment < last
 
 
-def layout_of(columns: tuple[str, ...], wanted: list[str]) -> Layout:
-    """How a file with `columns` is laid out, for an output with the columns `wanted`."""
+def layout_of(columns: tuple[str, ...], wanted: list[str], meaning: Columns) -> Layout:
+    """Return how a file with `columns` is laid out, for an output with the columns `wanted`."""
     places = {column: at for at, column in enumerate(columns)}
     return Layout(
         width=len(columns),
-        id_at=places[ID],
-        created_at=places.get(CREATED),
+        key_at=places[meaning.key],
+        time_at=places.get(meaning.time),
         order=None if list(columns) == wanted else tuple(places.get(column, -1) for column in wanted),
     )

@@ -24,6 +24,7 @@ from bulkpull.rows.format import Format
 from bulkpull.rows.ndjson import ndjson
 from bulkpull.rows.records import blocks
 from bulkpull.rows.sink import write_all
+from bulkpull.source import Columns
 from bulkpull.threads import in_thread
 
 _REPORT = 0.5  # seconds between two events
@@ -43,6 +44,7 @@ class Renderer:
     merged: Path
     path: Path
     format: Format
+    columns: Columns
     provenance: Callable[[], Mapping[str, str]]
     on_event: OnEvent
     followed: Followed = field(init=False)
@@ -106,6 +108,7 @@ class Renderer:
         write_parquet(
             merged,
             self.path,
+            columns=self.columns,
             all_strings=self.format.all_strings,
             partition_by=self.format.partition_by,
             provenance=self.provenance,
@@ -115,7 +118,7 @@ class Renderer:
     def _write_text(self, merged: Followed) -> None:
         pieces: Iterator[bytes] = blocks(merged, from_thread.check_cancelled)
         if self.format.name == "ndjson":
-            pieces = ndjson(merged, flat=self.format.flat)
+            pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
         if self.format.compression:
             pieces = compressed(pieces, self.format.compression)
         with self.path.open("wb", buffering=0) as file:

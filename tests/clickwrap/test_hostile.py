@@ -65,7 +65,7 @@ async def downloaded(first: bytes, forever: bytes = b"") -> tuple[Exception, int
     async with sending(first, forever) as url, client(url) as clickwrap:
         with anyio.fail_after(60), pytest.raises((PartError, TransientError)) as caught:
             async with clickwrap.download(f"{url}/f?signature=very-secret") as download:
-                async for chunk in download.chunks():
+                async for chunk in download.chunks:
                     size += len(chunk)
                     assert len(chunk) <= PIECE
     assert "very-secret" not in str(caught.value)

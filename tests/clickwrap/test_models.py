@@ -67,7 +67,7 @@ def test_a_failed_export_has_its_message() -> None:
 
 
 def test_the_answer_to_a_launch_needs_nothing_but_an_id() -> None:
-    assert parse_export({"data": {"id": 7}}) == Export("7", "unknown")
+    assert parse_export({"data": {"id": 7}}) == Export("7", "running", "unknown")
     with pytest.raises(UnexpectedAnswer):
         parse_export({"data": {"id": "7"}}, "7")  # it says nothing of the export that was asked for
 

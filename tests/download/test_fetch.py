@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -29,7 +30,7 @@ from bulkpull import (
 )
 from bulkpull.download import transfer
 from bulkpull.download.fetch import fetch
-from bulkpull.download.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS
+from bulkpull.download.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS, Meter
 from bulkpull.events import Event, PartFetched, Received, Retried
 from bulkpull.journal.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
@@ -137,22 +138,25 @@ async def fetched(
     async with TestServer(app) as server:
         host.url = str(server.make_url("")).rstrip("/")
         async with Clickwrap("t", base_url=f"{host.url}/v1.1", retry=retry, stall_timeout=0.5) as clickwrap:
-            export = Export("e", "success", links=tuple(host.link(number) for number in range(host.links)))
+            export = Export("e", "succeeded", links=tuple(host.link(number) for number in range(host.links)))
             records = part_records(export)
             if record is None:
                 journal.exported(WINDOW, "e", records)
             else:
-                export = Export("e", "success")
+                export = Export("e", "succeeded")
             part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
             try:
                 links = Links(clickwrap, export, records)
-                await fetch(
-                    clickwrap, part, links, journal, streams=anyio.CapacityLimiter(streams), on_event=heard.append
-                )
+                limiter, meter = anyio.CapacityLimiter(streams), Mock(spec=Meter)
+                size = await fetch(clickwrap, part, links, journal, streams=limiter, meter=meter, on_event=heard.append)
             finally:
                 journal.close()
     body = part.path.read_bytes()
-    assert part.size == len(body)
+    assert part.size == size == len(body)
+    assert [call.args[0] for call in meter.record_bytes.call_args_list] == [
+        event.size for event in heard if isinstance(event, Received)
+    ]
+    assert meter.record_break.call_count == sum(isinstance(event, Retried) for event in heard)
     assert heard[-1] == PartFetched(WINDOW, 1, len(body))
     return body, heard
 
@@ -410,12 +414,12 @@ async def test_links_are_renewed_once_for_all_parts_and_matched_by_their_file() 
         async def get_export(self, export_id: str) -> Export:
             self.asked += 1
             await anyio.sleep(0.01)
-            return Export(export_id, "success", links=("https://f/b?2", "https://f/a?2"))  # another order
+            return Export(export_id, "succeeded", links=("https://f/b?2", "https://f/a?2"))  # another order
 
     api = Renewing()
-    export = Export("e", "success", links=("https://f/a?1", "https://f/b?1"))
+    export = Export("e", "succeeded", links=("https://f/a?1", "https://f/b?1"))
     records = part_records(export)
-    for links, asked in ((Links(api, export, records), 1), (Links(api, Export("e", "success"), records), 2)):  # type: ignore[arg-type]
+    for links, asked in ((Links(api, export, records), 1), (Links(api, Export("e", "succeeded"), records), 2)):  # type: ignore[arg-type]
         found: dict[int, str] = {}
 
         async def get(number: int, expired: str, links: Links = links, found: dict[int, str] = found) -> None:

@@ -33,7 +33,7 @@ async def read(
     clickwrap: Clickwrap, link: str, offset: int = 0, validator: str | None = None
 ) -> tuple[int, int | None, bytes]:
     async with clickwrap.download(link, offset=offset, validator=validator) as download:
-        return download.offset, download.length, b"".join([chunk async for chunk in download.chunks()])
+        return download.offset, download.length, b"".join([chunk async for chunk in download.chunks])
 
 
 async def test_no_credential_of_any_kind_reaches_the_file_host() -> None:
@@ -103,7 +103,7 @@ async def test_labels_that_name_no_encoding_leave_ranges_and_length(label: str) 
         client(server) as clickwrap,
         clickwrap.download(str(server.make_url("/f"))) as download,
     ):
-        assert (download.length, download.validator, download.compressed) == (9, '"v1"', False)
+        assert (download.length, download.validator, download.is_checked) == (9, '"v1"', False)
 
 
 async def test_a_compressed_file_is_known_without_a_label() -> None:
@@ -120,8 +120,8 @@ async def test_a_compressed_file_is_known_without_a_label() -> None:
         client(server) as clickwrap,
         clickwrap.download(str(server.make_url("/f.csv.gz"))) as download,
     ):
-        assert (download.length, download.validator, download.compressed) == (None, None, True)
-        assert b"".join([chunk async for chunk in download.chunks()]) == BODY
+        assert (download.length, download.validator, download.is_checked) == (None, None, True)
+        assert b"".join([chunk async for chunk in download.chunks]) == BODY
 
 
 async def test_relative_links_lead_to_the_api_without_the_token() -> None:

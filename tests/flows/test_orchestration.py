@@ -108,7 +108,7 @@ async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_k
             await pull(sandbox, out, export_timeout=2.5, on_event=stop)
         assert scope.cancelled_caught
         status = bulkpull.status(out)
-        assert status.splits == 1
+        assert status.splits >= 1  # a second one may have been cut before the cancellation came through
         # Another export may have failed as well, and not been cut yet: its window is launched again.
         interrupted = [one for one in status.windows if one.state == "failed"]
         result = await pull(sandbox, out, export_timeout=2.5)

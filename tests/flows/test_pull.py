@@ -139,7 +139,7 @@ async def test_the_bytes_of_the_rows_are_those_that_were_delivered(tmp_path: Pat
         delivered = b""
         for link in export.links:
             async with clickwrap.download(link) as download:
-                delivered += b"".join([chunk async for chunk in download.chunks()]).partition(b"\n")[2]
+                delivered += b"".join([chunk async for chunk in download.chunks]).partition(b"\n")[2]
     output = (tmp_path / "a.csv").read_bytes().partition(b"\n")[2]
     assert len(export.links) > 1
     assert delivered.startswith(output)  # the sandbox delivers repeats last

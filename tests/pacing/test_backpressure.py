@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
-import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import bulkpull
-from bulkpull import Clickwrap, events
-from bulkpull.events import Event, Exported, ExportFailed, PartFetched, Skipped, Split, WindowMerged
-from bulkpull.pacing import backpressure as spool_module
-from bulkpull.pacing.backpressure import Spool
-from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.pacing import Backpressure, backpressure
 from bulkpull.window import Window
 
 WINDOWS = [
@@ -23,105 +18,115 @@ WINDOWS = [
 ]
 
 
-async def test_a_download_waits_until_there_is_room_again() -> None:
-    spool = Spool(100)
-    spool.expect(WINDOWS)
+def startable(spooled: Backpressure, windows: Iterable[Window] = WINDOWS) -> list[int]:
+    """The windows of which a download may start."""
+    return [window.index for window in windows if spooled.may_start(window)]
+
+
+@pytest.mark.parametrize(
+    ("downloaded", "may_start"),
+    [
+        ([], [0, 1, 2, 3]),
+        ([(1, 60)], [0, 1, 2, 3]),
+        ([(1, 99)], [0, 1, 2, 3]),
+        ([(1, 60), (2, 40)], [0]),  # which the merge awaits
+        ([(0, 100)], [0]),
+        ([(3, 1000)], [0]),
+    ],
+)
+def test_only_what_the_merge_awaits_may_start_while_the_spool_is_full(
+    downloaded: list[tuple[int, int]], may_start: list[int]
+) -> None:
+    spooled = Backpressure(100, WINDOWS)
     for window in WINDOWS:
-        spool(Exported(window, "1", 1, 1.0))
-    spool(PartFetched(WINDOWS[1], 1, 60))
-    assert spool.has_room(WINDOWS[2])
-    spool(PartFetched(WINDOWS[2], 1, 40))
-    assert not spool.has_room(WINDOWS[1])
-    assert spool.has_room(WINDOWS[0])  # the merge awaits it
-    waited: list[int] = []
-
-    async def wait(number: int) -> None:
-        await spool.room(WINDOWS[number])
-        waited.append(number)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(wait, 3)
-        await anyio.wait_all_tasks_blocked()
-        assert waited == []
-        spool(WindowMerged(WINDOWS[0]))
-        await anyio.wait_all_tasks_blocked()
-        assert waited == []
-        assert spool.has_room(WINDOWS[1])
-        spool(ExportFailed(WINDOWS[2], "1", 1, "damaged"))
-    assert waited == [3]
+        spooled.export_succeeded(window, 2)
+    for index, size in downloaded:
+        spooled.part_downloaded(WINDOWS[index], size)
+    assert startable(spooled) == may_start
 
 
-async def test_a_resumed_merge_awaits_its_first_window() -> None:
-    spool = Spool(1)
-    spool.expect(WINDOWS[2:])
-    spool(Exported(WINDOWS[3], "1", 1, 1.0))
-    spool(PartFetched(WINDOWS[3], 1, 60))
-    assert spool.has_room(WINDOWS[2])
-    assert not spool.has_room(WINDOWS[3])
+def test_downloads_start_again_once_windows_have_left() -> None:
+    spooled = Backpressure(100, WINDOWS)
+    for window in WINDOWS:
+        spooled.export_succeeded(window, 1)
+    spooled.part_downloaded(WINDOWS[1], 60)
+    assert startable(spooled) == [0, 1, 2, 3]
+    spooled.part_downloaded(WINDOWS[2], 40)
+    assert startable(spooled) == [0]
+    spooled.window_left(WINDOWS[0])
+    assert startable(spooled, WINDOWS[1:]) == [1]  # the next that the merge awaits
+    spooled.export_failed(WINDOWS[2])  # its part was damaged
+    assert startable(spooled, WINDOWS[1:]) == [1, 2, 3]
 
 
-async def test_a_download_waits_while_enough_can_be_merged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "BACKLOG", 100)
-    spool = Spool(1000)
-    spool.expect(WINDOWS)
-    spool(Exported(WINDOWS[0], "1", 2, 1.0))
-    spool(Exported(WINDOWS[1], "2", 1, 1.0))
-    spool(PartFetched(WINDOWS[0], 1, 60))
-    spool(PartFetched(WINDOWS[1], 1, 60))
-    assert spool.has_room(WINDOWS[2])  # the merge awaits a part of the first window, and can do nothing with the others
-    spool(PartFetched(WINDOWS[0], 2, 40))
-    assert not spool.has_room(WINDOWS[2])
-    spool(WindowMerged(WINDOWS[0]))
-    assert spool.has_room(WINDOWS[2])
+def test_a_resumed_merge_awaits_its_first_window() -> None:
+    spooled = Backpressure(1, WINDOWS[2:])
+    spooled.export_succeeded(WINDOWS[3], 1)
+    spooled.part_downloaded(WINDOWS[3], 60)
+    assert startable(spooled, WINDOWS[2:]) == [2]
 
 
-async def test_halves_take_the_place_of_the_window_and_what_is_left_out_is_not_awaited() -> None:
-    spool = Spool(1)
-    spool.expect(WINDOWS)
-    day = WINDOWS[0]
-    noon = day.start + (day.end - day.start) / 2
-    halves = Window(4, day.start, noon), Window(5, noon, day.end)
-    spool(Split(day, halves, "it failed"))
-    spool(Exported(WINDOWS[3], "1", 1, 1.0))
-    spool(PartFetched(WINDOWS[3], 1, 60))
-    assert spool.has_room(halves[0])
-    assert not spool.has_room(halves[1])
-    spool(Skipped(halves[0], "it failed"))
-    assert spool.has_room(halves[1])
-    assert not spool.has_room(WINDOWS[1])
+def test_a_download_waits_while_enough_can_be_merged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backpressure, "MAX_MERGEABLE_BYTES", 100)
+    spooled = Backpressure(1000, WINDOWS)
+    spooled.export_succeeded(WINDOWS[0], 2)
+    spooled.export_succeeded(WINDOWS[1], 1)
+    spooled.part_downloaded(WINDOWS[0], 60)
+    spooled.part_downloaded(WINDOWS[1], 60)
+    assert spooled.may_start(WINDOWS[2])  # the merge awaits another part of the first window
+    spooled.part_downloaded(WINDOWS[0], 40)
+    assert not spooled.may_start(WINDOWS[2])
+    spooled.window_left(WINDOWS[0])
+    assert spooled.may_start(WINDOWS[2])
 
 
-async def test_the_bound_holds_in_a_pull(tmp_path: Path) -> None:
-    """Though the first window is exported last, and the merge awaits it."""
-    config = SandboxConfig(
-        rows=12_000, start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 7, 1, tzinfo=UTC), rows_per_file=250
-    )
-    config = replace(config, export_seconds=0.2, workers=3)
-    held = peak = fetched = 0
-    sizes: dict[int, int] = {}
+def halves_of(window: Window) -> tuple[Window, Window]:
+    noon = window.start + (window.end - window.start) / 2
+    return Window(4, window.start, noon), Window(5, noon, window.end)
 
-    def listen(event: Event) -> None:
-        nonlocal held, peak, fetched
-        if isinstance(event, events.PartFetched):
-            sizes[event.window.index] = sizes.get(event.window.index, 0) + event.size
-            held += event.size
-            fetched += event.size
-        elif isinstance(event, events.WindowMerged):
-            held -= sizes[event.window.index]
-        peak = max(peak, held)
 
-    async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
-        result = await bulkpull.pull(
-            clickwrap,
-            start="2024-01-01",
-            end="2024-07-01",
-            window="1w",
-            out=tmp_path / "a.csv",
-            downloads=2,
-            spool=30_000,
-            on_event=listen,
-        )
-    assert result.rows == 12_000
-    assert fetched > 600_000
-    # The bound, two parts that were on their way, and the window that the merge awaited.
-    assert peak < 30_000 + 2 * max(sizes.values()) + max(sizes.values())
+def test_halves_take_the_place_of_the_window_and_what_is_skipped_is_not_awaited() -> None:
+    spooled = Backpressure(1, WINDOWS)
+    halves = halves_of(WINDOWS[0])
+    spooled.window_split(WINDOWS[0], halves, is_merged=False)
+    spooled.export_succeeded(WINDOWS[3], 1)
+    spooled.part_downloaded(WINDOWS[3], 60)
+    assert startable(spooled, halves) == [4]
+    spooled.window_left(halves[0])
+    assert startable(spooled, halves) == [4, 5]
+    assert not spooled.may_start(WINDOWS[1])
+
+
+def test_halves_of_a_merged_window_come_next_whether_or_not_it_has_left() -> None:
+    for has_left in (True, False):
+        spooled = Backpressure(1, WINDOWS)
+        spooled.part_downloaded(WINDOWS[0], 60)
+        if has_left:
+            spooled.window_left(WINDOWS[0])
+        halves = halves_of(WINDOWS[0])
+        spooled.window_split(WINDOWS[0], halves, is_merged=True)
+        spooled.part_downloaded(WINDOWS[3], 60)
+        assert startable(spooled, [*halves, *WINDOWS[1:]]) == [4]
+        spooled.window_left(WINDOWS[0])
+        spooled.window_left(halves[0])
+        assert startable(spooled, [*halves[1:], *WINDOWS[1:]]) == [5]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["exported", "downloaded", "failed", "left"]), st.integers(0, 3))))
+def test_the_first_window_may_always_start_and_an_empty_spool_stops_nothing(steps: list[tuple[str, int]]) -> None:
+    spooled, waiting = Backpressure(100, WINDOWS), list(WINDOWS)
+    for step, index in steps:
+        match step:
+            case "exported":
+                spooled.export_succeeded(WINDOWS[index], 1)
+            case "downloaded":
+                spooled.part_downloaded(WINDOWS[index], 60)
+            case "failed":
+                spooled.export_failed(WINDOWS[index])
+            case _:
+                spooled.window_left(WINDOWS[index])
+                waiting = [window for window in waiting if window.index != index]
+        assert startable(spooled, waiting[:1]) == [window.index for window in waiting[:1]]
+    for window in WINDOWS:
+        spooled.export_failed(window)
+    assert startable(spooled) == [0, 1, 2, 3]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from bulkpull import Window
-from bulkpull.pacing.durations import Durations
-from bulkpull.pacing.launch_queue import Order
-from bulkpull.pacing.limits import Flight
-from bulkpull.pull.journey import Journey
-from tests.simulation.clock import simulated
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkpull.pacing import LaunchQueue
+from bulkpull.window import Window
 
 DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -18,15 +18,29 @@ DAY = datetime(2024, 1, 1, tzinfo=UTC)
 def launched(rows: Sequence[int | None], exports: int) -> list[int]:
     """The windows in the order of their launch."""
     windows = [Window(number, DAY + timedelta(days=number), DAY, counted) for number, counted in enumerate(rows)]
-
-    async def main() -> list[int]:
-        order = Order(map(Journey, windows), Flight(exports, exports), Durations(1800))
-        return [order.next().window.index for _ in range(len(order))]
-
-    return simulated(0, main)
+    queue = LaunchQueue(windows)
+    return [queue.pop(exports).index for _ in range(len(queue))]
 
 
-def test_in_the_order_of_the_plan_until_so_little_is_left_that_the_largest_might_end_last() -> None:
+@pytest.mark.parametrize(
+    ("rows", "exports", "order"),
+    [
+        ([], 3, []),
+        ([1, 5, 3, 9, 2], 3, [3, 1, 2, 4, 0]),  # few: the largest first
+        ([None] * 6, 3, [0, 1, 2, 3, 4, 5]),  # uncounted: in plan order
+        ([10] * 6, 1, [0, 1, 2, 3, 4, 5]),
+        ([1, 1, 1, 1, 1, 1, 2], 1, [0, 1, 2, 3, 4, 6, 5]),  # in plan order while 4 rows are left, twice the largest
+        ([None, 7, None, 7], 1, [0, 1, 3, 2]),
+        ([None, 7, None, 7], 2, [1, 3, 0, 2]),
+    ],
+)
+def test_windows_go_in_plan_order_until_little_is_left_and_then_the_largest_first(
+    rows: Sequence[int | None], exports: int, order: list[int]
+) -> None:
+    assert launched(rows, exports) == order
+
+
+def test_a_large_window_goes_before_it_might_end_last() -> None:
     order = launched([10] * 40 + [50, 10, 10, 20, 10], exports=4)
     assert order[:10] == list(range(10))
     assert 10 <= order.index(40) < 15
@@ -34,9 +48,11 @@ def test_in_the_order_of_the_plan_until_so_little_is_left_that_the_largest_might
     assert sorted(order) == list(range(45))
 
 
-def test_largest_first_where_there_are_few() -> None:
-    assert launched([1, 5, 3, 9, 2], exports=3) == [3, 1, 2, 4, 0]
-
-
-def test_in_the_order_of_the_plan_where_nothing_was_counted() -> None:
-    assert launched([None] * 6, exports=3) == list(range(6))
+@given(st.lists(st.none() | st.integers(0, 10**6), max_size=40), st.integers(1, 130))
+def test_each_window_goes_once_and_the_largest_never_among_the_last(rows: list[int | None], exports: int) -> None:
+    order = launched(rows, exports)
+    assert sorted(order) == list(range(len(rows)))
+    for at, index in enumerate(order):
+        largest = max((rows[other] or 0 for other in order[at:]), default=0)
+        left = sum(rows[other] or 0 for other in order[at:])
+        assert (rows[index] or 0) == largest or left >= 2 * largest * exports

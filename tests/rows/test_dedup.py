@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkpull import Clickwrap
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
@@ -27,7 +28,7 @@ SPECTRUM = Path(__file__).parents[3] / "shared" / "data" / "csv-spectrum"
 def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool = False) -> Iterator[Deduplicator]:
     """A deduplicator into `path`, finished at the end."""
     sink = CsvSink(path, columns, fixed=fixed)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         yield deduplicator
         sink.finish(lambda: None).replace(path)
 
@@ -248,7 +249,7 @@ def test_ids_of_earlier_windows_are_counted_once_a_window(tmp_path: Path) -> Non
 def test_a_window_that_is_rolled_back_counts_anew(tmp_path: Path) -> None:
     part = tmp_path / "part"
     sink = CsvSink(tmp_path / "output", ("id", "v"), fixed=True)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         figures(deduplicator, part, b"id,v\n1,a\n")
         deduplicator.keep()
         offset = sink.offset
@@ -265,7 +266,7 @@ def test_rows_and_earlier_are_the_ids_of_a_window(
     ids = st.integers(0, 12).map(str)
     windows = data.draw(st.lists(st.lists(st.lists(ids, max_size=8), max_size=3), max_size=4))
     sink = CsvSink(directory / "output", ("id", "v"), fixed=True)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         for window in windows:
             values = st.sampled_from(["a", "a", "b", '"a"'])
             parts = ["id,v\n" + "".join(f"{id},{data.draw(values)}\n" for id in part) for part in window]
@@ -292,7 +293,7 @@ def test_a_resumed_merge_knows_the_columns_without_a_value_and_one_rolled_back_f
 ) -> None:
     part, output = tmp_path / "part", tmp_path / "output"
     sink = CsvSink(output, ("id",), fixed=False)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         figures(deduplicator, part, b"id,a,b\n1,x,\n", b"id,a,b,c\n2,,,\n")
         deduplicator.keep()
         offset, columns = sink.offset, tuple(sink.columns)
@@ -301,7 +302,7 @@ def test_a_resumed_merge_knows_the_columns_without_a_value_and_one_rolled_back_f
         deduplicator.roll_back(offset, columns)
         assert deduplicator.empty_columns() == ("b", "c")
     sink = CsvSink(output, columns, fixed=False, offset=offset)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         deduplicator.restore(lambda: None)
         assert deduplicator.empty_columns() == ("b", "c")
 
@@ -325,7 +326,7 @@ def test_thousands_of_columns_are_not_looked_for_one_by_one(tmp_path: Path, reve
     names = ["id", *(f"custom_data.v{number}" for number in range(20_000))]
     part = tmp_path / "part"
     sink = CsvSink(tmp_path / "output", names[:2], fixed=False)
-    with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         for number in range(2):
             sink.columns = searched = Searched(sink.columns)
             header = names[::-1] if reverse and number else names
@@ -448,11 +449,11 @@ def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
         part.write_bytes(body)
         for _ in range(killed[number]):
             sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-            with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+            with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
                 deduplicator.restore(lambda: None)
                 deduplicator.add(part, START, END, lambda: None)  # more than was committed
         sink = CsvSink(path, columns, fixed=fixed, offset=offset)
-        with closing(sink), closing(Deduplicator(sink, MEMORY)) as deduplicator:
+        with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
             deduplicator.restore(lambda: None)
             if damaged[number]:
                 part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')

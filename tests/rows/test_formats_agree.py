@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
 from bulkpull.rows import ndjson as ndjson_module
 from bulkpull.rows import scan
@@ -35,7 +36,7 @@ CELLS = st.one_of(
 def merged(directory: Path, *parts: bytes) -> bytes:
     """The CSV that the parts are merged to."""
     sink = CsvSink(directory / "merged", ("id",), fixed=False)
-    with closing(sink), closing(Deduplicator(sink, 1_000_000)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
         for part in parts:
             path = directory / "part"
             path.write_bytes(part)
@@ -46,13 +47,19 @@ def merged(directory: Path, *parts: bytes) -> bytes:
 def as_parquet(directory: Path, data: bytes) -> list[dict[str, Any]]:
     path = directory / "rows.parquet"
     write_parquet(
-        io.BytesIO(data), path, all_strings=False, partition_by=None, provenance=dict, checkpoint=lambda: None
+        io.BytesIO(data),
+        path,
+        columns=Clickwrap.columns,
+        all_strings=False,
+        partition_by=None,
+        provenance=dict,
+        checkpoint=lambda: None,
     )
     return list(pyarrow.parquet.read_table(path).to_pylist())
 
 
 def as_ndjson(data: bytes) -> list[dict[str, Any]]:
-    lines = b"".join(ndjson(io.BytesIO(data), flat=True)).decode().split("\n")
+    lines = b"".join(ndjson(io.BytesIO(data), key="id", flat=True)).decode().split("\n")
     return [json.loads(line) for line in lines[:-1]]
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkpull import Clickwrap
 from bulkpull.rows import records as records_module
 from bulkpull.rows import scan
 from bulkpull.rows.dedup import Deduplicator
@@ -39,7 +40,7 @@ def merge(data: bytes, directory: Path) -> None:
     path = directory / "part"
     path.write_bytes(data)
     sink = CsvSink(directory / "merged", ("id", "v"), fixed=True)
-    with closing(sink), closing(Deduplicator(sink, 1_000_000)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
         deduplicator.add(path, START, END, lambda: None)
         assert sink.read(0, len(data) + 1) == data.replace(b"\r\n", b"\n")
 
@@ -48,18 +49,24 @@ def take_up(data: bytes, directory: Path) -> None:
     path = directory / "merged"
     path.write_bytes(data)
     sink = CsvSink(path, ("id", "v"), fixed=True, offset=len(data))
-    with closing(sink), closing(Deduplicator(sink, 1_000_000)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
         deduplicator.restore(lambda: None)
 
 
 def to_ndjson(data: bytes, _directory: Path) -> None:
-    assert sum(piece.count(b"\n") for piece in ndjson(io.BytesIO(data), flat=False)) == 3
+    assert sum(piece.count(b"\n") for piece in ndjson(io.BytesIO(data), key="id", flat=False)) == 3
 
 
 def to_parquet(data: bytes, directory: Path) -> None:
     path = directory / "rows.parquet"
     write_parquet(
-        io.BytesIO(data), path, all_strings=False, partition_by=None, provenance=dict, checkpoint=lambda: None
+        io.BytesIO(data),
+        path,
+        columns=Clickwrap.columns,
+        all_strings=False,
+        partition_by=None,
+        provenance=dict,
+        checkpoint=lambda: None,
     )
     assert pyarrow.parquet.read_table(path).num_rows == 3
 
@@ -140,7 +147,7 @@ def test_what_is_long_comes_in_every_format(tmp_path: Path, cell: bytes) -> None
     expected = ["a", cell.replace(b'""', b'"').decode(), "b"]
     to_parquet(data, tmp_path)
     assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").column("v").to_pylist() == expected
-    lines = b"".join(ndjson(io.BytesIO(data), flat=False)).split(b"\n")
+    lines = b"".join(ndjson(io.BytesIO(data), key="id", flat=False)).split(b"\n")
     assert [json.loads(line)["v"] for line in lines[:-1]] == expected
 
 
@@ -149,6 +156,6 @@ def test_an_id_may_be_long_too(tmp_path: Path) -> None:
     path = tmp_path / "part"
     path.write_bytes(b"id\n" + b"\n".join([*ids, *ids]) + b"\n")
     sink = CsvSink(tmp_path / "merged", ("id",), fixed=True)
-    with closing(sink), closing(Deduplicator(sink, 1_000_000)) as deduplicator:
+    with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
         merged = deduplicator.add(path, START, END, lambda: None)
     assert (merged.rows, merged.duplicates) == (2, 2)

@@ -24,7 +24,7 @@ COLUMNS = ["id", "created_time", "a.b", "a.c.d", "e", "a.c.f"]
 
 
 def objects(data: bytes, *, flat: bool = False) -> list[dict[str, Any]]:
-    text = b"".join(ndjson(io.BytesIO(data), flat=flat)).decode()
+    text = b"".join(ndjson(io.BytesIO(data), key="id", flat=flat)).decode()
     assert text.endswith("\n") or not text
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
@@ -71,7 +71,7 @@ def test_quotes_within_an_unquoted_value() -> None:
 
 
 def test_keys_come_in_the_order_of_the_columns_those_of_one_object_together() -> None:
-    [line] = ndjson(io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n"), flat=False)
+    [line] = ndjson(io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n"), key="id", flat=False)
     assert line == b'{"id":"1","a":{"b":"2","d":"4"},"c":"3"}\n'
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
 from bulkpull.rows import parquet as module
 from bulkpull.rows import scan
@@ -32,6 +33,7 @@ def write(data: bytes, path: Path, *, all_strings: bool = False, partition_by: s
     write_parquet(
         io.BytesIO(data),
         path,
+        columns=Clickwrap.columns,
         all_strings=all_strings,
         partition_by=partition_by,
         provenance=provenance,

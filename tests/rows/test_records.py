@@ -120,13 +120,13 @@ def test_a_record_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_columns() -> None:
     rows = records([b'\xef\xbb\xbf"id",b,"c ""d"""\r\n1,2,3\r\n'])
-    assert read_columns(rows) == ("id", "b", 'c "d"')
+    assert read_columns(rows, "id") == ("id", "b", 'c "d"')
     assert next(rows)[0] == b"1,2,3"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\r\n", b"\r", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n\n"])
 def test_an_empty_file_has_no_columns(data: bytes) -> None:
-    assert read_columns(records(cut(data, 1))) == ()
+    assert read_columns(records(cut(data, 1)), "id") == ()
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_an_empty_file_has_no_columns(data: bytes) -> None:
     [
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "begins with.*xml"),
         (b"<html>\n<body>\nSign in", "begins with.*html"),
-        (b"ID,signer_id\n", "no CSV with an id column"),
+        (b"ID,signer_id\n", "no CSV with the column id"),
         (b"id,a,id\n", "twice"),
         (b"id,\xff\n", "UTF-8"),
     ],
 )
 def test_what_has_no_id_column_is_no_part(data: bytes, reason: str) -> None:
     with pytest.raises(CsvError, match=reason):
-        read_columns(records([data]))
+        read_columns(records([data]), "id")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bulkpull import Clickwrap
 from bulkpull.rows import scan
 from bulkpull.rows.records import CsvError, records, value
 from bulkpull.rows.scan import Ahead, Block, Layout, Scanner, keys, layout_of, read_header
@@ -90,8 +91,8 @@ def read_by_blocks(path: Path) -> Found:
     ids, found, outside = [], [], 0
     with path.open("rb", buffering=0) as file:
         try:
-            columns, body = read_header(file, lambda: None)
-            for block in scanned(file, body, layout_of(columns, list(columns))):
+            columns, body = read_header(file, lambda: None, "id")
+            for block in scanned(file, body, layout_of(columns, list(columns), Clickwrap.columns)):
                 assert block.starts[0] == 0
                 assert (block.ends[:-1] == block.starts[1:]).all()
                 assert block.ends[-1] == len(block.data)
@@ -148,8 +149,8 @@ def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'v,id\n"x\ny",1\nz,2\n')
     with path.open("rb", buffering=0) as file:
-        columns, body = read_header(file, lambda: None)
-        layout = layout_of(columns, ["id", "w", "v"])
+        columns, body = read_header(file, lambda: None, "id")
+        layout = layout_of(columns, ["id", "w", "v"], Clickwrap.columns)
         [block] = scanned(file, body, layout)
     assert bytes(block.data) == b'1,,"x\ny"\n2,,z\n'
 

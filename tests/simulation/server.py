@@ -16,12 +16,13 @@ from typing import Any, Literal, Self, cast
 
 import anyio
 
-from bulkpull import ApiError, Export, NotFoundError, RetryPolicy
+from bulkpull import ApiError, Clickwrap, Export, NotFoundError, RetryPolicy
 from bulkpull.clickwrap.quota import Governor
-from bulkpull.download.link import Download, LinkExpiredError
+from bulkpull.download.link import LinkExpiredError
 from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
 from bulkpull.retry import TransientError
 from bulkpull.sandbox.quota import RateLimit
+from bulkpull.source import Body
 from bulkpull.window import instant
 
 _BOUNDS = re.compile(r"created_time>=(\S+) and created_time<(\S+)")
@@ -142,17 +143,17 @@ class Server:
         if task.detected is None:
             task.polls += 1
         if now < task.started:
-            return Export(id, "scheduled" if self.model.tells else "started")
+            return Export(id, "queued", "scheduled") if self.model.tells else Export(id, "running", "started")
         if task.fate == "vanishes" and now >= (task.started + task.finished) / 2:
             raise NotFoundError("no such export", status=404)
         if now < task.finished:
-            return Export(id, "started")
+            return Export(id, "running", "started")
         if task.detected is None:
             task.detected = now
         if task.fate == "failed":
-            return Export(id, "failed", "Export failed")
+            return Export(id, "failed", "failed", "Export failed")
         has_file = self.model.files and (task.rows or int(id, 16) % 2)
-        return Export(id, "success", links=(f"https://files/{id}.csv",) if has_file else ())
+        return Export(id, "succeeded", "success", links=(f"https://files/{id}.csv",) if has_file else ())
 
     def file(self, link: str) -> bytes:
         """What a link leads to. Raises LinkExpiredError."""
@@ -210,6 +211,9 @@ class SimulatedClickwrap:
 
     retry = RetryPolicy(base=0.5, cap=5.0)
     base_url = "https://simulated"
+    columns = Clickwrap.columns
+    check_filter = staticmethod(Clickwrap.check_filter)
+    window_filter = staticmethod(Clickwrap.window_filter)
 
     def __init__(self, server: Server, requests_per_minute: int = 1800, *, paced: bool = True) -> None:
         self.server = server
@@ -223,9 +227,13 @@ class SimulatedClickwrap:
         twin._on_event = on_event
         return twin
 
+    @property
+    def throttled_at(self) -> float | None:
+        return self._governor.throttled_at
+
     async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
         task = await self._request("POST", lambda: self.server.launch(filter))
-        return Export(task.id, "pending")
+        return Export(task.id, "queued", "pending")
 
     async def get_export(self, export_id: str) -> Export:
         return cast(Export, await self._request("GET", lambda: self.server.show(export_id)))
@@ -265,38 +273,23 @@ class SimulatedClickwrap:
             await anyio.sleep(pause)
 
     @asynccontextmanager
-    async def download(self, link: str, *, offset: int = 0, validator: str | None = None) -> AsyncIterator[Download]:
+    async def download(self, link: str, *, offset: int = 0, validator: str | None = None) -> AsyncIterator[Body]:
         server = self.server
         await anyio.sleep(server.latency())
         content = server.file(link)
         server.downloads += 1
         server.peak_downloads = max(server.peak_downloads, server.downloads)
         try:
-            yield cast(Download, _Body(content, server))
+            yield Body(self._chunks(content), length=len(content))
         finally:
             server.downloads -= 1
 
-
-@dataclass(slots=True)
-class _Body:
-    content: bytes
-    server: Server
-    offset: int = 0
-    validator: str | None = None
-    framed: bool = True
-    empty: bool = False
-    compressed: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.content)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
         await anyio.sleep(self.server.latency())
         if self.server.befalls():
-            yield self.content[: len(self.content) // 2]
+            yield content[: len(content) // 2]
             raise TransientError("the transfer broke")
-        yield self.content
+        yield content
 
 
 def evenly(rows: int, start: datetime, end: datetime) -> list[datetime]:

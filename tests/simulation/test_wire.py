@@ -29,7 +29,7 @@ def scripted(*answers: Sequence[Step]) -> tuple[Serve, list[Request]]:
 
 async def downloaded(serve: Serve) -> bytes:
     async with connected(serve, stall_timeout=30.0) as clickwrap, clickwrap.download(LINK) as download:
-        return b"".join([chunk async for chunk in download.chunks()])
+        return b"".join([chunk async for chunk in download.chunks])
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close", "http/1.0"])
