@@ -4,7 +4,7 @@
         result = await bulkpull.pull(clickwrap, start=date(2020, 1, 1), out="activity.csv")
 
 The names in `__all__`, and the modules `events`, `errors` and `sandbox`, are public. Everything else may change in any
-version.
+version. A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
 """
 
 from bulkpull import errors, events
@@ -25,11 +25,17 @@ from bulkpull.errors import (
 )
 from bulkpull.events import Event
 from bulkpull.journal import Status, status
-from bulkpull.planning import Plan, plan
-from bulkpull.pull import CountMismatch, Result, pull
+from bulkpull.options import with_keywords
+from bulkpull.planning import Plan, PlanOptions
+from bulkpull.planning.plan import plan as _plan
+from bulkpull.pull import CountMismatch, PullOptions, Result
+from bulkpull.pull.orchestrator import pull as _pull
 from bulkpull.retry import RetryPolicy
 from bulkpull.source import Body, Columns, Export, Source
 from bulkpull.window import Window
+
+plan = with_keywords(PlanOptions)(_plan)
+pull = with_keywords(PullOptions)(_pull)
 
 __version__ = "0.1.0"
 
@@ -50,6 +56,8 @@ __all__ = [
     "OutputError",
     "PartError",
     "Plan",
+    "PlanOptions",
+    "PullOptions",
     "Result",
     "RetryPolicy",
     "Source",

@@ -1,4 +1,4 @@
-"""The local disk: durable writes, and operating-system errors as sentences."""
+"""The local disk: durable writes, and errors of the operating system as OutputError."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from pathlib import Path
 
 from bulkpull.errors import OutputError
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
 def disk_errors(what: str, *, needed: int | None = None, at: Path | None = None) -> Iterator[None]:
-    """Turns what the disk says into an OutputError that names `what` was tried, and how many bytes it `needed` where
-    `at` has no room for them."""
+    """Raise OSError and sqlite3.Error as OutputError.
+
+    Args:
+        what: What is tried, for the message: `cannot <what>: <reason>`.
+        needed: How many bytes it takes, if known.
+        at: The file that is written. If the disk is full, the message says how many bytes are free there.
+    """
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        room = ""
-        if at is not None and _lacks_room(error):
+        space = ""
+        if at is not None and _is_out_of_space(error):
             with suppress(OSError):
-                room = f"; {shutil.disk_usage(at.parent).free:,} bytes are free there"
-                room += f", and {needed:,} more are needed" if needed else ""
+                space = f"; {shutil.disk_usage(at.parent).free:,} bytes are free there"
+                space += f", and {needed:,} more are needed" if needed else ""
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot {what}: {reason}{room}") from error
+        raise OutputError(f"cannot {what}: {reason}{space}") from error
 
 
-def _lacks_room(error: OSError | sqlite3.Error) -> bool:
-    """Whether the disk, or a limit on files, may be in the way. SQLite does not tell the limit from other troubles."""
+def _is_out_of_space(error: OSError | sqlite3.Error) -> bool:
+    """Whether a full disk, a quota or a limit on file sizes may be the cause."""
     if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
+        return error.errno in _NO_SPACE_ERRNOS
+    # SQLite reports a limit on file sizes as an I/O error.
     return error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the entries of a directory survive a power cut. Raises OSError."""
+    """Sync the entries of a directory, so that they survive a power cut. Raises OSError."""
     directory = os.open(path, os.O_RDONLY)
     try:
         sync_file(directory)
@@ -49,7 +55,7 @@ def sync_directory(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a file, or a directory and all in it, if it is there. Raises OSError."""
+    """Remove a file, or a directory with its contents. A no-op if there is none. Raises OSError."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -57,10 +63,10 @@ def discard(path: Path) -> None:
 
 
 def sync_file(file: int) -> None:
-    """Brings a file's bytes, or a directory's entries, to the disk itself. Raises OSError.
+    """Sync the file or directory behind a descriptor, so that it survives a power cut. Raises OSError.
 
-    On macOS fsync(2) stops at the cache of the disk, which a power cut empties; `F_FULLFSYNC` does not. File systems
-    that do not know it (network shares, FAT) have fsync.
+    On macOS fsync(2) stops at the disk's cache, which a power cut empties; `F_FULLFSYNC` does not. File systems without
+    it (network shares, FAT) fall back to fsync.
     """
     if hasattr(fcntl, "F_FULLFSYNC"):
         with suppress(OSError):

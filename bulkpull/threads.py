@@ -1,7 +1,7 @@
-"""Threads of a pull: work that blocks, off the event loop, under a limiter that belongs to the pull alone.
+"""The threads of a pull: blocking work off the event loop, under a limiter of the pull's own.
 
-anyio's default limiter is shared by the whole process: a pull whose threads wait for each other could wait for ever
-where other pulls, or the caller, hold all of its places.
+anyio's default limiter is shared by the whole process. A pull's threads wait for each other, so it would deadlock if
+other pulls, or the caller, held all tokens of that limiter.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 from anyio import to_thread
 
-FILE_THREADS = 2  # that open and close files
-LONG_RUNNING = 4  # threads that may wait for others of the same pull: the merge, its commits, the output's rendering
+_FILE_THREADS = 2  # open and close files
+_LONG_RUNNING_THREADS = 4  # may wait for others of the same pull: the merge, its commits, the destination
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -27,10 +27,13 @@ _limiter: ContextVar[anyio.CapacityLimiter] = ContextVar("limiter of a pull's th
 
 @contextmanager
 def own_threads(short: int) -> Iterator[None]:
-    """Gives this task, and those that it starts, a limiter of their own: `short` pieces of short work at a time, beside
-    those that run for long."""
-    limiter = _limiter.set(anyio.CapacityLimiter(short + LONG_RUNNING))
-    pool = ThreadPoolExecutor(FILE_THREADS, "files")
+    """Give this task, and those that it starts, threads of their own.
+
+    Args:
+        short: How many threads may do short work at a time, in addition to the long-running ones.
+    """
+    limiter = _limiter.set(anyio.CapacityLimiter(short + _LONG_RUNNING_THREADS))
+    pool = ThreadPoolExecutor(_FILE_THREADS, "files")
     executor = _executor.set(pool)
     try:
         yield
@@ -41,10 +44,10 @@ def own_threads(short: int) -> Iterator[None]:
 
 
 def file_threads() -> ThreadPoolExecutor | None:
-    """The threads of the pull for aiofiles, which would take the event loop's otherwise; None outside of a pull."""
+    """The pull's executor for aiofiles, whose default is that of the event loop; None outside a pull."""
     return _executor.get(None)
 
 
 async def in_thread(work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    """Runs `work` in a thread of the pull; cancellation waits for its end. Raises what it raises."""
+    """Run `work` in a thread of the pull. Cancellation waits for its end. Raises what it raises."""
     return await to_thread.run_sync(work, *arguments, limiter=_limiter.get(None))

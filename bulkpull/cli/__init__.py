@@ -1,4 +1,4 @@
-"""The command line: a thin shell over the public face, which decides nothing."""
+"""The command line: a thin layer over the public functions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from click.shell_completion import get_completion_class
 
 import bulkpull
 from bulkpull.cli.activity import activity, fields
-from bulkpull.cli.pull import plan, pull, status
+from bulkpull.cli.plan import plan
+from bulkpull.cli.pull import pull
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
+from bulkpull.cli.status import status
 from bulkpull.cli.streams import ReaderGone, forgiving_streams
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
-EXIT_DEFECT = 1
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_AUTHENTICATION = 3
 EXIT_API = 4
@@ -22,7 +24,7 @@ EXIT_LOCAL = 5
 
 
 class _Commands(click.Group):
-    """The sandbox brings a web server, which would cost every other command a good part of its start."""
+    """Imports the sandbox late: its web server would slow the start of every other command."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), "sandbox"])
@@ -37,7 +39,7 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except OSError as error:  # click would take any broken pipe for standard output's, and say nothing
+        except OSError as error:  # click takes every broken pipe for that of standard output, and is silent
             raise OutputError(str(error)) from error
 
 
@@ -47,21 +49,21 @@ def cli() -> None:
     """Bulk download of Ironclad Clickwrap activity into one deduplicated file.
 
     \b
-    The token comes from the environment, never from an argument:
+    The token is read from the environment, never from an argument:
       BULKPULL_TOKEN         the access token, or
-      BULKPULL_TOKEN_FILE    the name of a file that holds it
-      BULKPULL_BASE_URL      another API than the production one
+      BULKPULL_TOKEN_FILE    the path of a file that contains it
+      BULKPULL_BASE_URL      the API, if not the production one
 
     \b
     Exit codes:
-      0    done
-      1    a defect in bulkpull
-      2    usage: an option, a date, a filter, or no token
-      3    authentication: the token is wrong, or may not do this
-      4    the API refused or failed, or a file could not be had
-      5    local trouble: the disk, or the output exists
-      6    done, but incomplete: windows brought less than was counted (--accept-short makes
-           it 0), or could not be exported and were left out (--skip-failed)
+      0    success
+      1    a bug in bulkpull
+      2    usage error: an option, a date, the filter, or a missing token
+      3    authentication error: the token is invalid or lacks permission
+      4    the API refused or failed, or a file could not be downloaded
+      5    local error: the disk failed, or the output exists
+      6    incomplete: windows have fewer rows than counted (0 with --accept-short), or were
+           skipped because they could not be exported (--skip-failed)
       130  interrupted
     """
 
@@ -84,7 +86,7 @@ for command in (pull, plan, status, fields, activity):
 
 
 def main() -> None:
-    """Runs the command line and exits with one of the documented codes."""
+    """Run the command line and exit with one of the documented codes."""
     with forgiving_streams():
         code = _run()
     sys.exit(code)
@@ -95,7 +97,7 @@ def _run() -> int:
         code = int(cli(standalone_mode=False, prog_name="bulkpull") or 0)
         sys.stdout.flush()
         return code
-    except ReaderGone:  # has all that it wanted
+    except ReaderGone:  # it has read enough
         return 0
     except click.ClickException as error:
         error.show()
@@ -110,12 +112,12 @@ def _run() -> int:
         return _fail(error, EXIT_LOCAL)
     except BulkpullError as error:
         return _fail(error, EXIT_API)
-    except SystemExit as end:  # of the shells' completion
-        return end.code if isinstance(end.code, int) else EXIT_DEFECT
+    except SystemExit as end:  # from shell completion
+        return end.code if isinstance(end.code, int) else EXIT_BUG
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        return _fail(f"a defect in bulkpull: {error!r}; python -X dev -m bulkpull shows where", EXIT_DEFECT)
+        return _fail(f"a bug in bulkpull: {error!r}. For a traceback, run: python -X dev -m bulkpull", EXIT_BUG)
 
 
 def _fail(end: BaseException | str, code: int) -> int:

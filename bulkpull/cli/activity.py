@@ -1,4 +1,4 @@
-"""`bulkpull activity` and `bulkpull fields`: the list route and a site's fields."""
+"""`bulkpull activity` and `bulkpull fields`: list activity, and the fields of a site."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 
 import click
 
-from bulkpull.cli.running import client, client_options, run, split_fields
+from bulkpull.cli.options import Names
+from bulkpull.cli.running import client, client_options, run
 from bulkpull.errors import ApiError
 
 
 @click.command()
-@click.option("--filter", metavar="E", help="Comparisons joined by ' and ', such as event_type==agreed.")
-@click.option("--fields", metavar="A,B", help="The fields of each activity; all without it.")
-@click.option("--sort", metavar="FIELD", help="The order, as the API understands it.")
-@click.option("--lean", is_flag=True, help="Smaller objects, cheaper for the API.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many activities.")
+@click.option("--filter", metavar="FILTER", help="Comparisons joined by ' and ', such as event_type==agreed.")
+@click.option("--fields", type=Names(), metavar="A,B", help="Fields of each activity. Defaults to all.")
+@click.option("--sort", metavar="FIELD", help="Sort order, as the API defines it.")
+@click.option("--lean", is_flag=True, help="Request smaller objects, which cost the API less.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Maximum activities to list.")
 @client_options
 def activity(
     filter: str | None,
-    fields: str | None,
+    fields: list[str] | None,
     sort: str | None,
     lean: bool,
     limit: int | None,
@@ -31,7 +32,7 @@ def activity(
 ) -> None:
     """List activities as NDJSON on standard output.
 
-    For a look, not for bulk: each page of 100 is a request. Use `bulkpull pull` for more than a few thousand.
+    Each 100 activities take one request. For more than a few thousand, use `bulkpull pull`.
     """
 
     async def work() -> None:
@@ -39,9 +40,7 @@ def activity(
         left = limit
         per_page = min(100, limit or 100)
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            async for entry in clickwrap.activity(
-                filter, fields=split_fields(fields), sort=sort, lean=lean, per_page=per_page
-            ):
+            async for entry in clickwrap.activity(filter, fields=fields or [], sort=sort, lean=lean, per_page=per_page):
                 output.write(_line(entry))
                 if left is not None and (left := left - 1) == 0:
                     break
@@ -51,19 +50,19 @@ def activity(
 
 
 def _line(entry: dict[str, Any]) -> bytes:
-    """An activity as JSON. Raises ApiError."""
+    """Return an activity as a line of JSON. Raises ApiError."""
     try:
         text = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
-        raise ApiError("an activity cannot be printed: it has too many levels of objects") from None
+        raise ApiError("an activity cannot be printed as JSON: its objects are nested too deeply") from None
     return text.encode() + b"\n"
 
 
 @click.command()
-@click.option("--site", required=True, metavar="ID", help="The site's id.")
+@click.option("--site", required=True, metavar="ID", help="Id of the site.")
 @client_options
 def fields(site: str, base_url: str, requests_per_minute: int, retry_for: float) -> None:
-    """List the fields that a site's exports offer, one a line."""
+    """List the fields available in a site's exports, one per line."""
 
     async def work() -> list[str]:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:

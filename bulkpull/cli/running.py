@@ -1,4 +1,4 @@
-"""What the commands share: the client's options, and running until done or interrupted."""
+"""What the commands share: the client's options, and running until finished or interrupted."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error but what the user wanted
-    """SIGINT or SIGTERM came."""
+    """SIGINT or SIGTERM was received."""
 
 
 def client_options(command: F) -> F:
-    """`--base-url`, `--requests-per-minute` and `--retry-for`."""
+    """Add `--base-url`, `--requests-per-minute` and `--retry-for`."""
     command = click.option(
         "--retry-for",
         type=click.FloatRange(min=0),
         default=RetryPolicy().seconds,
         show_default=True,
-        metavar="S",
-        help="Seconds for which an outage of the API or the file host is ridden out.",
+        metavar="SECONDS",
+        help="How long to keep retrying during an outage.",
     )(command)
     command = click.option(
         "--requests-per-minute",
         type=click.IntRange(1, 2000),
         default=1800,
         show_default=True,
-        help="Budget for all requests. The API allows 2000 to a token, and mails the site's admins above.",
+        metavar="N",
+        help="Maximum API requests per minute. The API allows 2000 per token.",
     )(command)
     return click.option(
         "--base-url",
@@ -50,26 +51,21 @@ def client_options(command: F) -> F:
         default=BASE_URL,
         show_default=True,
         show_envvar=True,
-        help="The API; https, or http on loopback.",
+        metavar="URL",
+        help="API base URL: https, or http on loopback.",
     )(command)
 
 
 def client(base_url: str, requests_per_minute: int, retry_for: float, *, needs_token: bool = True) -> Clickwrap:
-    """The client that the environment's token and the options describe; with `needs_token` unset it is not to be
-    asked for anything."""
+    """Return a client with the token of the environment; unless it `needs_token`, it must make no request."""
     retry = RetryPolicy(seconds=retry_for)
     token = _token() if needs_token else "none"
     return Clickwrap(token, base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
 
 
-def split_fields(fields: str | None) -> list[str]:
-    """The names of `--fields a,b`."""
-    return [name.strip() for name in fields.split(",") if name.strip()] if fields else []
-
-
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Runs `work` in an event loop; SIGINT and SIGTERM cancel it, and a second one ends the process at once. Raises
-    Interrupted after the first."""
+    """Run `work` in an event loop. The first SIGINT or SIGTERM cancels it and raises Interrupted; a second one ends the
+    process at once."""
     return anyio.run(_until_interrupted, work)
 
 
@@ -81,7 +77,7 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
             group.start_soon(_stop_on_signal, scope)
             try:
                 results.append(await work())
-            except Exception as error:  # comes out below, without the group's wrapping
+            except Exception as error:  # raised below, without the group's wrapping
                 errors.append(error)
         group.cancel_scope.cancel()
     if errors:
@@ -95,7 +91,7 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             if scope.cancel_called:
-                if sys.stderr.isatty():  # the live progress may have hidden it
+                if sys.stderr.isatty():  # live progress hides the cursor
                     sys.stderr.write(_SHOW_CURSOR)
                     sys.stderr.flush()
                 os._exit(EXIT_INTERRUPTED)
@@ -107,7 +103,7 @@ def _token() -> str:
     if token is not None:
         return token
     if path is None:
-        raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the name of a file that holds it")
+        raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the path of a file that contains it")
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

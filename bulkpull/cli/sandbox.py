@@ -1,4 +1,4 @@
-"""`bulkpull sandbox`: a local Clickwrap."""
+"""`bulkpull sandbox`: run a local Clickwrap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 import orjson
 
 from bulkpull.cli.running import Interrupted, run
-from bulkpull.planning.plan import moment
+from bulkpull.planning.range import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import EVERYTHING, KINDS, ODD
 from bulkpull.sandbox.modes import MODES
@@ -27,11 +27,11 @@ _MODES = "\n".join(
     for kind, mode in kinds.items()
 )
 _EPILOG = f"""\b
-Faults that strike now and then:
+Random faults:
 {_KINDS}
 
 \b
-Modes, for as long as the sandbox runs:
+Modes, fixed while the sandbox runs:
 {_MODES}"""
 
 
@@ -40,45 +40,47 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities.")
-@click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="The first activity's date.")
-@click.option("--end", default="2026-01-01", show_default=True, callback=_date, help="They end before it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free port.")
+@click.option(
+    "--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities to make."
+)
+@click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="Start of the range, inclusive.")
+@click.option("--end", default="2026-01-01", show_default=True, callback=_date, help="End of the range, exclusive.")
 @click.option(
     "--peak",
     type=click.FloatRange(0, 1, max_open=True),
     default=DEFAULTS.peak,
     show_default=True,
-    help="Share of the activities that falls into one week.",
+    help="Share of the activities that occur in one week.",
 )
 @click.option(
     "--burst",
     type=click.IntRange(min=0),
     default=DEFAULTS.burst,
     show_default=True,
-    help="Activities that share the instant in the middle.",
+    help="Activities that share one instant in the middle.",
 )
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Same seed, same data.")
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Seed of the data.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=DEFAULTS.workers,
     show_default=True,
-    help="Exports worked on at a time.",
+    help="Number of concurrent exports the server works on.",
 )
 @click.option(
     "--export-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.export_seconds,
     show_default=True,
-    help="What an export takes, about.",
+    help="Approximate duration of an export in seconds.",
 )
 @click.option(
     "--rows-per-file",
     type=click.IntRange(min=1),
     default=DEFAULTS.rows_per_file,
     show_default=True,
-    help="An export with more has several files.",
+    help="Maximum rows per file; larger exports have several files.",
 )
 @click.option(
     "--rate-limit",
@@ -86,15 +88,15 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     type=click.IntRange(min=1),
     default=DEFAULTS.requests_per_minute,
     show_default=True,
-    help="Requests a minute.",
+    help="Requests allowed per minute.",
 )
-@click.option("--counting/--no-counting", default=True, help="Whether the list route counts.")
+@click.option("--counting/--no-counting", default=True, help="Whether the list route returns counts.")
 @click.option(
     "--link-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.link_seconds,
     show_default=True,
-    help="How long a link is good.",
+    help="Lifetime of a link in seconds.",
 )
 @click.option(
     "--store",
@@ -107,26 +109,26 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     type=click.FloatRange(min=0),
     default=DEFAULTS.file_latency,
     show_default=True,
-    help="Seconds until a file's first byte.",
+    help="Seconds until the first byte of a file.",
 )
 @click.option(
     "--faults",
     default=DEFAULTS.faults,
     metavar="PROFILE[:SEED]",
-    help=f"What goes wrong: {EVERYTHING}, {ODD}, or kinds joined by +. Same seed, same faults.",
+    help=f"Faults and modes: {EVERYTHING}, {ODD}, or kinds joined by +; SEED makes them repeatable.",
 )
 @click.option(
     "--fault-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.fault_seconds,
     show_default=True,
-    help="How long a request hangs or a body stalls; an outage takes twice as long.",
+    help="Seconds a request hangs or a body stalls; an outage lasts twice as long.",
 )
 def sandbox(**config: object) -> None:
-    """Run a local Clickwrap with made-up activity, until interrupted.
+    """Run a local Clickwrap with synthetic activity until interrupted.
 
-    Standard output gets two JSON lines: at the start the URL and the token, at the end what the sandbox saw. What it
-    has seen so far is also at /sandbox, and with /sandbox?ids the number of different ids it delivered.
+    Prints two lines of JSON: the URL and the token at the start, statistics at the end. The statistics so far are also
+    served at /sandbox; /sandbox?ids adds the number of distinct ids delivered.
     """
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Standard output and error that may go away: whoever reads them does not decide what becomes of a pull."""
+"""Standard output and error whose readers may exit: that must not end a pull."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class ReaderGone(Exception):  # noqa: N818 - not an error: the reader has all that it wanted
-    """Nobody reads standard output any more. Raised by the first write that fails; later ones are dropped."""
+class ReaderGone(Exception):  # noqa: N818 - not an error: the reader has read enough
+    """The reader of standard output has exited. Raised by the first write that fails; later ones are dropped."""
 
 
 class _Data(io.FileIO):
-    """Standard output. Raises ReaderGone, and OutputError for a disk that does not take it."""
+    """Standard output. Raises ReaderGone, and OutputError if the disk fails."""
 
     failed = False
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if self.failed:  # the interpreter flushes once more at its end
+        if self.failed:  # the interpreter flushes once more when it exits
             return memoryview(data).nbytes
         try:
             return super().write(data)
@@ -38,7 +38,7 @@ class _Data(io.FileIO):
 
 
 class _Messages(io.FileIO):
-    """Standard error. What it does not take is dropped."""
+    """Standard error. Writes that fail are dropped."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         written: int | None = None
@@ -49,7 +49,7 @@ class _Messages(io.FileIO):
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Replaces `sys.stdout` and `sys.stderr` for a while, whether or not they are open."""
+    """Replace `sys.stdout` and `sys.stderr`, whether or not they are open."""
     _occupy_closed()
     usual = sys.stdout, sys.stderr
     sys.stdout = _text(_Data(1, "w", closefd=False), usual[0])
@@ -58,22 +58,22 @@ def forgiving_streams() -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(ReaderGone, OutputError):  # raised before, by those who wrote
+            with suppress(ReaderGone, OutputError):  # already raised by the write
                 stream.flush()
         sys.stdout, sys.stderr = usual
 
 
 def _occupy_closed() -> None:
-    """Descriptors that were closed at the start would be given to the next files, which then got our messages."""
+    """Open closed descriptors on the null device, so that no file takes their number and receives our messages."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _text(raw: io.FileIO, usual: TextIO | None) -> TextIO:
-    """A text stream like the usual one; None where its descriptor was closed at the start."""
+    """A text stream like the usual one, which is None if its descriptor was closed at the start."""
     encoding, errors = (usual.encoding, usual.errors) if usual else ("utf-8", "backslashreplace")
     buffered = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffered, encoding, errors, line_buffering=raw.fileno() == 2 or raw.isatty())

@@ -1,25 +1,25 @@
-"""Status: what the journal of an unfinished pull says, for people to read."""
+"""Status: the progress of an unfinished pull, for people to read."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 
 from bulkpull.errors import OutputError
-from bulkpull.journal.journal import Figures, Journal
-from bulkpull.store.file import Output
+from bulkpull.journal.reading import JournalReader
+from bulkpull.journal.records import Figures, Progress
+from bulkpull.store.work import WorkDirectory
 from bulkpull.window import Window
 
 
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
-    """How far one window has come.
+    """The progress of one window.
 
-    `state` is one of waiting, launching (an answer of the API was not recorded), exporting, failed (to be launched
-    again), exported, fetched, merged, skipped. `parts` are those of its export, `whole` of them on the disk; `rows`
-    those that it brought. `failure` is why its last export will not do, or why it is left out.
+    `state` is one of waiting, launching (the API's answer is not recorded), exporting, failed (to be launched again),
+    exported, fetched, merged and skipped. `parts` counts the files of its exports, `whole` those that are complete on
+    the disk, `rows` its rows in the output. `failure` is why its last export cannot be used, or why it is left out.
     """
 
     window: Window
@@ -34,9 +34,12 @@ class WindowStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An unfinished pull: `running` or not, and if so in which process (`pid`, as that process sees itself), what it
-    was asked for, `runs` so far, `launches` in all, how many windows were cut, what has been merged (into `size`
-    bytes), and its windows."""
+    """An unfinished pull.
+
+    `pid` is the process that is `running` it, in that process's own PID namespace; None if none is. `runs` counts its
+    runs, `launches` its exports, `splits` the windows that were cut. `merged` are the figures of its merged windows,
+    whose rows take `size` bytes of CSV.
+    """
 
     output: Path
     running: bool
@@ -51,18 +54,23 @@ class Status:
 
 
 def status(out: str | os.PathLike[str]) -> Status:
-    """What is known of the unfinished pull to `out`. Blocks on the disk, and changes nothing there: a pull that is
-    running, or starts, is not disturbed. Raises OutputError where there is none."""
-    output = Output(out)
-    if not output.journal.exists() or not all(map(_may_be_read, output.journal_files)):
-        raise OutputError(f"there is no unfinished pull to {output.path}")
-    journal = Journal(output.journal, read_only=True)
+    """Return the status of the unfinished pull to `out`.
+
+    Blocks on the disk, and changes nothing there: a pull that is running, or starts, is not disturbed.
+
+    Raises:
+        OutputError: there is no unfinished pull, or its journal cannot be read.
+    """
+    work = WorkDirectory(out)
+    if not work.journal.exists() or not all(map(_is_safe_to_open, work.journal_files)):
+        raise OutputError(f"there is no unfinished pull to {work.output}")
+    journal = JournalReader(work.journal)
     try:
         frontier, pid = journal.frontier, journal.pid
-        claimed = output.is_claimed()
-        running = claimed if claimed is not None else pid is not None and _is_alive(pid)
+        is_claimed = work.is_claimed()
+        running = is_claimed if is_claimed is not None else pid is not None and _is_alive(pid)
         return Status(
-            output=output.path,
+            output=work.output,
             running=running,
             pid=pid if running else None,
             options=journal.options,
@@ -71,43 +79,44 @@ def status(out: str | os.PathLike[str]) -> Status:
             splits=journal.splits,
             merged=frontier.figures,
             size=frontier.offset,
-            windows=tuple(starmap(_window, journal.by_window())),
+            windows=tuple(map(_window_status, journal.progress())),
         )
     finally:
         journal.close()
 
 
-def _window(
-    window: Window,
-    launches: int,
-    export_id: str | None,
-    exported: int | None,
-    failure: str | None,
-    parts: int,
-    whole: int,
-    merged_parts: int | None,
-    rows: int | None,
-    skipped: str | None,
-) -> WindowStatus:
-    if skipped is not None:
-        state, failure = "skipped", skipped
-    elif merged_parts is not None:
-        state, parts, whole = "merged", merged_parts, merged_parts
-    elif not launches:
-        state = "waiting"
-    elif failure is not None:
-        state = "failed"
-    elif export_id is None:
-        state = "launching"
-    elif not exported:
-        state = "exporting"
-    else:
-        state = "fetched" if whole == parts else "exported"
-    return WindowStatus(window, state, launches, export_id, parts, whole, rows or 0, failure)
+def _window_status(progress: Progress) -> WindowStatus:
+    merged = progress.merged
+    return WindowStatus(
+        window=progress.window,
+        state=_state(progress),
+        launches=progress.launches,
+        export_id=progress.export_id,
+        parts=merged.parts if merged else progress.parts,
+        whole=merged.parts if merged else progress.complete_parts,
+        rows=merged.rows if merged else 0,
+        failure=progress.skip_reason or progress.failure,
+    )
 
 
-def _may_be_read(path: Path) -> bool:
-    """False for a pipe or a device, which would keep us waiting."""
+def _state(progress: Progress) -> str:
+    if progress.skip_reason is not None:
+        return "skipped"
+    if progress.merged:
+        return "merged"
+    if not progress.launches:
+        return "waiting"
+    if progress.failure is not None:
+        return "failed"
+    if progress.export_id is None:
+        return "launching"
+    if not progress.has_succeeded:
+        return "exporting"
+    return "fetched" if progress.complete_parts == progress.parts else "exported"
+
+
+def _is_safe_to_open(path: Path) -> bool:
+    """False for a pipe or a device, which could block for ever."""
     return not path.exists() or path.is_file()
 
 

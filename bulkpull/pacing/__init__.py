@@ -3,14 +3,13 @@
 Nothing in here waits, sends or reads: what was seen comes in as numbers, times included, and what to do follows.
 """
 
-from bulkpull.pacing.backpressure import MAX_SPOOLED_BYTES, Backpressure
+from bulkpull.pacing.backpressure import Backpressure
 from bulkpull.pacing.launch_queue import LaunchQueue
 from bulkpull.pacing.limits import DownloadLimit, ExportLimit
 from bulkpull.pacing.poll_schedule import JITTER, PendingExport, PollSchedule
 
 __all__ = [
     "JITTER",
-    "MAX_SPOOLED_BYTES",
     "Backpressure",
     "DownloadLimit",
     "ExportLimit",

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from bulkpull.window import Window
 
-MAX_SPOOLED_BYTES = 4_000_000_000
 MAX_MERGEABLE_BYTES = 128_000_000
 
 

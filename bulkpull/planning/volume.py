@@ -18,7 +18,6 @@ from bulkpull.errors import ApiError, BulkpullError, UnavailableError, UsageErro
 from bulkpull.source import ContradictedCountError, Source
 from bulkpull.window import Window
 
-ROWS_PER_EXPORT = 100_000
 PROBES = 32  # at a time
 PATIENCE = 120.0  # seconds for one probe, with all its attempts
 MILLISECOND = timedelta(milliseconds=1)

@@ -2,7 +2,8 @@
 orchestrator that joins it all."""
 
 from bulkpull.pull.completeness import CountMismatch
+from bulkpull.pull.options import PullOptions
 from bulkpull.pull.orchestrator import pull
 from bulkpull.pull.result import Result
 
-__all__ = ["CountMismatch", "Result", "pull"]
+__all__ = ["CountMismatch", "PullOptions", "Result", "pull"]

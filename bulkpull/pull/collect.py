@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from bulkpull.disk import disk_errors
 from bulkpull.download.fetch import fetch
 from bulkpull.events import OnEvent
-from bulkpull.journal.journal import Journal, PartRecord
+from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing import Backpressure
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.links import Links, link_name, part_records
@@ -41,7 +41,7 @@ class Collector:
         earlier run left of them. Raises ExportFailure where one is gone or no CSV."""
         if not records:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
-            await in_thread(self.journal.exported, journey.window, export.id, records)
+            await in_thread(self.journal.record_success, journey.window, export.id, records)
         self.backpressure.export_succeeded(journey.window, len(records))
         await self._download(journey, Links(self.source, export, records), records)
         # The newest export's first: where it is whole, its rows come as if it were alone.

@@ -1,4 +1,4 @@
-"""Completeness: whether a pull has everything, as far as the API can be made to tell, and how that is known."""
+"""Completeness: whether a pull has everything, as far as the API can tell, and how that is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bulkpull.journal.journal import Journal, Outcome
+from bulkpull.journal import Journal, Outcome
 from bulkpull.window import Window
 
 KnownBy = Literal["counts reconciled", "counts unknown", "short"]
@@ -15,8 +15,8 @@ KnownBy = Literal["counts reconciled", "counts unknown", "short"]
 
 @dataclass(frozen=True, slots=True)
 class CountMismatch:
-    """A window of which `delivered` different activities came, another number than was `counted`. `counted` is None
-    where there is no count, and its export may have ended early all the same."""
+    """A window that delivered another number of activities than was counted. `counted` is None if the window has no
+    usable count, but its export may have been truncated."""
 
     window: Window
     counted: int | None
@@ -25,8 +25,8 @@ class CountMismatch:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """`short` are the windows of which less came than there is, or may be, `over` those of which more came than was
-    counted, in the order of their time."""
+    """How complete a finished pull is. `short` are the windows that delivered less than there is, or may have; `over`
+    those that delivered more than was counted; both in order of time."""
 
     short: tuple[CountMismatch, ...]
     over: tuple[CountMismatch, ...]
@@ -34,7 +34,7 @@ class Completeness:
 
 
 def completeness(journal: Journal) -> Completeness:
-    """What the journal of a pull that is through says. Blocks on the disk. Raises OutputError."""
+    """Compare what a finished pull has merged with the counts. Blocks on the disk. Raises OutputError."""
     outcomes = journal.outcomes()
     caps = {records for records, verdict in journal.caps.items() if verdict != "refuted"}
     cut = {outcome.parent for outcome in outcomes}
@@ -42,17 +42,17 @@ def completeness(journal: Journal) -> Completeness:
     short: list[CountMismatch] = []
     over: list[CountMismatch] = []
     for outcome in merged:
-        window, ids, brought = outcome.window, outcome.ids or 0, outcome.rows or 0
+        window, ids, new = outcome.window, outcome.ids or 0, outcome.rows or 0
         if window.rows is not None and ids < window.rows:
             short.append(CountMismatch(window, window.rows, ids))
-        elif window.rows is not None and brought > window.rows:  # ids that come again were counted in another window
-            over.append(CountMismatch(window, window.rows, brought))
+        elif window.rows is not None and new > window.rows:  # ids from an earlier window were counted there
+            over.append(CountMismatch(window, window.rows, new))
         elif outcome.records in caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
-    short += _less_than_before(outcomes)
+    short += _less_than_before_cut(outcomes)
     rows = sum(outcome.rows or 0 for outcome in outcomes)
     if not short:
-        short += _less_in_all(merged, rows)
+        short += _less_than_sum(merged, rows)
     if not short and journal.total is not None:
         short += _less_than_total(outcomes, journal.total, rows)
     counted = all(outcome.window.rows is not None for outcome in merged)
@@ -63,13 +63,13 @@ def completeness(journal: Journal) -> Completeness:
     return Completeness(tuple(in_order[0]), tuple(in_order[1]), known_by)
 
 
-def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
-    """The windows that were cut, and of whose pieces less came than had come of them before, or than was counted in
-    them where the pieces were not."""
+def _less_than_before_cut(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
+    """The windows whose pieces delivered less than they had delivered before they were cut, or less than was counted in
+    them if the pieces were not counted."""
     of_pieces: dict[int, int] = defaultdict(int)
     is_skipped: dict[int, bool] = defaultdict(bool)
     is_uncounted: dict[int, bool] = defaultdict(bool)
-    for outcome in reversed(outcomes):  # pieces have higher numbers than what they are cut from
+    for outcome in reversed(outcomes):  # pieces come after the window they are cut from
         index, parent = outcome.window.index, outcome.parent
         if parent is not None:
             of_pieces[parent] += max(of_pieces[index], outcome.ids or 0)
@@ -80,14 +80,14 @@ def _less_than_before(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
         index = outcome.window.index
         if index not in of_pieces or outcome.ids is not None or is_skipped[index]:
             continue
-        least = max(outcome.delivered or 0, (outcome.window.rows or 0) if is_uncounted[index] else 0)
+        least = max(outcome.ids_before_cut or 0, (outcome.window.rows or 0) if is_uncounted[index] else 0)
         if of_pieces[index] < least:
             found.append(CountMismatch(outcome.window, least, of_pieces[index]))
     return found
 
 
 def _less_than_total(outcomes: Sequence[Outcome], total: int, rows: int) -> list[CountMismatch]:
-    """The whole range, where the `rows` of the output are less than was counted in it before counting failed."""
+    """The whole range, if the output has fewer `rows` than were counted in it before counting failed."""
     if rows >= total or any(outcome.is_skipped for outcome in outcomes):
         return []
     starts = [outcome.window.start for outcome in outcomes]
@@ -95,9 +95,9 @@ def _less_than_total(outcomes: Sequence[Outcome], total: int, rows: int) -> list
     return [CountMismatch(Window(0, min(starts), max(ends), total), total, rows)]
 
 
-def _less_in_all(merged: Sequence[Outcome], rows: int) -> list[CountMismatch]:
-    """The windows that brought less than was counted, where the `rows` of the output are less than was counted in all:
-    what they delivered had been delivered by other windows already."""
+def _less_than_sum(merged: Sequence[Outcome], rows: int) -> list[CountMismatch]:
+    """The windows that added fewer rows than were counted, if the output has fewer `rows` than the sum of the counts:
+    other windows had delivered some of their ids already."""
     if rows >= sum(outcome.window.rows or 0 for outcome in merged):
         return []
     return [

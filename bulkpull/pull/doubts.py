@@ -1,7 +1,8 @@
-"""Doubts: whether what a window delivered can be all that there is. Pure: no requests, no clock, no disk.
+"""Doubts: whether a window delivered everything. Pure: no requests, no clock, no disk.
 
-A count says how much there is at least. Where there is none, or none to be trusted, exports that end at one and the
-same number of records say that they may have been cut there: one window is cut to see whether more comes (a trial).
+A count is a lower bound of what there is. If a window has none, or none that can be trusted, exports that end at the
+same number of records suggest a limit (a cap) that truncates them: one window is cut to see whether its pieces deliver
+more (a trial).
 """
 
 from __future__ import annotations
@@ -10,59 +11,68 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bulkpull.journal.journal import Verdict
+from bulkpull.journal import Verdict
 from bulkpull.planning.volume import could_be_a_cap
 from bulkpull.window import Window
 
-_ROUND = 500  # records: exports that end at a multiple of it may have been cut there
-_MAX_DEPTH = 5  # trials in a row that show nothing, since all rows are in one of the pieces
+_ROUND_RECORDS = 500  # an export that ends at a multiple of it may have been truncated there
+_MAX_TRIAL_DEPTH = 5  # consecutive trials that show nothing because all rows are in one of the pieces
 
 
 def is_suspicious(records: int) -> bool:
-    """Whether so many records look like a limit: a round number, or one of spreadsheets."""
-    return could_be_a_cap(records) or (records > 0 and records % _ROUND == 0)
+    """Whether this number of records looks like a cap: a round number, or a limit of spreadsheets."""
+    return could_be_a_cap(records) or (records > 0 and records % _ROUND_RECORDS == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a window delivered: the `records` of its newest export, the different `ids` of all its exports, and the
+    `rows` among them whose ids no earlier window had delivered."""
+
+    records: int
+    ids: int
+    rows: int
 
 
 @dataclass(slots=True)
 class Trial:
-    """A window that delivered a suspicious number of `records`, with so many different `ids`, was cut: `pieces` of it
-    are still to be merged. `found` are the different ids that they delivered, `as_many` those that delivered the same
-    number again."""
+    """A test of a cap: a window that delivered a suspicious number of `records`, with `ids` different ids, was cut.
+
+    `pieces` is how many of its pieces are still to be merged, `found` how many different ids the others delivered,
+    `at_cap` those that delivered the same number of records again. It `is_spoiled` if a piece could not be exported.
+    """
 
     records: int
     ids: int
-    pieces: int
+    pieces: int = 0
     depth: int = 1
     found: int = 0
-    as_many: list[Window] = field(default_factory=list)
-    spoiled: bool = False  # a piece could not be exported
+    at_cap: list[Window] = field(default_factory=list)
+    is_spoiled: bool = False
 
 
 class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by asking
-    """A window's rows may not be all: it delivered none (`empty`), fewer than counted (`short`), or a number of records
-    at which exports seem to be cut (`capped`). `records` are those of the newest export, `ids` the different ones of
-    all.
+    """A window may not have delivered everything: it delivered nothing (`empty`), fewer ids than counted (`short`), or
+    a number of records at which exports seem to be truncated (`capped`).
 
-    Of the `capped`, `again` are windows that were merged already and are to be exported in pieces too; with `is_own`
-    the window itself is. `trial` is to be settled by the pieces, where the cap is not certain; `is_to_be_counted` says
-    that nothing but a count is worth while yet.
+    If `capped`, the merged windows `again` are to be exported in pieces as well, and so is the window itself unless
+    `is_own` is false. A `trial` is settled by the pieces, if the cap is not certain. If `is_to_be_counted`, only a
+    count is worth its request so far.
     """
 
     def __init__(
         self,
         kind: Literal["empty", "short", "capped"],
-        records: int,
-        ids: int,
+        delivery: Delivery,
         *,
         again: Iterable[Window] = (),
         is_own: bool = True,
         trial: Trial | None = None,
         is_to_be_counted: bool = False,
     ) -> None:
-        super().__init__(f"{kind}: {records} records, {ids} ids")
+        super().__init__(f"{kind}: {delivery.records} records, {delivery.ids} ids")
         self.kind = kind
-        self.records = records
-        self.ids = ids
+        self.delivery = delivery
         self.again = tuple(again)
         self.is_own = is_own
         self.trial = trial
@@ -73,116 +83,122 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
 class Doubts:
     """Judges the windows in the order in which they are merged.
 
-    `caps` tells of numbers of records whether exports end there, `open` where no trial could tell, or has yet.
-    `are_counts_doubtful` says that a count proves nothing.
+    `caps` says by number of records whether exports are truncated there: `open` if no trial could tell, or none has
+    yet. Counts prove nothing while `are_counts_doubtful`.
     """
 
     caps: dict[int, Verdict] = field(default_factory=dict)
     are_counts_doubtful: bool = False
-    _unproven: dict[int, list[Window]] = field(default_factory=dict)  # merged, by the records of their export
-    _most: int = 0  # records that an export delivered
-    _news: set[int] = field(default_factory=set)
+    _unproven: dict[int, list[Window]] = field(default_factory=dict)  # merged windows, by records of their export
+    _max_records: int = 0  # of one export
+    _changed: set[int] = field(default_factory=set)  # numbers of records with a new verdict
 
-    def resume(self, window: Window, records: int, rows: int, ids: int) -> None:
-        """An earlier run has merged the window."""
-        if self._proves(window, rows, ids):
-            self._most = max(self._most, records)
+    def resume(self, window: Window, delivery: Delivery) -> None:
+        """Take into account a window that an earlier run has merged."""
+        if self._is_proven(window, delivery):
+            self._max_records = max(self._max_records, delivery.records)
         else:
-            self._note(window, records)
+            self._add_unproven(window, delivery.records)
 
-    def news(self) -> dict[int, Verdict]:
+    def new_verdicts(self) -> dict[int, Verdict]:
         """The verdicts since the last call."""
-        news = {records: self.caps[records] for records in sorted(self._news)}
-        self._news.clear()
-        return news
+        verdicts = {records: self.caps[records] for records in sorted(self._changed)}
+        self._changed.clear()
+        return verdicts
 
     def judge(
         self,
         window: Window,
-        records: int,
-        rows: int,
-        ids: int,
+        delivery: Delivery,
         trial: Trial | None,
         *,
         is_empty: bool,
         is_resolved: bool,
         is_uncountable: bool = False,
     ) -> Doubt | None:
-        """The doubt about a window of which `ids` different ones came, `rows` of them for the first time, in `records`
-        of its newest export; None where there is none, or none that could be resolved (`is_resolved`). A `trial` hears
-        of a window once."""
+        """The doubt about a window; None if there is none, or none that could be resolved.
+
+        Args:
+            window: The window, with its count if there is one.
+            delivery: What it delivered.
+            trial: The trial of which it is a piece; to be passed once.
+            is_empty: Whether the API confirms that the window is empty.
+            is_resolved: Whether everything that could be asked has been asked.
+            is_uncountable: Whether the window was to be counted and could not be.
+        """
         if not is_resolved:
-            if not ids and not is_empty:
-                return Doubt("empty", records, ids)
-            if window.rows is not None and ids < window.rows:
-                return Doubt("short", records, ids)
+            if not delivery.ids and not is_empty:
+                return Doubt("empty", delivery)
+            if window.rows is not None and delivery.ids < window.rows:
+                return Doubt("short", delivery)
         if trial:
             trial.pieces -= 1
-            trial.found += ids
-            if records == trial.records:
-                trial.as_many.append(window)
-            return None if trial.pieces else self._settle(trial, window, records, ids)
-        if is_resolved or self._proves(window, rows, ids):
-            self._most = max(self._most, records)
+            trial.found += delivery.ids
+            if delivery.records == trial.records:
+                trial.at_cap.append(window)
+            return None if trial.pieces else self._settle(trial, window, delivery)
+        if is_resolved or self._is_proven(window, delivery):
+            self._max_records = max(self._max_records, delivery.records)
             return None
-        return self._suspect(window, records, rows, ids, is_uncountable=is_uncountable)
+        return self._suspect(window, delivery, is_uncountable=is_uncountable)
 
-    def refute(self, records: int) -> None:
-        """Exports do not end at so many records: a count says that one of them was whole."""
-        self._judge_cap(records, "refuted")
+    def refute_cap(self, records: int) -> None:
+        """Exports are not truncated at this number of records: a count says that one of them was complete."""
+        self._set_verdict(records, "refuted")
 
-    def convict(self, records: int) -> tuple[Window, ...]:
-        """Exports end at so many records: a count says that one of them was not whole. Returns the windows that were
-        merged and ended there too."""
-        self._judge_cap(records, "found")
+    def confirm_cap(self, records: int) -> tuple[Window, ...]:
+        """Exports are truncated at this number of records: a count says that one of them was incomplete. Returns the
+        merged windows whose exports ended there too."""
+        self._set_verdict(records, "confirmed")
         return tuple(self._unproven.pop(records, ()))
 
-    def give_up(self, records: int) -> None:
-        """No trial can tell whether exports end at so many records, unless that is known."""
-        if self.caps.get(records) != "found":
-            self._judge_cap(records, "open")
+    def leave_open(self, records: int) -> None:
+        """No trial can tell whether exports are truncated at this number of records. A no-op if that is confirmed."""
+        if self.caps.get(records) != "confirmed":
+            self._set_verdict(records, "open")
 
-    def _proves(self, window: Window, rows: int, ids: int) -> bool:
-        """Whether the count says that this is all. More than was counted, or a number at which counts may end, does
-        not; ids that come again in another window were counted there."""
-        if window.rows is None or rows > window.rows:
+    def _is_proven(self, window: Window, delivery: Delivery) -> bool:
+        """Whether the count says that this is everything. More rows than counted prove nothing, nor does a number that
+        may be a cap of counts; ids that an earlier window had delivered were counted there."""
+        if window.rows is None or delivery.rows > window.rows:
             return False
-        return not (self.are_counts_doubtful and could_be_a_cap(ids))
+        return not (self.are_counts_doubtful and could_be_a_cap(delivery.ids))
 
-    def _suspect(self, window: Window, records: int, rows: int, ids: int, *, is_uncountable: bool) -> Doubt | None:
-        if self.caps.get(records) == "found":
-            return Doubt("capped", records, ids, again=self._unproven.pop(records, ()))
+    def _suspect(self, window: Window, delivery: Delivery, *, is_uncountable: bool) -> Doubt | None:
+        records = delivery.records
+        if self.caps.get(records) == "confirmed":
+            return Doubt("capped", delivery, again=self._unproven.pop(records, ()))
         is_first = records not in self._unproven
-        is_open = is_suspicious(records) and records >= self._most and records not in self.caps
+        is_open = is_suspicious(records) and records >= self._max_records and records not in self.caps
         if is_open and is_first and not is_uncountable:
-            return Doubt("capped", records, ids, is_to_be_counted=True)
-        is_over = window.rows is not None and rows > window.rows  # then a count has been wrong already
+            return Doubt("capped", delivery, is_to_be_counted=True)
+        is_over = window.rows is not None and delivery.rows > window.rows  # so a count has been wrong already
         if not is_open or (is_first and not is_over):
-            self._note(window, records)
+            self._add_unproven(window, records)
             return None
-        self._judge_cap(records, "open")
-        return Doubt("capped", records, ids, trial=Trial(records, ids, 0))
+        self._set_verdict(records, "open")
+        return Doubt("capped", delivery, trial=Trial(records, delivery.ids))
 
-    def _settle(self, trial: Trial, window: Window, records: int, ids: int) -> Doubt | None:
-        """The last piece of a trial is there, and is this window."""
+    def _settle(self, trial: Trial, window: Window, delivery: Delivery) -> Doubt | None:
+        """Conclude a trial: `window` is its last piece."""
+        others = [piece for piece in trial.at_cap if piece is not window]
         if trial.found > trial.ids:
-            again = [*self.convict(trial.records), *(one for one in trial.as_many if one is not window)]
-            is_own = window in trial.as_many
-            return Doubt("capped", records, ids, again=again, is_own=is_own) if again or is_own else None
-        if trial.spoiled or (trial.as_many and trial.depth == _MAX_DEPTH):
-            self.give_up(trial.records)
-        elif trial.as_many:  # all rows are in one piece, which may have been cut as well
-            deeper = Trial(trial.records, trial.ids, 0, trial.depth + 1)
-            again = [one for one in trial.as_many if one is not window]
-            return Doubt("capped", records, ids, again=again, is_own=not again, trial=deeper)
+            again = [*self.confirm_cap(trial.records), *others]
+            is_own = window in trial.at_cap
+            return Doubt("capped", delivery, again=again, is_own=is_own) if again or is_own else None
+        if trial.is_spoiled or (trial.at_cap and trial.depth == _MAX_TRIAL_DEPTH):
+            self.leave_open(trial.records)
+        elif trial.at_cap:  # all rows are in one piece, which may have been truncated as well
+            deeper = Trial(trial.records, trial.ids, depth=trial.depth + 1)
+            return Doubt("capped", delivery, again=others, is_own=not others, trial=deeper)
         else:
-            self._judge_cap(trial.records, "refuted")
+            self._set_verdict(trial.records, "refuted")
         return None
 
-    def _judge_cap(self, records: int, verdict: Verdict) -> None:
+    def _set_verdict(self, records: int, verdict: Verdict) -> None:
         self.caps[records] = verdict
-        self._news.add(records)
+        self._changed.add(records)
 
-    def _note(self, window: Window, records: int) -> None:
+    def _add_unproven(self, window: Window, records: int) -> None:
         self._unproven.setdefault(records, []).append(window)
-        self._most = max(self._most, records)
+        self._max_records = max(self._max_records, records)

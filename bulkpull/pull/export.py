@@ -10,7 +10,7 @@ import anyio
 from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
-from bulkpull.journal.journal import ExportRecord, Journal
+from bulkpull.journal import ExportRecord, Journal
 from bulkpull.planning.size import Sizes
 from bulkpull.planning.volume import PATIENCE, Uncounted, counted
 from bulkpull.pull.extra import ExtraExports
@@ -146,12 +146,12 @@ class Exporter:
         """The window's count is this from now on."""
         if rows != journey.window.rows:
             journey.window = replace(journey.window, rows=rows)
-            await in_thread(self.journal.recounted, journey.window)
+            await in_thread(self.journal.record_count, journey.window)
 
     async def failed(self, window: Window, failure: ExportFailure, attempt: int) -> None:
         """An export of the window will not do; none was made where it has no id."""
         if failure.export_id:
-            await in_thread(self.journal.failed, window, failure.export_id, str(failure))
+            await in_thread(self.journal.record_failure, window, failure.export_id, str(failure))
             self.slots.export_limit.record_failure(
                 failure.export_id, anyio.current_time(), is_saturated=self.slots.are_exports_saturated
             )

@@ -1,31 +1,32 @@
-"""Extra exports: launches beyond one for each window of the plan. Each mails somebody, so they are bounded."""
+"""Extra exports: launches beyond one per window of the plan. Each sends somebody an email, so they are limited."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-EXTRA = 100  # exports, and
-EXTRA_SHARE = 0.5  # for each window of the plan
+EXTRA = 100  # exports, plus
+EXTRA_SHARE = 0.5  # exports per window of the plan
 
 
 def default_extra(windows: int) -> int:
-    """How many exports a pull may launch beyond the plan's, unless it is told."""
+    """The default limit of extra exports, for a plan of so many windows."""
     return EXTRA + int(EXTRA_SHARE * windows)
 
 
 @dataclass(slots=True)
 class ExtraExports:
-    """`used` of the `most` that are allowed, over all runs of a pull."""
+    """The budget of extra exports over all runs of a pull: `used` out of `limit`."""
 
-    most: int
+    limit: int
     used: int = 0
 
     @property
     def left(self) -> int:
-        return max(0, self.most - self.used)
+        """How many more are allowed."""
+        return max(0, self.limit - self.used)
 
     def take(self) -> bool:
-        """Takes one, if one is left."""
+        """Use one; returns false if none is left."""
         if not self.left:
             return False
         self.used += 1
@@ -33,6 +34,6 @@ class ExtraExports:
 
     def __str__(self) -> str:
         return (
-            f"all {self.most:,} exports that are allowed beyond the plan were made; allow more on purpose "
-            "(--max-extra-exports), or pull fewer activities at a time"
+            f"all {self.limit:,} exports allowed beyond the plan are used; allow more with --max-extra-exports, or "
+            "pull a shorter range"
         )

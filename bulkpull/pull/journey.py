@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 
 from bulkpull.errors import BulkpullError, ExportError, MalformedPartError
-from bulkpull.journal.journal import ExportRecord, PartRecord
-from bulkpull.pull.doubts import Doubt, Trial
+from bulkpull.journal import ExportRecord, PartRecord
+from bulkpull.pull.doubts import Delivery, Doubt, Trial
 from bulkpull.window import Window
 
 
@@ -68,16 +68,6 @@ class Part:
         return f"{self.window}, part {self.number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What the merge found in a window's parts: the `records` of the newest export, the different `ids` of all exports,
-    and the `rows` whose ids no earlier window had delivered."""
-
-    records: int
-    ids: int
-    rows: int
-
-
 @dataclass(slots=True, eq=False)
 class Journey:
     """A window on its way to the merge, which may turn it back: then a part has to be downloaded again, or the window
@@ -119,7 +109,7 @@ class Journey:
     @property
     def exported(self) -> bool:
         """Whether an earlier run saw the last export succeed, so that nothing has to be waited for."""
-        return bool(self.past) and self.past[-1].exported
+        return bool(self.past) and self.past[-1].has_succeeded
 
     async def hand_over(self) -> Delivery:
         """All parts are whole: waits until the merge has them. Raises the DamagedPart or Doubt that it found."""

@@ -10,13 +10,13 @@ from anyio.abc import TaskGroup
 
 from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
-from bulkpull.journal.journal import Journal
+from bulkpull.journal import Journal
 from bulkpull.pacing import LaunchQueue
 from bulkpull.planning.volume import pieces
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.doubts import Doubt, Doubts, Trial, is_suspicious
+from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
-from bulkpull.pull.journey import DamagedPart, Delivery, ExportFailure, Journey
+from bulkpull.pull.journey import DamagedPart, ExportFailure, Journey
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
@@ -104,7 +104,7 @@ class Journeys:
     async def attempt(self, journey: Journey, attempt: int) -> None:
         """One export's way to the merge. Raises ExportFailure where it will not do, and NoExtraLeft."""
         past, journey.past = journey.past, ()
-        finished = [export for export in past if export.exported]
+        finished = [export for export in past if export.has_succeeded]
         if finished:
             self.exporter.proof.set()
             journey.is_exported_again = len(past) > 1
@@ -112,7 +112,7 @@ class Journeys:
             self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
         for export in finished:
             await self.collector.collect(journey, Export(export.id, "succeeded"), export.parts)
-        unfinished = past[-1] if past and not past[-1].exported else None
+        unfinished = past[-1] if past and not past[-1].has_succeeded else None
         if finished and unfinished:
             await self.reconciler.export_again(journey, unfinished)
         elif not finished:
@@ -144,29 +144,29 @@ class Journeys:
             if doubt.trial or doubt.is_to_be_counted:  # to count is cheaper than to export, and mails nobody
                 is_whole = await self.reconciler.count_for_limit(journey, doubt)
                 if is_whole:
-                    self.doubts.refute(doubt.records)
+                    self.doubts.refute_cap(doubt.delivery.records)
                     return False
                 if is_whole is None and doubt.is_to_be_counted:
                     journey.is_uncountable = True
                     return False
                 if is_whole is False:
-                    doubt = await self.convicted(doubt)
+                    doubt = await self.confirm_cap(doubt)
             return await self.cut_capped(journey, doubt)
         if not await self.reconciler.should_cut(journey, doubt):
             return False
         is_resolved = journey.is_resolved
-        if is_suspicious(doubt.records):
-            doubt = await self.convicted(doubt)
+        if is_suspicious(doubt.delivery.records):
+            doubt = await self.confirm_cap(doubt)
         is_cut = await self.cut_capped(journey, doubt)
         if not is_cut:  # there may be other ways
             journey.cannot_be_cut, journey.is_resolved = True, is_resolved
         return is_cut
 
-    async def convicted(self, doubt: Doubt) -> Doubt:
-        """Exports end where the window's did: that is remembered, and those that were merged are in doubt as well."""
-        again = self.doubts.convict(doubt.records)
+    async def confirm_cap(self, doubt: Doubt) -> Doubt:
+        """Record that exports are truncated where the window's was, so merged windows that ended there are in doubt."""
+        again = self.doubts.confirm_cap(doubt.delivery.records)
         await self.remember_caps()
-        return Doubt("capped", doubt.records, doubt.ids, again=again)
+        return Doubt("capped", doubt.delivery, again=again)
 
     async def compare(self, window: Window, delivery: Delivery) -> None:
         """More than was counted says that counts cannot be trusted; told once."""
@@ -174,7 +174,7 @@ class Journeys:
         if window.rows is not None and delivery.rows > window.rows and not self.doubts.are_counts_doubtful:
             reason = f"{window}: {window.rows:,} activities were counted, and {delivery.rows:,} exported"
             self.doubts.are_counts_doubtful = True
-            await in_thread(self.journal.distrust, reason)
+            await in_thread(self.journal.distrust_counts, reason)
             self.on_event(CountsDoubted(reason))
 
     def judge(self, journey: Journey, delivery: Delivery) -> Doubt | None:
@@ -182,9 +182,7 @@ class Journeys:
         trial, journey.trial = journey.trial, None
         doubt = self.doubts.judge(
             journey.window,
-            delivery.records,
-            delivery.rows,
-            delivery.ids,
+            delivery,
             trial,
             is_empty=journey.is_empty,
             is_resolved=journey.is_resolved,
@@ -195,8 +193,8 @@ class Journeys:
         return doubt
 
     async def remember_caps(self) -> None:
-        for records, verdict in self.doubts.news().items():
-            await in_thread(self.journal.judge_cap, records, verdict)
+        for records, verdict in self.doubts.new_verdicts().items():
+            await in_thread(self.journal.record_cap, records, verdict)
 
     # Cutting
 
@@ -212,18 +210,11 @@ class Journeys:
         self.cuts_unproven += 1
         return self.cuts_unproven <= MAX_CUTS_UNPROVEN
 
-    async def cut(
-        self,
-        journey: Journey,
-        reason: str,
-        limit: int | None = None,
-        ids: int | None = None,
-        trial: Trial | None = None,
-    ) -> bool:
-        """Lets pieces of the window travel in its place; false where it cannot be made smaller, or too many exports
-        would come of it. `ids` different ones had come of it. The pieces settle the `trial`, or that which the window
-        was a piece of."""
-        cut = await self.cut_window(journey.window, reason, journey.depth, limit, ids, trial or journey.trial)
+    async def cut(self, journey: Journey, reason: str, doubt: Doubt | None = None) -> bool:
+        """Replace the window by the journeys of its pieces; false if it cannot be made smaller, or that would take too
+        many exports. The pieces settle the trial of the `doubt`, or that of which the window was a piece."""
+        delivery, trial = (doubt.delivery, doubt.trial) if doubt else (None, None)
+        cut = await self.cut_window(journey.window, reason, delivery, trial or journey.trial, depth=journey.depth)
         if not cut:
             return False
         if journey.trial:
@@ -234,14 +225,15 @@ class Journeys:
     async def cut_capped(self, journey: Journey, doubt: Doubt) -> bool:
         """Cuts the window, and those that were merged already, because their exports may have ended early. Returns
         whether the window itself was cut; else it is merged, and then what became of the others."""
-        reason = f"its export ended at {doubt.records:,} records, and more are counted, or others ended there too"
+        records = doubt.delivery.records
+        reason = f"its export ended at {records:,} records, and more are counted, or others ended there too"
         for window in doubt.again:
-            cut = await self.cut_window(window, reason, 0, doubt.records, None, doubt.trial, is_merged=True)
+            cut = await self.cut_window(window, reason, doubt.delivery, doubt.trial, is_merged=True)
             journey.after = (*journey.after, *cut)
         if doubt.is_own:
-            if await self.cut(journey, reason, doubt.records, doubt.ids, doubt.trial):
+            if await self.cut(journey, reason, doubt):
                 return True
-            self.doubts.give_up(doubt.records)
+            self.doubts.leave_open(records)
         await self.remember_caps()
         journey.is_resolved = True
         return False
@@ -250,20 +242,21 @@ class Journeys:
         self,
         window: Window,
         reason: str,
-        depth: int,
-        limit: int | None,
-        ids: int | None,
+        delivery: Delivery | None,
         trial: Trial | None,
         *,
+        depth: int = 0,
         is_merged: bool = False,
     ) -> tuple[Journey, ...]:
-        """The journeys of a window's pieces, on their way; none where it cannot be cut."""
-        limits = [number for number in (limit, self.exporter.sizes.limit) if number]
+        """Start the journeys of a window's pieces; none if it cannot be cut. `delivery` may have been truncated; it is
+        the window's own unless that `is_merged`."""
+        limits = [number for number in (delivery and delivery.records, self.exporter.sizes.limit) if number]
         cut = await pieces(
             self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
         )
         if not cut:
             return ()
+        ids = delivery.ids if delivery and not is_merged else None
         numbered = await in_thread(self.journal.cut, window, cut, ids)
         await in_thread(self.discard, window.index)
         self.collector.window_split(window, numbered, is_merged=is_merged)
@@ -297,7 +290,7 @@ class Journeys:
         self.collector.window_left(window)
         self.on_event(Skipped(window, reason))
         if journey.trial:
-            journey.trial.spoiled = True
+            journey.trial.is_spoiled = True
             journey.trial.pieces -= 1
         journey.skip()
 

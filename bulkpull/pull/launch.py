@@ -9,7 +9,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from bulkpull.errors import ApiError
-from bulkpull.journal.journal import Journal
+from bulkpull.journal import Journal
 from bulkpull.pull.journey import cancelled_from_within
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
@@ -29,19 +29,19 @@ async def launch(
     An export whose id is lost is lost itself, since the API lists none. So a launch that is cancelled still waits for
     its answer, for a moment.
     """
-    number = await in_thread(journal.launching, window)
+    number = await in_thread(journal.record_launch, window)
 
     async def start() -> Export:
         try:
             export = await source.start_export(source.window_filter(window, filter), fields)
         except ApiError as error:
-            await in_thread(journal.refused if error.undone else journal.unanswered, number)
+            await in_thread(journal.forget_launch if error.undone else journal.record_lost_answer, number)
             raise
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await in_thread(journal.unanswered, number)
+                await in_thread(journal.record_lost_answer, number)
             raise
-        await in_thread(journal.launched, number, export.id)
+        await in_thread(journal.record_export, number, export.id)
         return export
 
     return await _settled(start)

@@ -10,7 +10,7 @@ import anyio
 
 from bulkpull import patience
 from bulkpull.errors import PartError
-from bulkpull.journal.journal import PartRecord
+from bulkpull.journal import PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.poll import known
 from bulkpull.source import Export, Source

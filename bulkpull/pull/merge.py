@@ -1,4 +1,4 @@
-"""Merge: from parts to rows not seen before, in plan order, while later windows are still on their way."""
+"""Merge: from parts to rows with new ids, in plan order, while later windows are still being exported."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from bulkpull.disk import disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowMerged
-from bulkpull.journal.journal import Figures, Journal
-from bulkpull.pull.doubts import Doubt
-from bulkpull.pull.journey import DamagedPart, Delivery, Journey, cancelled_from_within
+from bulkpull.journal import Figures, Journal
+from bulkpull.pull.doubts import Delivery, Doubt
+from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
 from bulkpull.rows.dedup import Deduplicator, Merged
 from bulkpull.rows.follow import Followed
 from bulkpull.rows.records import CsvError
@@ -26,7 +26,7 @@ from bulkpull.source import Columns
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant
 
-_UNCOMMITTED = 16  # windows that are merged and not yet durable
+_MAX_UNCOMMITTED = 16  # windows that are merged but not durable yet
 
 
 async def merge(
@@ -40,24 +40,38 @@ async def merge(
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
     release: Callable[[Window], None],
-    followed: Followed | None = None,
+    followed: Followed,
     on_event: OnEvent,
 ) -> Path:
-    """Writes the rows of all journeys to `path`, the first of each id, in the order window, part, row; goes on where
-    the journal says that it stood. Returns where the finished file is.
+    """Merge the parts of all journeys into one CSV: the first row of each id, in the order window, part, row.
 
-    The journeys come in plan order. A window goes in whole or not at all: one whose parts turn out to be damaged is
-    turned back, and so is one that `judge` has a doubt about. Parts are removed from the disk once the rows of their
-    window are durable. Ids take `memory` bytes, or a few times that for a moment. `followed` is told of all that can be
-    read, and `release` is called with each window that is durable.
+    Resumes where the journal says that an earlier run stopped. A window is merged whole or not at all: one with a
+    damaged part is rejected, and so is one that `judge` returns a doubt for. The parts of a window are deleted once its
+    rows are durable.
+
+    Args:
+        journeys: The windows, in plan order.
+        path: The CSV.
+        journal: What earlier runs have merged; records what this one does.
+        names: The header's first columns.
+        columns: The columns that have a meaning.
+        fixed: Whether `names` are all columns. Otherwise those that parts bring are appended.
+        memory: Bytes for ids; a few times that for moments. More ids go to the disk.
+        judge: Called in the event loop with each merged window and what it delivered.
+        release: Called in the event loop with each window whose rows are durable.
+        followed: Told of what is durable, window by window, and of the end.
+        on_event: Called in the event loop with each event.
+
+    Returns:
+        The complete CSV: `path`, or another file if columns were appended after the first row.
+
+    Raises:
+        OutputError: the disk failed, or `path` was changed since it was written.
     """
-    async with _opened(path, journal, names, columns, fixed=fixed, memory=memory) as work:
-        work.followed = followed
-        if followed and work.sink.offset:
-            followed.reach(work.sink.offset, work.sink.columns)
-        done = 0
+    async with _opened(path, journal, names, columns, followed, fixed=fixed, memory=memory) as work:
+        accepted = 0
         pending = deque(journeys)
-        merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_UNCOMMITTED)
+        merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_MAX_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
             group.start_soon(_commit, work, to_commit, release, on_event)
             while pending:
@@ -80,14 +94,12 @@ async def merge(
                 pending.popleft()
                 pending.extendleft(reversed(journey.after))
                 journey.accept(window.delivery)
-                done += 1
-                if followed:
-                    followed.reach(window.offset, window.columns)
+                accepted += 1
                 try:
                     await merged.send(window)
-                except anyio.BrokenResourceError:  # what ended the commits comes out of the group
+                except anyio.BrokenResourceError:  # the group raises the error that ended the commits
                     break
-        if pending or work.committed < done:
+        if pending or work.committed < accepted:
             raise cancelled_from_within()
         if empty := work.deduplicator.empty_columns():
             on_event(ColumnsEmpty(empty))
@@ -100,7 +112,7 @@ async def _commit(
     release: Callable[[Window], None],
     on_event: OnEvent,
 ) -> None:
-    """Makes merged windows durable, as many at a time as there are, while further ones are merged."""
+    """Commit merged windows, all that are waiting at a time, while further ones are merged."""
     with windows:
         async for window in windows:
             batch = [window]
@@ -123,7 +135,7 @@ def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> 
 
 @dataclass(frozen=True, slots=True)
 class _MergedWindow:
-    """A window whose rows are in the output's first `offset` bytes, under `columns`; what came of each of its parts."""
+    """A window whose rows end at byte `offset` of the CSV, with `columns` as its header; `parts` are in order."""
 
     journey: Journey
     parts: list[Merged]
@@ -134,25 +146,34 @@ class _MergedWindow:
 
 @dataclass(slots=True)
 class _Merge:
-    """What blocks: the methods run in threads."""
+    """The blocking half of the merge: its methods run in threads."""
 
     sink: CsvSink
     deduplicator: Deduplicator
     journal: Journal
     path: Path
-    followed: Followed | None = None
-    committed: int = 0  # windows, by this run
-    before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns, before the last window
+    followed: Followed
+    committed: int = 0  # windows, in this run
+    before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns before the last window
 
     @classmethod
     def open(
-        cls, path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
+        cls,
+        path: Path,
+        journal: Journal,
+        names: Sequence[str],
+        columns: Columns,
+        followed: Followed,
+        *,
+        fixed: bool,
+        memory: int,
     ) -> _Merge:
+        """Open the CSV where the journal says that the last committed window ends."""
         frontier = journal.frontier
         offset = frontier.offset
         with disk_errors("open the unfinished output", at=path):
             if offset and (not path.exists() or path.stat().st_size < offset):
-                raise OutputError(f"{path} is shorter than its journal says: it was changed; start over")
+                raise OutputError(f"{path} was changed since it was written: it is too short. Start over with --fresh")
             with ExitStack() as stack:
                 sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset)
                 stack.callback(sink.close)
@@ -162,12 +183,16 @@ class _Merge:
                 try:
                     deduplicator.restore(from_thread.check_cancelled)
                 except CsvError as error:
-                    raise OutputError(f"{path} was changed since it was written ({error}); start over") from error
+                    raise OutputError(
+                        f"{path} was changed since it was written: {error}. Start over with --fresh"
+                    ) from error
                 stack.pop_all()
-        return cls(sink, deduplicator, journal, path)
+        if offset:
+            followed.reach(offset, sink.columns)
+        return cls(sink, deduplicator, journal, path, followed)
 
     def merge(self, journey: Journey) -> _MergedWindow:
-        """Takes a window's parts in. Raises DamagedPart, with nothing changed, where one is damaged."""
+        """Append the new rows of a window's parts. Raises DamagedPart, with nothing changed, if one is damaged."""
         sink = self.sink
         self.before = sink.offset, list(sink.columns)
         start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
@@ -189,13 +214,13 @@ class _Merge:
         return _MergedWindow(journey, merged, delivery, sink.offset, tuple(sink.columns))
 
     def undo(self) -> None:
-        """Forgets the last window, which was not kept yet."""
+        """Remove the last window again, which was not kept yet."""
         self.deduplicator.roll_back(*self.before)
 
     def commit(self, windows: Sequence[_MergedWindow]) -> None:
-        """Brings merged windows to the disk, then into the journal; only then their parts go."""
+        """Sync the CSV, record the windows in the journal, then delete their parts."""
         with disk_errors(f"merge {windows[-1].journey.window}", at=self.path):
-            self.sink.sync(self.followed.position if self.followed else None)
+            self.sink.sync(None if self.followed.closed else self.followed.position)
             for merged in windows:
                 figures = Figures(
                     parts=len(merged.parts),
@@ -204,7 +229,7 @@ class _Merge:
                     conflicts=sum(came.conflicts for came in merged.parts),
                     outside=sum(came.outside for came in merged.parts),
                 )
-                self.journal.merged(
+                self.journal.record_merge(
                     merged.journey.window,
                     figures,
                     merged.offset,
@@ -213,19 +238,19 @@ class _Merge:
                     ids=merged.delivery.ids,
                 )
                 self.committed += 1
+                self.followed.reach(merged.offset, merged.columns)
                 for part in merged.journey.parts:
                     part.path.unlink(missing_ok=True)
 
     def finish(self) -> Path:
-        """The finished file."""
+        """Complete and sync the CSV; return its path."""
         with disk_errors("finish the output", at=self.path):
             finished = self.sink.finish(from_thread.check_cancelled)
-            if self.followed:
-                self.followed.end(finished)
+            self.followed.end(finished)
             return finished
 
     def close(self) -> None:
-        """Closes what has been merged, and lets go of the ids."""
+        """Close the CSV, and free the ids."""
         try:
             self.sink.close()
         finally:
@@ -234,14 +259,21 @@ class _Merge:
 
 @asynccontextmanager
 async def _opened(
-    path: Path, journal: Journal, names: Sequence[str], columns: Columns, *, fixed: bool, memory: int
+    path: Path,
+    journal: Journal,
+    names: Sequence[str],
+    columns: Columns,
+    followed: Followed,
+    *,
+    fixed: bool,
+    memory: int,
 ) -> AsyncIterator[_Merge]:
-    """The merge where it stood, closed in a thread whatever happens."""
-    work = await in_thread(lambda: _Merge.open(path, journal, names, columns, fixed=fixed, memory=memory))
+    """Open the merge in a thread, and close it in one, whatever happens."""
+    work = await in_thread(lambda: _Merge.open(path, journal, names, columns, followed, fixed=fixed, memory=memory))
     try:
         yield work
     except BaseException:
-        # What is not in the journal is lost anyway: an error in closing must not hide the one that brought us here.
+        # Rows that are not in the journal are lost anyway: an error of closing must not hide the original one.
         with anyio.CancelScope(shield=True), suppress(OSError):
             await in_thread(work.close)
         raise

@@ -1,4 +1,4 @@
-"""Reconcile: what is asked where a window's rows are none, or fewer than its count, until the doubt is resolved."""
+"""Reconciliation: resolving a doubt about a window by counting, asking for late links and exporting again."""
 
 from __future__ import annotations
 
@@ -7,37 +7,41 @@ from dataclasses import KW_ONLY, dataclass
 
 from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
-from bulkpull.journal.journal import ExportRecord
+from bulkpull.journal import ExportRecord
 from bulkpull.planning.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import ExportFailure, Journey
 
-MAX_LATE = 3  # times that an export of one window has more links than before
-MAX_WAITS = 2  # windows in a row whose export had no more links after some seconds, after which none waits for that
-MAX_FRUITLESS = 3  # windows whose second export brought nothing new, after which none is exported a second time
-_MUCH = 0.1  # of a window's count, that lacks where its export is likely to have been cut
+_MAX_LATE_LINKS = 3  # times that a window's export is found to have more links than before
+_MAX_VAIN_WAITS = 2  # consecutive windows that waited for late links in vain, after which no window waits for them
+MAX_VAIN_EXPORTS = 3  # windows whose second export delivered nothing new, after which none is exported a second time
+_TRUNCATED_SHARE = 0.1  # of a window's count: if more is missing, its export was probably truncated
 
 
 @dataclass(slots=True)
 class Reconciler:
-    """Counts again, asks for late links, exports once more."""
+    """Resolves doubts about windows, within limits that hold for the whole pull."""
 
     exporter: Exporter
     collector: Collector
     _: KW_ONLY
     on_event: OnEvent
-    fruitless: int = 0
-    waits: int = 0
+    _vain_exports: int = 0
+    _vain_waits: int = 0
 
     async def should_cut(self, journey: Journey, doubt: Doubt) -> bool:
-        """Takes the next steps for a window whose rows are in doubt, after which it is handed over again; true where it
-        should be cut instead, since its export seems to have ended early. Nothing else can be asked once the journey
-        `is_resolved`.
+        """Take the next steps for a window that is `empty` or `short`.
 
-        Raises ExportFailure for a window that delivers nothing although there is activity.
+        Returns:
+            Whether it should be cut, as its export seems to be truncated. Otherwise it is to be merged again; if the
+            journey `is_resolved` then, nothing else can be asked.
+
+        Raises:
+            ExportFailure: it delivered nothing although there is activity.
         """
+        delivered = doubt.delivery
         if doubt.kind == "empty":
             empty = await self.exporter.is_empty(journey)
             if empty is not False:
@@ -45,21 +49,22 @@ class Reconciler:
                 return False
         else:
             await self._count_again(journey, doubt)
-            if doubt.ids >= (journey.window.rows or 0):
+            if delivered.ids >= (journey.window.rows or 0):
                 return False
         self._tell(journey, doubt, "asking for the links of its export again")
         if await self._late_links(journey):
             return False
-        if doubt.ids and is_suspicious(doubt.records) and not journey.cannot_be_cut and not journey.is_exported_again:
+        may_be_capped = delivered.ids > 0 and is_suspicious(delivered.records)
+        if may_be_capped and not journey.cannot_be_cut and not journey.is_exported_again:
             return True
-        if not journey.is_exported_again and self.fruitless < MAX_FRUITLESS:
-            self._tell(journey, doubt, "exporting it once more")
-            journey.is_exported_again, journey.ids_before = True, doubt.ids
+        if not journey.is_exported_again and self._vain_exports < MAX_VAIN_EXPORTS:
+            self._tell(journey, doubt, "exporting it again")
+            journey.is_exported_again, journey.ids_before = True, delivered.ids
             if await self.export_again(journey):
                 return False
-        if doubt.ids == journey.ids_before:
-            self.fruitless += 1
-        if not doubt.ids:
+        if delivered.ids == journey.ids_before:
+            self._vain_exports += 1
+        if not delivered.ids:
             raise ExportFailure(
                 journey.export_id,
                 f"it delivered no rows, though {journey.window.rows or 'some'} activities are counted in its window",
@@ -68,50 +73,52 @@ class Reconciler:
             )
         journey.is_resolved = True
         rows = journey.window.rows or 0
-        may_be_cut = doubt.ids == journey.ids_before and not journey.cannot_be_cut
-        return may_be_cut and rows - doubt.ids > _MUCH * rows
+        may_be_cut = delivered.ids == journey.ids_before and not journey.cannot_be_cut
+        return may_be_cut and rows - delivered.ids > _TRUNCATED_SHARE * rows
 
     async def count_for_limit(self, journey: Journey, doubt: Doubt) -> bool | None:
-        """Whether a count says that the window is whole, though it ended at what may be a limit; None where no count
-        can tell. A count that may be limited itself is compared with those of the window's halves."""
+        """Whether a count says that a window is complete whose export ended at what may be a cap; None if no count can
+        tell. A count that may be capped itself is compared with those of the window's halves."""
+        ids = doubt.delivery.ids
         self._tell(journey, doubt, "counting it")
         window = journey.window
         try:
             rows = await counted(self.exporter.source, window.start, window.end, self.exporter.filter)
-            if rows < doubt.ids:
+            if rows < ids:
                 return None
-            if rows == doubt.ids and could_be_a_cap(rows):
+            if rows == ids and could_be_a_cap(rows):
                 if window.end - window.start < 2 * MILLISECOND:
                     return None
                 middle = middle_of(window)
                 for start, end in ((window.start, middle), (middle, window.end)):
                     rows -= await counted(self.exporter.source, start, end, self.exporter.filter)
-                rows = doubt.ids - rows if rows < 0 else doubt.ids
+                rows = ids - rows if rows < 0 else ids
         except Uncounted:
             return None
         await self.exporter.recounted(journey, rows)
-        return rows == doubt.ids
+        return rows == ids
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")
         with suppress(Uncounted):
-            await self.exporter.recounted(journey, await self.exporter.count_again(journey.window, doubt.ids))
+            await self.exporter.recounted(journey, await self.exporter.count_again(journey.window, doubt.delivery.ids))
 
     async def _late_links(self, journey: Journey) -> bool:
-        """Whether the newest export has more links now; for some seconds, unless that was of no use before."""
-        if not journey.export_id or journey.late_links == MAX_LATE:
+        """Whether the newest export has more links now, or gets them within some seconds. Does not wait once waiting
+        has been in vain several times."""
+        if not journey.export_id or journey.late_links == _MAX_LATE_LINKS:
             return False
-        if self.waits >= MAX_WAITS:
+        if self._vain_waits >= _MAX_VAIN_WAITS:
             are_late = await self.collector.collect_late(journey)
         else:
             are_late = await patience.until(lambda: self.collector.collect_late(journey), bool)
-            self.waits = 0 if are_late else self.waits + 1
+            self._vain_waits = 0 if are_late else self._vain_waits + 1
         journey.late_links += are_late
         return are_late
 
     async def export_again(self, journey: Journey, unfinished: ExportRecord | None = None) -> bool:
-        """Whether another export of the window, perhaps the `unfinished` one of an earlier run, succeeded; its rows
-        come in addition to those of the former."""
+        """Export the window again, or wait for the `unfinished` export of an earlier run. Its parts are merged in
+        addition to those of the first. Returns whether it succeeded."""
         try:
             export = await self.exporter.export(journey, 2, unfinished)
             await self.collector.collect(journey, export)
@@ -125,4 +132,4 @@ class Reconciler:
         return True
 
     def _tell(self, journey: Journey, doubt: Doubt, step: str) -> None:
-        self.on_event(Reconciling(journey.window, journey.window.rows, doubt.ids, step))
+        self.on_event(Reconciling(journey.window, journey.window.rows, doubt.delivery.ids, step))

@@ -1,4 +1,4 @@
-"""What a pull came to, counted from its events."""
+"""The result of a pull, counted from its events."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from bulkpull.window import Window, counted
 class Result:
     """The figures of a finished pull.
 
-    `rows` stand in `output`; `duplicates` had an id that stood there before, `conflicts` of them with other
-    values; `outside` rows lie outside their window, though kept. `exports` counts launches, those whose answer was
-    lost included. All these are of the whole pull, however many `runs` it took. Of this run alone are `requests` (to
-    the API), `throttled` (its 429 answers), `retries` (of requests and transfers), `bytes` (what came over the wire as
-    parts) and `seconds`.
+    Of the whole pull, over all its `runs`: `output` has `rows` rows. `duplicates` more were dropped because of their
+    id, `conflicts` of them although they had other values. `outside` rows lie outside their window, and are kept.
+    `windows`, `exports` (launches, including those whose answer was lost), `parts` and `splits` (windows that were cut)
+    are counts. `counted` is how many activities the plan expected; None if that is not known.
 
-    `complete` says that nothing is known to lack; `completeness` how that is known: every window brought what was
-    counted in it (`counts reconciled`), or some were not counted, or the counts contradict each other or the exports
-    (`counts unknown`). Otherwise it is `short`: less came of the windows in `short` than there is, or may be, or those
-    in `skipped` could not be exported and are not in the output. Of the windows in `over` more came than was counted.
-    `counted` is how many activities were expected when the pull was planned, None where that is not known; `doubt` why
-    counts cannot be trusted, if so. In the `empty_columns` no row has a value. `probes` requests counted, in this run.
-    `splits` windows were cut into pieces.
+    Of this run alone: `requests` to the API, `throttled` (its 429 answers), `retries` of requests and transfers,
+    `bytes` of parts received, `probes` (requests that count activities), and `seconds`.
+
+    `completeness` is `counts reconciled` if every window delivered what was counted in it; `counts unknown` if some
+    were not counted, or the counts contradict each other or the exports, for the reason in `doubt`; and `short` if
+    windows delivered less than there is, or may have (those in `short`), or could not be exported and are left out
+    (those in `skipped`). The windows in `over` delivered more than was counted. No row has a value in `empty_columns`.
     """
 
     rows: int
@@ -57,13 +56,13 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is known to lack."""
+        """Whether nothing is known to be missing."""
         return not self.short and not self.skipped
 
 
 @dataclass(slots=True)
 class Tally:
-    """A listener that counts."""
+    """Counts events, as a listener."""
 
     counts: Counter[str] = field(default_factory=lambda: Counter(runs=1))
     counted: int | None = None
@@ -106,7 +105,7 @@ class Tally:
     def result(
         self, seconds: float, output: Path, skipped: tuple[Window, ...], completeness: Completeness, doubt: str
     ) -> Result:
-        """The figures so far."""
+        """Return the result, with the figures counted so far."""
         figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
         return Result(
             **figures,

@@ -20,7 +20,7 @@ class Followed(io.RawIOBase):
     """The CSV at `path`, for one reader that follows it; `reach`, `end` and `stop` are called by who writes it.
 
     Reading ends where the file does, once that is known; it raises Superseded where that will never be. `reached` are
-    the bytes that stand, `position` those that have been read.
+    the bytes that stand, `position` those that have been read, `finished` the path of the whole file, once it stands.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +30,7 @@ class Followed(io.RawIOBase):
         self._ended = self._stopped = False
         self._file: io.FileIO | None = None
         self.reached = self.position = 0
+        self.finished: Path | None = None
 
     def reach(self, offset: int, columns: Sequence[str]) -> None:
         """The first `offset` bytes stand, under `columns`; where those change, the file will be written anew."""
@@ -44,6 +45,7 @@ class Followed(io.RawIOBase):
         with self._changed:
             self._stopped |= path != self._path
             self._ended = True
+            self.finished = path
             self.reached = path.stat().st_size
             self._changed.notify()
 
@@ -54,6 +56,14 @@ class Followed(io.RawIOBase):
             self._changed.notify()
 
     # Reading
+
+    def wait_beyond(self, offset: int) -> int:
+        """Waits until more than `offset` bytes stand, or all; returns how many do. Raises Superseded."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._ended or self.reached > offset)
+            if self._stopped:
+                raise Superseded
+            return self.reached
 
     def readable(self) -> bool:
         return True
@@ -87,11 +97,7 @@ class Followed(io.RawIOBase):
 
     def _next(self) -> tuple[io.FileIO, int]:
         """The file, where it is to be read, and how many bytes of it stand, once there are any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._ended or self.reached > self.position)
-            if self._stopped:
-                raise Superseded
-            most = max(0, self.reached - self.position)
+        most = max(0, self.wait_beyond(self.position) - self.position)
         if self._file is None:
             self._file = self._path.open("rb", buffering=0)
         self._file.seek(self.position)

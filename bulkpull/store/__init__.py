@@ -1,1 +1,6 @@
-"""Where rows end up: a local file, atomic and synced."""
+"""Where rows end up: destinations behind one protocol, and the work directory of a pull."""
+
+from bulkpull.store.destination import Destination, destination_for, feed
+from bulkpull.store.work import WorkDirectory
+
+__all__ = ["Destination", "WorkDirectory", "destination_for", "feed"]

@@ -23,9 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull import Clickwrap, CountMismatch, OutputError, Result, Window, __version__
-from bulkpull.cli.progress import summary
-from bulkpull.cli.pull import _quoted, _what_next, _without_fresh
+from bulkpull.cli.next_step import next_step, quoted, taking_values, without_fresh
+from bulkpull.cli.pull import pull
 from bulkpull.cli.running import Interrupted
+from bulkpull.cli.summary import summary
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
@@ -59,7 +60,7 @@ def test_pull_writes_the_file_and_says_so_on_standard_error(sandbox: SandboxProc
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "3,000 rows in" in done.stderr
-    assert "duplicates left out" in done.stderr
+    assert "duplicates dropped" in done.stderr
     assert "\x1b" not in done.stderr
     assert out.read_text().startswith("id,signer_id,created_time,event_type,custom_data.vip\n")
 
@@ -100,7 +101,7 @@ def test_on_a_terminal_there_is_live_progress(sandbox: SandboxProcess, tmp_path:
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["rows"] == 3000
     os.close(ours)
-    for stage in (b"export", b"fetch", b"merge", b"launched", b"elapsed"):
+    for stage in (b"export", b"download", b"merge", b"launched", b"elapsed"):
         assert stage in shown
     assert b"3,000 rows in" in shown
 
@@ -112,7 +113,7 @@ def test_plan_shows_the_windows_and_makes_no_request() -> None:
         "     1  2024-01-01T00:00:00.000Z  2024-04-01T00:00:00.000Z",
         "     2  2024-04-01T00:00:00.000Z  2024-07-01T00:00:00.000Z",
     ]
-    assert "2 exports, 4 requests or more" in done.stdout
+    assert "2 exports, at least 4 requests" in done.stdout
     done = bulkpull(None, "plan", *RANGE, "--window", "3mo", "--json")
     assert json.loads(done.stdout) == {
         "windows": [
@@ -138,9 +139,10 @@ def test_the_plan_by_volume_is_a_table_with_bars(sandbox: SandboxProcess) -> Non
     assert lines[0].split() == ["window", "start", "end", "rows", "share"]
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert all(20 <= line.count("█") <= 24 and "33." in line for line in lines[1:4])
-    assert lines[4].startswith("3,000 activities, counted with 3 requests; 3 exports, 6 requests or more")
-    assert lines[5].startswith("at most 101 exports more, if some fail or deliver too little (--max-extra-exports)")
-    assert lines[6].startswith("about 1 min, if an export takes a minute and up to 128 are in flight")
+    assert lines[4] == "3,000 activities, counted with 3 requests"
+    assert lines[5].startswith("3 exports, at least 6 requests: ")
+    assert lines[6] == "Up to 101 more exports if some fail or are incomplete (--max-extra-exports)"
+    assert lines[7].startswith("About 1 min, assuming one minute per export and up to 128 concurrent exports")
     found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--rows-per-export", "1000", "--json").stdout)
     assert sum(window["counted"] for window in found["windows"]) == found["rows"] == 3000
     assert (found["exports"], found["probes"], found["requests"], found["uncounted"]) == (3, 3, 6, None)
@@ -151,8 +153,8 @@ def test_a_plan_that_cannot_count_says_so() -> None:
     with sandbox_process("--rows", "100", "--end", "2024-07-01", "--no-counting") as sandbox:
         done = bulkpull(sandbox, "plan", *RANGE)
         found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--json").stdout)
-    assert "activity could not be counted, so windows are of equal length: " in done.stdout
-    assert "6 exports, 12 requests or more" in done.stdout
+    assert "Activity could not be counted; windows have equal length: " in done.stdout
+    assert "6 exports, at least 12 requests" in done.stdout
     assert "may not do this" in found["uncounted"]
     assert (found["rows"], len(found["windows"])) == (None, 6)
 
@@ -179,8 +181,8 @@ def test_a_shortfall_is_told_with_its_windows(tmp_path: Path) -> None:
     told = summary(result)
     assert "warning: incomplete: window 1 [2024-01-01, 2024-01-02): 95 of 100 counted; window 2 " in told
     assert "window 10 [2024-01-10, 2024-01-11): 95 of 100 counted; and 2 more. Pull these ranges again" in told
-    assert "warning: no row has a value in custom_data.vipp: does the site know these fields?" in told
-    assert "more activities came than were counted: window 1 [2024-01-01, 2024-01-02): 101 of 100 counted" in told
+    assert "warning: no row has a value in custom_data.vipp. Does the site have these fields?" in told
+    assert "more rows than counted: window 1 [2024-01-01, 2024-01-02): 101 of 100 counted" in told
 
 
 def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
@@ -190,15 +192,15 @@ def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
     with sandbox_process(*options) as sandbox:
         done = bulkpull(sandbox, *command)
         assert done.returncode == 4, done.stderr
-        assert "all 2 exports that are allowed beyond the plan were made; allow more on purpose" in done.stderr
+        assert "all 2 exports allowed beyond the plan are used; allow more with --max-extra-exports" in done.stderr
         assert "leave the window out (--skip-failed)" in done.stderr
         done = bulkpull(sandbox, *command, "--skip-failed", "--json")
     assert done.returncode == 6, done.stderr
     result = json.loads(done.stdout)
     assert result["rows"] + sum(window["counted"] for window in result["skipped"]) == result["counted"] == 3000
     assert f"[{result['skipped'][0]['start'][:10]}" in done.stderr
-    assert "is left out: all 2 exports that are allowed" in done.stderr
-    assert "warning: left out, since they could not be exported: window " in done.stderr
+    assert ": skipped: all 2 exports that are allowed" in done.stderr
+    assert "warning: skipped because they could not be exported: window " in done.stderr
     assert out.exists()
 
 
@@ -226,10 +228,14 @@ def test_a_reader_that_has_enough_is_no_error(sandbox: SandboxProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["pull", "--start", "2024-02-31", "--out", "{dir}/a.csv"], 2, "no date"),
+        (["pull", "--start", "2024-02-31", "--out", "{dir}/a.csv"], 2, "not a date"),
         (["pull", *RANGE, "--out", "{dir}/a.csv", "--filter", "a==1 or b==2"], 2, "'or'"),
         (["pull", *RANGE, "--out", "{dir}/a.csv", "--exports", "0"], 2, "--exports"),
-        (["pull", *RANGE, "--out", "{dir}/a.csv", "--export-timeout", "nan"], 2, "positive"),
+        (
+            ["pull", *RANGE, "--out", "{dir}/a.csv", "--export-timeout", "nan"],
+            2,
+            "nan: it must be greater than 0 seconds",
+        ),
         (["pull", *RANGE], 2, "--out"),
         (["pull", *RANGE, "--out", "{dir}/a.csv", "--base-url", "http://api.pactsafe.com"], 2, "must be https"),
         (["plan", *RANGE, "--window", "1parsec"], 2, "no length"),
@@ -303,7 +309,7 @@ def test_an_interrupted_pull_is_code_130_and_goes_on(
     code, stderr, command = interrupted(sandbox, tmp_path, number)
     assert code == 130
     assert "interrupted" in stderr
-    assert f"go on with: bulkpull {' '.join(command)}\n" in stderr
+    assert f"Resume with: bulkpull {' '.join(command)}\n" in stderr
     assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv.bulkpull"]
     done = bulkpull(sandbox, *command)
@@ -318,7 +324,7 @@ def test_the_command_to_resume_does_not_start_over(sandbox: SandboxProcess, tmp_
     more = ["--fresh", "--filter", f"custom_data.vip!={odd}"]
     code, stderr, command = interrupted(sandbox, tmp_path, signal.SIGINT, more=more)
     assert code == 130
-    to_resume = stderr.partition("go on with: ")[2].rstrip("\n")
+    to_resume = stderr.partition("Resume with: ")[2].rstrip("\n")
     assert "\n" not in to_resume
     assert "\x1b" not in to_resume
     shell = shutil.which("bash")
@@ -332,19 +338,27 @@ def test_the_command_to_resume_does_not_start_over(sandbox: SandboxProcess, tmp_
 
 def test_an_option_whose_value_is_the_word_fresh_keeps_it() -> None:
     arguments = ["pull", "--fresh", "--filter", "--fresh", "--out=--fresh", "-v", "--fresh", "--out", "x"]
-    assert list(_without_fresh(arguments)) == ["pull", "--filter", "--fresh", "--out=--fresh", "-v", "--out", "x"]
+    assert list(without_fresh(arguments, taking_values(pull.params))) == [
+        "pull",
+        "--filter",
+        "--fresh",
+        "--out=--fresh",
+        "-v",
+        "--out",
+        "x",
+    ]
 
 
 @given(st.text(st.characters(exclude_characters="\0")))
 def test_an_argument_that_is_quoted_is_one_line_for_the_shell(text: str) -> None:
     surely = os.fsdecode(text.encode("utf-8", "surrogatepass"))
-    quoted = _quoted(surely)
-    assert quoted.isprintable()
-    assert quoted.encode().isascii() or not quoted.startswith("$'")
-    if quoted.startswith("$'"):
-        assert ast.literal_eval(f"b{quoted[1:]}") == os.fsencode(surely)
+    word = quoted(surely)
+    assert word.isprintable()
+    assert word.encode().isascii() or not word.startswith("$'")
+    if word.startswith("$'"):
+        assert ast.literal_eval(f"b{word[1:]}") == os.fsencode(surely)
     else:
-        assert shlex.split(quoted) == [surely]
+        assert shlex.split(word) == [surely]
 
 
 def test_a_fresh_start_that_did_not_come_to_it_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,9 +367,10 @@ def test_a_fresh_start_that_did_not_come_to_it_is_still_one(tmp_path: Path, monk
     (left / "journal.sqlite").touch()
     monkeypatch.setattr("sys.argv", ["bulkpull", "pull", "--fresh"])
     for begun, command in ((False, "bulkpull pull --fresh"), (True, "bulkpull pull")):
-        note = _what_next(tmp_path / "a.csv", Interrupted(), begun=begun, fresh=True)
-        assert note == f"what is done is kept in {left}; go on with: {command}"
-    assert _what_next(tmp_path / "a.csv", OutputError("another pull is writing"), begun=False, fresh=True) is None
+        note = next_step(tmp_path / "a.csv", Interrupted(), pull.params, begun=begun, fresh=True)
+        assert note == f"Progress is saved in {left}. Resume with: {command}"
+    busy = OutputError("another pull is writing")
+    assert next_step(tmp_path / "a.csv", busy, pull.params, begun=False, fresh=True) is None
 
 
 def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProcess, tmp_path: Path) -> None:
@@ -404,7 +419,7 @@ def test_an_outage_longer_than_retry_for_is_code_4_and_the_pull_goes_on(tmp_path
         command = ["pull", *RANGE, "--window", "1mo", "--out", str(tmp_path / "a.csv")]
         done = bulkpull(running, *command, "--retry-for", "1", "--exports", "1")
         assert done.returncode == 4, done.stderr
-        assert "go on with: bulkpull pull" in done.stderr
+        assert "Resume with: bulkpull pull" in done.stderr
         done = bulkpull(running, *command, "--json")
         assert done.returncode == 0, done.stderr
     assert (json.loads(done.stdout)["rows"], json.loads(done.stdout)["runs"]) == (3000, 2)

@@ -124,7 +124,9 @@ def test_requests_go_first_come_first_served() -> None:
 def test_a_429_holds_everybody_as_long_as_the_server_says() -> None:
     async def main() -> tuple[float, float]:
         governor, start = Governor(10), anyio.current_time()
+        assert governor.throttled_at is None
         held = governor.throttled(17.0)
+        assert governor.throttled_at == start
         async with governor.place():
             return held, anyio.current_time() - start
 

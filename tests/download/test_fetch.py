@@ -32,7 +32,7 @@ from bulkpull.download import transfer
 from bulkpull.download.fetch import fetch
 from bulkpull.download.transfer import MAX_ASKED, MAX_MALFORMED, MAX_RENEWALS, Meter
 from bulkpull.events import Event, PartFetched, Received, Retried
-from bulkpull.journal.journal import Journal, PartRecord
+from bulkpull.journal import Journal, PartRecord
 from bulkpull.pull.journey import ExportFailure, Part
 from bulkpull.pull.links import Links, part_records
 
@@ -141,7 +141,7 @@ async def fetched(
             export = Export("e", "succeeded", links=tuple(host.link(number) for number in range(host.links)))
             records = part_records(export)
             if record is None:
-                journal.exported(WINDOW, "e", records)
+                journal.record_success(WINDOW, "e", records)
             else:
                 export = Export("e", "succeeded")
             part = Part(WINDOW, 1, directory / "part.csv", record or records[0])
@@ -495,8 +495,8 @@ async def test_the_journal_knows_under_which_validator_a_part_may_go_on(tmp_path
         return response
 
     journal = Journal(path)
-    launch = journal.launching(WINDOW)
-    journal.launched(launch, "e")
+    launch = journal.record_launch(WINDOW)
+    journal.record_export(launch, "e")
     assert (await fetched(tmp_path, Host([pausing, whole(large)]), journal=journal))[0] == large
     [record] = seen
     assert (record.validator, record.length, record.size) == ('"v1"', len(large), None)

@@ -13,7 +13,7 @@ from xxhash import xxh3_128
 
 from bulkpull import PartError
 from bulkpull.download import fetch as fetch_module
-from bulkpull.journal.journal import Journal, PartRecord
+from bulkpull.journal import Journal, PartRecord
 from tests.download.test_fetch import ROWS, Host, fetched
 
 BODY = ROWS * 6  # several megabytes, so that half of it is worth a record

@@ -17,7 +17,7 @@ from bulkpull import BulkpullError, Clickwrap, RetryPolicy, Window, pull
 from bulkpull.clickwrap.filters import window_filter
 from bulkpull.journal.journal import Journal
 from bulkpull.planning.length import by_length
-from bulkpull.planning.plan import span
+from bulkpull.planning.range import span
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from tests.flows import victim
 

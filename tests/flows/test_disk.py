@@ -115,7 +115,7 @@ def test_a_full_disk_is_code_5_and_the_pull_goes_on_once_there_is_room(
         assert f"{what} window" in done.stderr
         assert "bytes are free there, and " in done.stderr
         assert "more are needed" in done.stderr
-        assert "go on with: bulkpull pull" in done.stderr
+        assert "Resume with: bulkpull pull" in done.stderr
         assert "Traceback" not in done.stderr
         assert ("resuming: " in done.stderr) == (run > 0)
         assert not out.exists()
@@ -211,7 +211,7 @@ async def test_what_was_changed_meanwhile_is_not_taken_for_ours(
     [first, *_] = sorted((tmp_path / "a.csv.bulkpull").glob(file))
     first.write_bytes(first.read_bytes()[:1000])
     if file == "output":
-        with pytest.raises(OutputError, match="start over"):
+        with pytest.raises(OutputError, match="Start over with --fresh"):
             await pull(sandbox, out)
         await pull(sandbox, out, resume=False)
     else:

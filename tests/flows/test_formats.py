@@ -18,7 +18,7 @@ from bulkpull import FormatError, OutputError, UsageError, events
 from bulkpull.download.transfer import Transfer
 from bulkpull.events import Event
 from bulkpull.sandbox import Sandbox
-from bulkpull.store.file import Output
+from bulkpull.store import WorkDirectory
 from tests.flows.survival import survive_kills, undisturbed
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
 
@@ -129,7 +129,7 @@ async def test_killed_between_publishing_and_the_end_it_is_not_published_as_some
 
     async with Sandbox(CONFIG) as sandbox:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Output, "release", lambda self, *, remove: _release(self))
+            patch.setattr(WorkDirectory, "release", lambda self, *, remove: _release(self))
             await pull(sandbox, out, format="ndjson")
         with pytest.raises(OutputError, match="exists"):
             await pull(sandbox, out, format="parquet")

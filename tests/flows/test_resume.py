@@ -17,7 +17,7 @@ import bulkpull
 from bulkpull import BulkpullError, Clickwrap, PartError, Result, RetryPolicy, UnavailableError, UsageError, events
 from bulkpull.events import Event
 from bulkpull.sandbox import Sandbox, SandboxConfig
-from bulkpull.store.file import Output
+from bulkpull.store import WorkDirectory
 
 CONFIG = SandboxConfig(
     rows=8000,
@@ -134,12 +134,12 @@ async def test_exports_that_are_gone_are_launched_again_and_what_is_fetched_is_k
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"start": "2024-01-02"}, "start 2024-01-01T00:00:00.000Z, and now 2024-01-02T00:00:00.000Z"),
-        ({"end": "2024-06-30"}, "end 2024-07-01T00:00:00.000Z, and now 2024-06-30T00:00:00.000Z"),
-        ({"end": None}, "end 2024-07-01T00:00:00.000Z, and now now"),
-        ({"filter": "event_type==sent"}, "filter (none), and now event_type==sent"),
-        ({"fields": None}, "fields id,signer_id,created_time,custom_data.vip, and now (none)"),
-        ({"window": "1w"}, "window 2w, and now 1w"),
+        ({"start": "2024-01-02"}, "start is 2024-01-02T00:00:00.000Z instead of 2024-01-01T00:00:00.000Z"),
+        ({"end": "2024-06-30"}, "end is 2024-06-30T00:00:00.000Z instead of 2024-07-01T00:00:00.000Z"),
+        ({"end": None}, "end is now instead of 2024-07-01T00:00:00.000Z"),
+        ({"filter": "event_type==sent"}, "filter is event_type==sent instead of (none)"),
+        ({"fields": None}, "fields is (none) instead of id,signer_id,created_time,custom_data.vip"),
+        ({"window": "1w"}, "window is 1w instead of 2w"),
     ],
 )
 async def test_other_options_are_told_apart_and_lose_nothing(
@@ -181,14 +181,14 @@ async def test_a_pull_that_died_just_after_its_output_appeared(
 ) -> None:
     out = tmp_path / "a.csv"
 
-    def die(output: Output, *, remove: bool) -> None:
+    def die(output: WorkDirectory, *, remove: bool) -> None:
         assert remove
         assert output._lock is not None
         os.close(output._lock)
 
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(Output, "release", die)
+            patch.setattr(WorkDirectory, "release", die)
             await pull(sandbox, out)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.bulkpull"]
         asked = sum(sandbox.seen.requests.values())

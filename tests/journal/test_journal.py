@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bulkpull import OutputError, Window
+from bulkpull.journal import ExportRecord, Figures, Frontier, Journal, Outcome, PartRecord
 from bulkpull.journal import journal as journal_module
-from bulkpull.journal.journal import ExportRecord, Figures, Frontier, Journal, Outcome, PartRecord
 
 WINDOWS = tuple(
     Window(index, datetime(2024, 1, 1 + index, tzinfo=UTC), datetime(2024, 1, 2 + index, tzinfo=UTC))
@@ -43,7 +43,7 @@ def part(number: int, name: str, export_id: str = "one", **known: Any) -> PartRe
 
 
 def launched(journal: Journal, window: Window, export_id: str) -> None:
-    journal.launched(journal.launching(window), export_id)
+    journal.record_export(journal.record_launch(window), export_id)
 
 
 def test_options_and_plan(reopen: Reopen) -> None:
@@ -53,7 +53,7 @@ def test_options_and_plan(reopen: Reopen) -> None:
     assert journal.launches == 0
     assert journal.exports() == {}
     assert journal.frontier == Frontier(0, 0, (), Figures())
-    assert journal.published("csv") is None
+    assert journal.receipt == ""
 
 
 def test_runs_are_counted(reopen: Reopen) -> None:
@@ -64,38 +64,38 @@ def test_runs_are_counted(reopen: Reopen) -> None:
 
 def test_an_export_is_known_from_the_answer_on_and_its_launch_before(reopen: Reopen) -> None:
     journal = reopen()
-    launch = journal.launching(WINDOWS[0])
+    launch = journal.record_launch(WINDOWS[0])
     assert reopen().launches == 1
     assert reopen().exports() == {}
-    journal.launched(launch, "one")
+    journal.record_export(launch, "one")
     [(record,)] = reopen().exports().values()
-    assert (record.id, record.exported, record.parts) == ("one", False, ())
+    assert (record.id, record.has_succeeded, record.parts) == ("one", False, ())
     assert 0 < record.age < 60
 
 
 def test_a_launch_that_was_refused_was_none(reopen: Reopen) -> None:
     journal = reopen()
-    journal.refused(journal.launching(WINDOWS[0]))
+    journal.forget_launch(journal.record_launch(WINDOWS[0]))
     assert reopen().launches == 0
 
 
 def test_an_export_that_will_not_do_is_forgotten_with_its_parts(reopen: Reopen) -> None:
     journal = reopen()
     launched(journal, WINDOWS[0], "one")
-    journal.exported(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
-    journal.failed(WINDOWS[0], "one", "gone")
+    journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
+    journal.record_failure(WINDOWS[0], "one", "gone")
     assert reopen().exports() == {}
     launched(journal, WINDOWS[0], "two")
-    journal.exported(WINDOWS[0], "two", [part(1, "c", "two")])
+    journal.record_success(WINDOWS[0], "two", [part(1, "c", "two")])
     [(record,)] = reopen().exports().values()
-    assert (record.id, record.exported, record.parts) == ("two", True, (part(1, "c", "two"),))
+    assert (record.id, record.has_succeeded, record.parts) == ("two", True, (part(1, "c", "two"),))
     assert reopen().launches == 2
 
 
 def test_a_lost_launch_does_not_hide_an_export(reopen: Reopen) -> None:
     journal = reopen()
     launched(journal, WINDOWS[0], "one")
-    journal.launching(WINDOWS[0])
+    journal.record_launch(WINDOWS[0])
     assert reopen().exports()[0][-1].id == "one"
 
 
@@ -103,7 +103,7 @@ def test_parts_half_and_whole(reopen: Reopen) -> None:
     journal = reopen()
     journal.start_run()
     launched(journal, WINDOWS[1], "one")
-    journal.exported(WINDOWS[1], "one", [part(1, "a"), part(2, "b"), part(3, "c")])
+    journal.record_success(WINDOWS[1], "one", [part(1, "a"), part(2, "b"), part(3, "c")])
     journal.transferring(WINDOWS[1], 1, '"v1"', 1000)
     journal.transferring(WINDOWS[1], 2, '"v2"', None)
     journal.fetched(WINDOWS[1], 2, 17, "check")
@@ -119,7 +119,7 @@ def test_half_files_are_not_trusted_after_the_machine_went_down(
     journal = reopen()
     journal.start_run()
     launched(journal, WINDOWS[0], "one")
-    journal.exported(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
+    journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
     journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
     journal.fetched(WINDOWS[0], 2, 17, "check")
     reopen().start_run()
@@ -146,7 +146,7 @@ def test_macos_tells_its_start_in_another_way(
     journal = reopen()
     journal.start_run()
     launched(journal, WINDOWS[0], "one")
-    journal.exported(WINDOWS[0], "one", [part(1, "a")])
+    journal.record_success(WINDOWS[0], "one", [part(1, "a")])
     journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
     if not trusted:
         monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["echo", "9A0C"])
@@ -158,9 +158,9 @@ def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:
     journal = reopen()
     for window, export_id in zip(WINDOWS, ("one", "two", "three"), strict=True):
         launched(journal, window, export_id)
-        journal.exported(window, export_id, [part(1, "a", export_id)])
-    journal.merged(WINDOWS[0], Figures(1, 10, 2, 1, 0), 400, ["id", "v"], records=12, ids=10)
-    journal.merged(WINDOWS[1], Figures(2, 5, 0, 0, 3), 700, ["id", "v", "w"], records=5, ids=5)
+        journal.record_success(window, export_id, [part(1, "a", export_id)])
+    journal.record_merge(WINDOWS[0], Figures(1, 10, 2, 1, 0), 400, ["id", "v"], records=12, ids=10)
+    journal.record_merge(WINDOWS[1], Figures(2, 5, 0, 0, 3), 700, ["id", "v", "w"], records=5, ids=5)
     again = reopen()
     assert again.frontier == Frontier(2, 700, ("id", "v", "w"), Figures(3, 15, 2, 1, 3))
     assert [record.id for (record,) in again.exports().values()] == ["three"]
@@ -169,9 +169,9 @@ def test_the_frontier_sums_up_and_hides_what_is_merged(reopen: Reopen) -> None:
 
 def test_pieces_take_the_place_of_a_window_and_the_last_merged_is_the_latest(reopen: Reopen) -> None:
     journal = reopen()
-    journal.launched(journal.launching(WINDOWS[1]), "one")
-    journal.exported(WINDOWS[1], "one", [part(1, "a")])
-    journal.failed(WINDOWS[1], "one", "gone")
+    journal.record_export(journal.record_launch(WINDOWS[1]), "one")
+    journal.record_success(WINDOWS[1], "one", [part(1, "a")])
+    journal.record_failure(WINDOWS[1], "one", "gone")
     noon = WINDOWS[1].start + (WINDOWS[1].end - WINDOWS[1].start) / 2
     cut = (Window(0, WINDOWS[1].start, noon, 30), Window(1, noon, WINDOWS[1].end, None))
     halves = journal.cut(WINDOWS[1], cut, 17)
@@ -181,10 +181,10 @@ def test_pieces_take_the_place_of_a_window_and_the_last_merged_is_the_latest(reo
     assert again.exports() == {}
     assert (again.splits, again.launches) == (1, 1)
     for number, window in enumerate((WINDOWS[0], *halves)):
-        again.merged(window, Figures(1, 10, 0, 0, 0), 100 * number, [f"column {number}"], records=10, ids=10)
+        again.record_merge(window, Figures(1, 10, 0, 0, 0), 100 * number, [f"column {number}"], records=10, ids=10)
     assert reopen().frontier == Frontier(3, 200, ("column 2",), Figures(3, 30, 0, 0, 0))
     assert reopen().waiting == (WINDOWS[2],)
-    assert [row[0].index for row in reopen().by_window()] == [0, 3, 4, 2]
+    assert [one.window.index for one in reopen().progress()] == [0, 3, 4, 2]
 
 
 def test_what_is_left_out_is_not_waited_for(reopen: Reopen) -> None:
@@ -193,31 +193,31 @@ def test_what_is_left_out_is_not_waited_for(reopen: Reopen) -> None:
     assert again.windows == WINDOWS
     assert again.waiting == (WINDOWS[0], WINDOWS[2])
     assert again.skipped == (WINDOWS[1],)
-    assert [row[-1] for row in again.by_window()] == [None, "it always fails", None]
+    assert [one.skip_reason for one in again.progress()] == [None, "it always fails", None]
 
 
 def test_an_export_that_is_made_again_has_parts_of_its_own(reopen: Reopen) -> None:
     journal = reopen()
     launched(journal, WINDOWS[0], "one")
-    journal.exported(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
+    journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
     journal.fetched(WINDOWS[0], 1, 17, "check")
     launched(journal, WINDOWS[0], "two")
     assert journal.last_part(WINDOWS[0]) == 2
-    journal.exported(WINDOWS[0], "two", [part(3, "a", "two")])
-    journal.exported(WINDOWS[0], "one", [part(4, "c")])  # a link that came late
+    journal.record_success(WINDOWS[0], "two", [part(3, "a", "two")])
+    journal.record_success(WINDOWS[0], "one", [part(4, "c")])  # a link that came late
     one, two = reopen().exports()[0]
     assert one.parts == (part(1, "a", size=17, checksum="check"), part(2, "b"), part(4, "c"))
     assert two.parts == (part(3, "a", "two"),)
     journal.damaged(WINDOWS[0], 1)
     assert reopen().exports()[0][0].parts[0] == part(1, "a")
-    journal.failed(WINDOWS[0], "one", "gone")
+    journal.record_failure(WINDOWS[0], "one", "gone")
     assert [record.id for record in reopen().exports()[0]] == ["two"]
 
 
 def test_what_windows_came_to(reopen: Reopen) -> None:
     journal = reopen()
-    journal.merged(WINDOWS[0], Figures(1, 8, 4, 0, 0), 100, ["id"], records=12, ids=10)
-    journal.recounted(replace(WINDOWS[0], rows=11))
+    journal.record_merge(WINDOWS[0], Figures(1, 8, 4, 0, 0), 100, ["id"], records=12, ids=10)
+    journal.record_count(replace(WINDOWS[0], rows=11))
     half = WINDOWS[1].start + (WINDOWS[1].end - WINDOWS[1].start) / 2
     pieces = journal.cut(WINDOWS[1], (replace(WINDOWS[1], end=half), replace(WINDOWS[1], start=half)), 9)
     journal.skip(pieces[0], "no")
@@ -233,37 +233,36 @@ def test_what_windows_came_to(reopen: Reopen) -> None:
 def test_launches_of_the_plan_and_those_without_an_answer(reopen: Reopen) -> None:
     journal = reopen()
     assert (journal.planned, journal.unlaunched) == (3, {0, 1, 2})
-    journal.unanswered(journal.launching(WINDOWS[1]))
+    journal.record_lost_answer(journal.record_launch(WINDOWS[1]))
     [piece] = journal.cut(WINDOWS[0], WINDOWS[:1], None)
     assert (reopen().planned, reopen().unlaunched, reopen().launches) == (3, {0, 2}, 1)
-    failures = {row[0].index: row[4] for row in reopen().by_window()}
-    assert failures == {piece.index: None, 1: "the launch was not answered: an export was perhaps made", 2: None}
+    failures = {one.window.index: one.failure for one in reopen().progress()}
+    assert failures == {piece.index: None, 1: "the launch was not answered; it may have created an export", 2: None}
 
 
 def test_verdicts_and_doubts_are_kept(reopen: Reopen) -> None:
     journal = reopen()
     assert (journal.caps, journal.doubt) == ({}, "")
-    journal.judge_cap(500, "open")
-    journal.judge_cap(10_000, "refuted")
-    journal.judge_cap(500, "found")
-    journal.distrust("children count more than their parent")
-    assert reopen().caps == {500: "found", 10_000: "refuted"}
+    journal.record_cap(500, "open")
+    journal.record_cap(10_000, "refuted")
+    journal.record_cap(500, "confirmed")
+    journal.distrust_counts("children count more than their parent")
+    assert reopen().caps == {500: "confirmed", 10_000: "refuted"}
     assert reopen().doubt == "children count more than their parent"
 
 
 def test_what_is_about_to_be_published(reopen: Reopen) -> None:
-    reopen().publishing(12345, "csv")
-    reopen().publishing(2**63, "ndjson")
-    assert reopen().published("ndjson") == 2**63
-    assert reopen().published("csv") is None
+    reopen().record_receipt("csv 12345")
+    reopen().record_receipt("ndjson 678")
+    assert reopen().receipt == "ndjson 678"
 
 
 def test_a_half_written_record_is_none(reopen: Reopen) -> None:
     journal = reopen()
     launched(journal, WINDOWS[0], "one")
     with pytest.raises(OutputError, match=r"write the journal .*UNIQUE"):
-        journal.exported(WINDOWS[0], "one", [part(1, "a"), part(1, "b")])
-    assert not reopen().exports()[0][0].exported
+        journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(1, "b")])
+    assert not reopen().exports()[0][0].has_succeeded
     assert reopen().exports()[0][0].parts == ()
 
 

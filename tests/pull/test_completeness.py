@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkpull.journal.journal import Figures, Journal
+from bulkpull.journal import Figures, Journal
 from bulkpull.pull.completeness import completeness
 from bulkpull.window import Window
 from tests.simulation.server import START
@@ -23,7 +23,7 @@ def journal_of(path: Path, windows: tuple[Window, ...], total: int | None) -> Jo
 
 
 def merged(journal: Journal, window: Window, rows: int) -> None:
-    journal.merged(window, Figures(1, rows, 0, 0, 0), 100, ["id"], records=rows, ids=rows)
+    journal.record_merge(window, Figures(1, rows, 0, 0, 0), 100, ["id"], records=rows, ids=rows)
 
 
 @pytest.mark.parametrize(("rows", "is_short"), [(13, False), (12, False), (11, True)])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bulkpull import Window
-from bulkpull.pull.doubts import Doubt, Doubts, Trial
+from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -33,9 +33,7 @@ def judged(
     rows = ids if rows is None else rows
     return doubts.judge(
         judged,
-        records,
-        rows,
-        ids,
+        Delivery(records, ids, rows),
         trial,
         is_empty=is_empty,
         is_resolved=is_resolved,
@@ -52,14 +50,14 @@ def test_fewer_than_counted_are_doubted_until_all_was_asked() -> None:
     doubts = Doubts()
     doubt = judged(doubts, window(0, 8), 7)
     assert doubt is not None
-    assert (doubt.kind, doubt.records, doubt.ids) == ("short", 7, 7)
+    assert (doubt.kind, doubt.delivery.records, doubt.delivery.ids) == ("short", 7, 7)
     assert judged(doubts, window(0, 8), 7, is_resolved=True) is None
 
 
 def test_ids_that_come_again_in_another_window_are_no_more_than_counted() -> None:
     doubts = Doubts()
     assert all(judged(doubts, window(index, 500), 501, rows=500) is None for index in range(4))
-    assert doubts.news() == {}
+    assert doubts.new_verdicts() == {}
 
 
 def test_repeats_do_not_make_up_for_ids_that_lack() -> None:
@@ -84,8 +82,8 @@ def test_two_exports_of_a_round_number_make_a_trial() -> None:
         assert doubt is not None
         assert (doubt.kind, doubt.is_own, doubt.again) == ("capped", True, ())
         assert doubt.trial is not None
-        assert doubts.news() == {records: "open"}
-        assert doubts.news() == {}
+        assert doubts.new_verdicts() == {records: "open"}
+        assert doubts.new_verdicts() == {}
 
 
 def test_numbers_that_others_exceed_or_that_are_small_or_counted_are_no_limits() -> None:
@@ -124,7 +122,7 @@ def test_pieces_that_deliver_more_find_the_limit_and_all_that_ended_there_are_cu
     doubt = judged(doubts, window(3), 300, trial=trial)
     assert doubt is not None
     assert (doubt.kind, doubt.again, doubt.is_own, doubt.trial) == ("capped", (window(0),), False, None)
-    assert doubts.caps == {500: "found"}
+    assert doubts.caps == {500: "confirmed"}
     later = judged(doubts, window(4), 500)
     assert later is not None
     assert (later.kind, later.is_own, later.trial) == ("capped", True, None)
@@ -181,10 +179,10 @@ def test_one_export_that_ends_at_a_limit_above_its_count_makes_a_trial() -> None
 
 def test_a_count_settles_it_as_well() -> None:
     doubts, _ = on_trial()
-    doubts.refute(500)
+    doubts.refute_cap(500)
     assert judged(doubts, window(2), 500) is None
     doubts, _ = on_trial()
-    assert doubts.convict(500) == (window(0),)
+    assert doubts.confirm_cap(500) == (window(0),)
     later = judged(doubts, window(2), 500)
     assert later is not None
     assert (later.kind, later.again, later.trial) == ("capped", (), None)
@@ -192,18 +190,18 @@ def test_a_count_settles_it_as_well() -> None:
 
 def test_a_trial_whose_piece_could_not_be_exported_stays_open() -> None:
     doubts, trial = on_trial()
-    trial.spoiled, trial.pieces = True, 1
+    trial.is_spoiled, trial.pieces = True, 1
     assert judged(doubts, window(2), 200, trial=trial) is None
     assert doubts.caps == {500: "open"}
 
 
 def test_windows_of_earlier_runs_are_remembered() -> None:
     doubts = Doubts()
-    doubts.resume(window(0), 500, 500, 500)
-    doubts.resume(window(1, 700), 700, 700, 700)
+    doubts.resume(window(0), Delivery(500, 500, 500))
+    doubts.resume(window(1, 700), Delivery(700, 700, 700))
     assert judged(doubts, window(2), 500) is None  # one has delivered more
     doubts = Doubts()
-    doubts.resume(window(0), 500, 500, 500)
+    doubts.resume(window(0), Delivery(500, 500, 500))
     doubt = judged(doubts, window(2), 500)
     assert doubt is not None
     assert doubt.kind == "capped"

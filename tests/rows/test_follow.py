@@ -69,3 +69,4 @@ def test_reading_ends_where_there_is_no_use_in_it(path: Path, supersede: Callabl
     outcome = read_in_a_thread(followed)
     supersede(followed)
     assert isinstance(outcome(), Superseded)
+    followed.close()

@@ -318,7 +318,7 @@ def test_each_kind_is_documented() -> None:
 
 
 def test_the_help_lists_each_kind_with_its_value() -> None:
-    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Faults that strike")
+    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Random faults")
     for kind in ALL:
         [line] = [line for line in shown.splitlines() if line.strip().split(" ")[0] in (kind, f"{kind}:N")]
         default = MODE_KINDS.get(kind)

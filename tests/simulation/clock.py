@@ -92,5 +92,6 @@ def _without_threads() -> Iterator[None]:
         patch("anyio.to_thread.run_sync", run_sync),
         patch("anyio.from_thread.check_cancelled", lambda: None),
         patch("bulkpull.journal.journal.datetime", _Clock),
+        patch("bulkpull.journal.reading.datetime", _Clock),
     ):
         yield

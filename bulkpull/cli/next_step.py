@@ -1,0 +1,69 @@
+"""What a user can do after a pull that failed or was interrupted."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import string
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from bulkpull.cli.running import Interrupted
+from bulkpull.errors import OutputError, UsageError
+from bulkpull.store import WorkDirectory
+
+
+def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, begun: bool, fresh: bool) -> str | None:
+    """Return a sentence for the user; None if that of the error `end` says enough.
+
+    Args:
+        out: The output.
+        end: What ended the pull.
+        options: Those of the command.
+        begun: Whether it has read, or cleared, the progress of earlier runs.
+        fresh: Whether it was to clear it.
+    """
+    if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
+        return None
+    unfinished = WorkDirectory(out)
+    if unfinished.journal.exists():
+        arguments = sys.argv[1:]
+        if begun or not fresh:
+            arguments = list(without_fresh(arguments, taking_values(options)))
+        command = " ".join(map(quoted, ("bulkpull", *arguments)))
+        return f"Progress is saved in {unfinished.path}. Resume with: {command}"
+    if isinstance(end, Interrupted):
+        complete = unfinished.output.exists()
+        return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
+    return None
+
+
+def taking_values(options: Sequence[click.Parameter]) -> frozenset[str]:
+    """Return the flags that are followed by a value."""
+    return frozenset(name for option in options if not getattr(option, "is_flag", True) for name in option.opts)
+
+
+def without_fresh(arguments: Sequence[str], with_value: Collection[str]) -> Iterator[str]:
+    """Yield the arguments without the flag `--fresh`, which would discard the progress to be resumed."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument != "--fresh":
+            yield argument
+        if argument in with_value:
+            yield from islice(rest, 1)
+
+
+def quoted(argument: str) -> str:
+    """Return the argument quoted for a shell.
+
+    Control characters, and bytes that are not text, would not survive being printed: they are escaped as octal numbers
+    in `$'...'`, which bash, zsh, ksh and POSIX.1-2024 know.
+    """
+    if argument.isprintable():
+        return shlex.quote(argument)
+    plain = frozenset(string.printable.encode()) - frozenset(b"\\'" + string.whitespace.encode()) | {ord(" ")}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(argument)) + "'"

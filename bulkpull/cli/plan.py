@@ -1,0 +1,95 @@
+"""`bulkpull plan`: show the windows of a pull."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+import orjson
+
+import bulkpull
+from bulkpull.cli.options import options_of, run_options
+from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.tables import show, table, window_json
+from bulkpull.options import declared
+from bulkpull.planning.length import AUTO
+from bulkpull.pull.extra import default_extra
+from bulkpull.pull.options import check_names
+from bulkpull.window import instant
+
+ASSUMED_EXPORT_S = 60.0
+_BAR_WIDTH = 24  # characters
+
+
+@click.command()
+@options_of(bulkpull.PullOptions, optional=["out"])
+@client_options
+@run_options
+def plan(
+    fields: list[str] | None,
+    exports: int | None,
+    max_exports: int,
+    max_extra_exports: int | None,
+    base_url: str,
+    requests_per_minute: int,
+    retry_for: float,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Show the windows of a pull with the same options, without starting any export.
+
+    If the window is auto, the API is asked to count; otherwise no request is made.
+    """
+    check_names(fields or ())
+    names = {field.name for field, _ in declared(bulkpull.PlanOptions)}
+    options = bulkpull.PlanOptions(**{name: value for name, value in values.items() if name in names})
+
+    async def work() -> bulkpull.Plan:
+        async with client(base_url, requests_per_minute, retry_for, needs_token=options.length == AUTO) as api:
+            return await bulkpull.plan(api, **options.asdict())
+
+    found = run(work)
+    windows = found.windows
+    concurrent = exports or max_exports
+    requests = 2 * len(windows)  # at least: one launches an export, one finds it finished
+    extra = default_extra(len(windows)) if max_extra_exports is None else max_extra_exports
+    # In rounds of as many exports as run concurrently, unless the quota takes longer.
+    seconds = max(math.ceil(len(windows) / concurrent) * ASSUMED_EXPORT_S, 60.0 * (requests // requests_per_minute))
+    if as_json:
+        figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
+        figures |= {"max_extra_exports": extra}
+        times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_EXPORT_S}
+        reason = {"uncounted": found.uncounted or None, "doubt": found.doubt or None}
+        click.echo(orjson.dumps({"windows": [window_json(one) for one in windows]} | figures | times | reason))
+        return
+    _show_windows(found)
+    if found.uncounted:
+        click.echo(f"Activity could not be counted; windows have equal length: {found.uncounted}")
+    if found.doubt:
+        click.echo(f"The API's counts are unreliable: {found.doubt}")
+    if found.rows is not None:
+        click.echo(f"{found.rows:,} activities, counted with {found.probes:,} requests")
+    click.echo(f"{len(windows):,} exports, at least {requests:,} requests: one to launch each export, the rest to poll")
+    click.echo(f"Up to {extra:,} more exports if some fail or are incomplete (--max-extra-exports)")
+    click.echo(
+        f"About {_duration(seconds)}, assuming one minute per export and up to {concurrent:,} concurrent exports; a "
+        "pull measures both"
+    )
+
+
+def _show_windows(found: bulkpull.Plan) -> None:
+    shown = table("window", "start", "end", *(("rows", "share", "") if found.rows else ()))
+    most = max((one.rows or 0 for one in found.windows), default=0)
+    for one in found.windows:
+        cells = [str(one.index + 1), instant(one.start), instant(one.end)]
+        if found.rows:
+            rows = one.rows or 0
+            cells += [f"{rows:,}", f"{rows / found.rows:.1%}", "█" * math.ceil(_BAR_WIDTH * rows / most)]
+        shown.add_row(*cells)
+    show(shown)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

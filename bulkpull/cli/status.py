@@ -1,0 +1,55 @@
+"""`bulkpull status`: show the progress of an unfinished pull."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import orjson
+from rich.filesize import decimal
+from rich.markup import escape
+
+import bulkpull
+from bulkpull.cli.tables import path_json, show, table, window_json
+from bulkpull.window import instant
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(file: Path, as_json: bool) -> None:
+    """Show the progress of the unfinished pull to FILE."""
+    found = bulkpull.status(file)
+    if as_json:
+        windows = [
+            window_json(one.window) | {name: value for name, value in asdict(one).items() if name != "window"}
+            for one in found.windows
+        ]
+        click.echo(orjson.dumps(asdict(found) | {"output": path_json(found.output), "windows": windows}))
+        return
+    shown = table("window", "start", "end", "state", "counted", "launches", "files", "rows", "export")
+    for one in found.windows:
+        shown.add_row(
+            str(one.window.index + 1),
+            instant(one.window.start),
+            instant(one.window.end),
+            one.state,
+            "" if one.window.rows is None else f"{one.window.rows:,}",
+            str(one.launches),
+            f"{one.whole}/{one.parts}" if one.parts else "",
+            f"{one.rows:,}" if one.state == "merged" else "",
+            escape(f"{one.export_id or ''} {one.failure or ''}".strip()),
+        )
+    show(shown)
+    options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
+    click.echo(f"{found.output}: {options}")
+    running = f"running (pid {found.pid})" if found.running else "not running"
+    states = Counter(one.state for one in found.windows)
+    click.echo(
+        f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "
+        f"{', '.join(f'{count:,} {state}' for state, count in states.items())}; {found.splits:,} windows split; "
+        f"{found.launches:,} exports launched; {found.merged.rows:,} rows merged ({decimal(found.size)}), "
+        f"{found.merged.duplicates:,} duplicates dropped"
+    )

@@ -1,0 +1,227 @@
+"""Reading the journal."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bulkpull.disk import disk_errors
+from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
+from bulkpull.journal.tables import open_for_reading
+from bulkpull.window import Window
+
+_MIN_AGE_S = 0.001  # of an export, whatever the clocks say
+
+
+class JournalReader:
+    """The journal at `path`, which must exist, to read. Nothing on the disk changes, and no pull is disturbed.
+
+    The methods block on the disk and may be called from any thread. All raise OutputError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._db = self._open()
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    # The pull
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the first run; empty before `begin`."""
+        return dict(self._rows("SELECT name, value FROM option"))
+
+    @property
+    def end(self) -> str:
+        """The end of the range, exclusive."""
+        return self._value("end")
+
+    @property
+    def total(self) -> int | None:
+        """The count of the whole range, if counting failed after it; None if each window was counted, or nothing."""
+        text = self._value("total")
+        return int(text) if text else None
+
+    @property
+    def doubt(self) -> str:
+        """Why the API's counts cannot be trusted; empty while nothing is known against them."""
+        return self._value("doubt")
+
+    @property
+    def runs(self) -> int:
+        """How many runs the pull has had."""
+        return int(self._value("runs") or 0)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that last opened the journal for writing."""
+        text = self._value("pid")
+        return int(text) if text else None
+
+    @property
+    def receipt(self) -> str:
+        """The destination's receipt of the output that was about to be published; empty before that."""
+        return self._value("receipt")
+
+    @property
+    def caps(self) -> dict[int, Verdict]:
+        """By number of records: whether exports are truncated there."""
+        return dict(self._rows("SELECT records, verdict FROM cap ORDER BY records"))
+
+    # Windows
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows in order of time, the pieces in place of those that were cut."""
+        return self._windows("SELECT number, start, end, activities FROM active ORDER BY start")
+
+    @property
+    def waiting(self) -> tuple[Window, ...]:
+        """The windows that are still to be merged, in order of time."""
+        return self._windows(
+            "SELECT number, start, end, activities FROM active WHERE skip_reason IS NULL "
+            "AND number NOT IN (SELECT window FROM merge) ORDER BY start"
+        )
+
+    @property
+    def skipped(self) -> tuple[Window, ...]:
+        """The windows that are left out, in order of time."""
+        return self._windows(
+            "SELECT number, start, end, activities FROM active WHERE skip_reason NOT NULL ORDER BY start"
+        )
+
+    @property
+    def planned(self) -> int:
+        """How many windows the plan had at first."""
+        return self._count("SELECT count(*) FROM window WHERE parent IS NULL")
+
+    @property
+    def splits(self) -> int:
+        """How many windows were cut."""
+        return self._count("SELECT count(DISTINCT parent) FROM window")
+
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of all windows by number, including those that were cut."""
+        rows = self._rows(
+            "SELECT number, start, end, activities, parent, ids_before_cut, records, ids, rows, "
+            "skip_reason NOT NULL FROM window LEFT JOIN merge ON merge.window = number ORDER BY number"
+        )
+        return [
+            Outcome(_window(*window), parent, ids_before_cut, records, ids, new_rows, bool(is_skipped))
+            for *window, parent, ids_before_cut, records, ids, new_rows, is_skipped in rows
+        ]
+
+    def progress(self) -> list[Progress]:
+        """The progress of all windows in order of time, the pieces in place of those that were cut."""
+        rows = self._rows(
+            "SELECT active.number, active.start, active.end, active.activities, "
+            "(SELECT count(*) FROM export WHERE export.window = active.number), "
+            "last.id, ifnull(last.has_succeeded, 0), last.failure, "
+            "(SELECT count(*) FROM part WHERE part.window = active.number), "
+            "(SELECT count(size) FROM part WHERE part.window = active.number), active.skip_reason, "
+            "merge.parts, merge.rows, merge.duplicates, merge.conflicts, merge.outside FROM active "
+            "LEFT JOIN merge ON merge.window = active.number LEFT JOIN export AS last ON last.number = "
+            "(SELECT max(number) FROM export WHERE export.window = active.number) ORDER BY active.start"
+        )
+        return [
+            Progress(
+                window=_window(*row[:4]),
+                launches=row[4],
+                export_id=row[5],
+                has_succeeded=bool(row[6]),
+                failure=row[7],
+                parts=row[8],
+                complete_parts=row[9],
+                skip_reason=row[10],
+                merged=None if row[11] is None else Figures(*row[11:]),
+            )
+            for row in rows
+        ]
+
+    # Exports
+
+    @property
+    def launches(self) -> int:
+        """How many exports were launched, including those whose answer was lost."""
+        return self._count("SELECT count(*) FROM export")
+
+    @property
+    def unlaunched(self) -> set[int]:
+        """The indexes of the plan's windows for which no export was launched."""
+        rows = self._rows(
+            "SELECT number FROM window WHERE parent IS NULL AND number NOT IN (SELECT window FROM export)"
+        )
+        return {number for (number,) in rows}
+
+    def exports(self) -> dict[int, tuple[ExportRecord, ...]]:
+        """By index, the usable exports of the windows that are not merged, in the order of their launches."""
+        now = datetime.now(UTC)
+        parts: dict[str, list[PartRecord]] = {}
+        for row in self._rows(
+            "SELECT number, name, export, validator, length, size, checksum FROM part ORDER BY window, number"
+        ):
+            part = PartRecord(*row)
+            parts.setdefault(part.export_id, []).append(part)
+        exports: dict[int, tuple[ExportRecord, ...]] = {}
+        for window, id, launched, has_succeeded in self._rows(
+            "SELECT window, id, launched, has_succeeded FROM export WHERE id NOT NULL AND failure IS NULL "
+            "AND window NOT IN (SELECT window FROM merge) ORDER BY number"
+        ):
+            age = max(_MIN_AGE_S, (now - datetime.fromisoformat(launched)).total_seconds())
+            record = ExportRecord(id, age, bool(has_succeeded), tuple(parts.get(id, ())))
+            exports[window] = (*exports.get(window, ()), record)
+        return exports
+
+    def last_part(self, window: Window) -> int:
+        """The highest number of the window's parts; 0 if it has none."""
+        return self._count("SELECT ifnull(max(number), 0) FROM part WHERE window = ?", window.index)
+
+    # The merge
+
+    @property
+    def frontier(self) -> Frontier:
+        """How far the merge has come."""
+        [sums] = self._rows(
+            "SELECT count(*), total(parts), total(rows), total(duplicates), total(conflicts), total(outside) FROM merge"
+        )
+        windows, *figures = map(int, sums)
+        last = self._rows("SELECT csv_size, columns FROM merge ORDER BY csv_size DESC, length(columns) DESC LIMIT 1")
+        offset, columns = last[0] if last else (0, "[]")
+        return Frontier(windows, offset, tuple(orjson.loads(columns)), Figures(*figures))
+
+    def _open(self) -> sqlite3.Connection:
+        return open_for_reading(self._path)
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with (
+            self._lock,
+            disk_errors(f"read the journal {self._path}"),
+            closing(self._db.execute(query, values)) as rows,
+        ):
+            return rows.fetchall()
+
+    def _count(self, query: str, *values: object) -> int:
+        return int(self._rows(query, *values)[0][0])
+
+    def _windows(self, query: str) -> tuple[Window, ...]:
+        return tuple(_window(*row) for row in self._rows(query))
+
+    def _value(self, name: str) -> str:
+        """A value of the table `pull`; empty if it is not set."""
+        rows = self._rows("SELECT value FROM pull WHERE name = ?", name)
+        return str(rows[0][0]) if rows else ""
+
+
+def _window(number: int, start: str, end: str, activities: int | None) -> Window:
+    return Window(number, datetime.fromisoformat(start), datetime.fromisoformat(end), activities)

@@ -1,0 +1,166 @@
+"""The options of a pull, each declared once: see `bulkpull.options`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bulkpull.errors import UsageError
+from bulkpull.events import OnEvent, ignore
+from bulkpull.options import documented, option
+from bulkpull.planning.options import PlanOptions
+from bulkpull.pull.extra import EXTRA
+from bulkpull.pull.memory import memory_for_ids
+from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
+from bulkpull.source import Columns
+
+
+@documented
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullOptions(PlanOptions):
+    """The options of a pull. Raises UsageError for values that make no sense."""
+
+    out: str | os.PathLike[str] = field(
+        metadata=option(
+            "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
+            metavar="FILE",
+        )
+    )
+    format: str | None = field(
+        default=None,
+        metadata=option(
+            "Output format. Defaults to the file extension, else csv.",
+            details="An unknown extension is an error. NDJSON nests dotted names; Parquet has timestamps.",
+            choices=FORMATS,
+        ),
+    )
+    flat: bool = field(
+        default=False,
+        metadata=option("Write NDJSON with dotted names instead of nested objects."),
+    )
+    all_strings: bool = field(
+        default=False,
+        metadata=option("Write created_time as text in Parquet."),
+    )
+    partition_by: str | None = field(
+        default=None,
+        metadata=option("Write Parquet as a directory, partitioned by created_time.", choices=PARTITIONS),
+    )
+    fields: Sequence[str] | None = field(
+        default=None,
+        metadata=option(
+            "Columns after id, signer_id, created_time. Defaults to all those in the files.",
+            details="Without it, exports are asked for these three, and all columns they deliver are kept.",
+            metavar="A,B",
+            recorded=lambda options, source: ",".join(options.names(source.columns)) if options.fields else "",
+        ),
+    )
+    site: str | int | None = field(
+        default=None,
+        metadata=option("Id of a site: check that it has the --fields before any export.", metavar="ID"),
+    )
+    exports: int | None = field(
+        default=None,
+        metadata=option("Maximum concurrent exports; adapts to the API by default.", minimum=1),
+    )
+    max_exports: int = field(
+        default=128,
+        metadata=option("Upper bound for adaptive --exports.", minimum=1),
+    )
+    downloads: int = field(
+        default=8,
+        metadata=option("Maximum concurrent downloads.", minimum=1),
+    )
+    spool: int = field(
+        default=4_000_000_000,
+        metadata=option(
+            "Maximum downloaded data waiting for the merge.",
+            details="No other download starts above it, except those of the window that is merged next.",
+            unit="bytes",
+            minimum=1,
+        ),
+    )
+    memory: int | None = field(
+        default=None,
+        metadata=option(
+            "Target peak memory. Defaults to 256MB, or 364MB for Parquet.",
+            details="That of a process that does nothing else. Ids that do not fit are kept on disk.",
+            unit="bytes",
+            minimum=1,
+        ),
+    )
+    export_timeout: float = field(
+        default=3600.0,
+        metadata=option(
+            "Timeout of one export, after which its window is split.",
+            details="If no earlier export leaves the queue either in that time, another one is launched instead.",
+            unit="seconds",
+            above=0,
+        ),
+    )
+    max_extra_exports: int | None = field(
+        default=None,
+        metadata=option(
+            f"Maximum exports beyond one per window. Defaults to {EXTRA} + half the windows.",
+            details="They replace exports that failed or delivered too little, and cover split windows.",
+            minimum=0,
+        ),
+    )
+    skip_failed: bool = field(
+        default=False,
+        metadata=option("Skip windows that cannot be exported; they are reported as missing."),
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata=option("Replace the output if it exists."),
+    )
+    resume: bool = field(
+        default=True,
+        metadata=option("Resume an interrupted pull; if false, discard its progress.", in_cli=False),
+    )
+    on_event: OnEvent = field(
+        default=ignore,
+        metadata=option(
+            "Function called in the event loop with each event.",
+            details="It must return at once; an exception it raises ends the pull.",
+            in_cli=False,
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        PlanOptions.__post_init__(self)  # super() fails in a dataclass with slots before Python 3.14
+        memory_for_ids(self.memory, self.output_format)
+        check_names(self.fields or ())
+
+    @property
+    def output_format(self) -> Format:
+        """The format, by its name or by the output's extension."""
+        return format_of(
+            Path(self.out),
+            self.format,
+            flat=self.flat,
+            all_strings=self.all_strings,
+            partition_by=self.partition_by,
+        )
+
+    def names(self, columns: Columns) -> tuple[str, ...]:
+        """Return the names of the columns that exports are asked for: those required, then the others, each once."""
+        return tuple(dict.fromkeys((*columns.required, *(self.fields or ()))))
+
+    @property
+    def ids_memory(self) -> int:
+        """Bytes of memory for ids."""
+        return memory_for_ids(self.memory, self.output_format)
+
+
+def check_names(fields: Sequence[str]) -> None:
+    """Raise UsageError for a string instead of names, and for what cannot be a name."""
+    if isinstance(fields, str):
+        raise UsageError(f"fields is a string, {fields!r}: pass a list of names")
+    for name in fields:
+        if not name.strip() or any(character in name for character in ', "\r\n\t'):
+            raise UsageError(
+                f"{name!r} is not a field name: names are not blank, and hold no commas, quotes or whitespace"
+            )
