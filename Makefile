@@ -1,8 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The versions that were last tested; `make test CONSTRAINTS=` takes the newest ones instead.
+CONSTRAINTS ?= constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test soak lint bench docs picture dist check-dist constraints dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
@@ -32,26 +35,48 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/large_file.py
 	$(BIN)/python benchmarks/memory.py --sizes small,medium --plot benchmarks/data/memory.svg
 
+docs: $(VENV)/.installed-docs # into build/site
+	$(BIN)/python -m tools.build_docs
+
+picture: $(VENV)/.installed-docs # docs/assets/demo.svg
+	$(BIN)/python -m tools.picture
+
+dist: $(VENV)/.installed-dist # the sdist, and the wheel that is built from it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
+check-dist: dist # installs the wheel into a virtual environment of its own, and pulls with it
+	$(BIN)/python -m tools.check_dist $(CONSTRAINTS)
+
+dev: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
+
+# The newest versions of everything, in an environment of their own. Run the tests with them before committing.
+constraints:
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet,sandbox-s3]' --group dev
+	echo '# The versions that were tested, on Python 3.11. Made by `make constraints`.' > constraints.txt
+	build/newest/bin/python -m pip freeze --exclude-editable >> constraints.txt
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
+	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The stamp is younger than what it installed from; a changed pyproject installs again.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+# Dependency groups take pip 25.1, which the venv module of Python 3.11 to 3.13 may not bring.
+$(VENV)/.pip: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+# A stamp is younger than what it was installed from: a changed pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(VENV)/.pip
+	$(INSTALL) --editable .
 	touch $@
 
-$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	touch $@
-
-# mypy reads the tests and the benchmarks too, so their imports are needed as well.
-$(VENV)/.installed-lint: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) $(VENV)/.pip
+	$(INSTALL) --editable . --group $*
 	touch $@

@@ -3,9 +3,8 @@
     async with bulkpull.Clickwrap(token) as clickwrap:
         result = await bulkpull.pull(clickwrap, start=date(2020, 1, 1), out="activity.csv")
 
-What is imported here, and the modules `events` and `errors`, are public; the rest may change.
-
-A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
+The names in `__all__`, and the modules `events`, `errors` and `sandbox`, are public. Everything else may change in any
+version. A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
 """
 
 from bulkpull import errors, events

@@ -1,41 +1,41 @@
-"""Everything that can go wrong, as one tree.
+"""The errors that bulkpull raises on purpose, as one tree.
 
     BulkpullError
-     ├─ UsageError             what was asked makes no sense: dates, window, filter, options, token
-     ├─ ApiError               the API refused or failed
-     │   ├─ AuthenticationError    401 or 403: the token is wrong, or may not do this
+     ├─ UsageError             the request makes no sense: dates, window, filter, options, token
+     ├─ ApiError               the API refused a request, or failed
+     │   ├─ AuthenticationError    401 or 403: the token is wrong, or lacks permission
      │   ├─ NotFoundError          404: no such export or site
-     │   ├─ ThrottledError         429, and the quota did not come back within the limits
-     │   ├─ UnavailableError       no usable answer within the limits of attempts and time
-     │   └─ ExportError            a window's export failed or timed out, as often as is allowed
+     │   ├─ ThrottledError         429, and the wait would exceed the retry limit
+     │   ├─ UnavailableError       no usable answer within the retry limit
+     │   └─ ExportError            the exports of a window failed as often as is allowed
      ├─ PartError              a file of an export could not be downloaded
      │   ├─ MalformedPartError     the file is not a valid CSV, or does not decompress
      │   ├─ LinkExpiredError       the host rejects the link (400, 401, 403, 404, 410): get a fresh one
      │   └─ TransferError          no answer, 408, 429, 5xx, or the transfer broke: retry
      │       ├─ FileNotReadyError      the host does not have the file yet (202, 204, 409, 425): retry later
      │       └─ RangeRefusedError      the host does not resume the file at this offset: download all of it
-     └─ OutputError            the local disk: file exists, no room, no permission
-         └─ FormatError            a value that the output's format cannot hold
+     └─ OutputError            the local disk: output exists, no space, no permission
+         └─ FormatError            a value that the output format cannot hold
 
-Messages say what happened, to which window or part, and what to do. None holds the token or a signed link.
+A message says what failed, for which window or part, and what to do. It never contains the token or a signed link.
 """
 
 from __future__ import annotations
 
 
 class BulkpullError(Exception):
-    """Base of all errors that bulkpull raises on purpose."""
+    """Base class of all errors that bulkpull raises on purpose."""
 
 
 class UsageError(BulkpullError, ValueError):
-    """The caller asked for something that cannot be done."""
+    """An invalid date, window, filter, option or token."""
 
 
 class ApiError(BulkpullError):
     """The API refused a request, or failed.
 
-    `status` is the HTTP status of the last answer, or None where there was none. `undone` says that the request was
-    certainly not acted upon: it was refused, or never arrived.
+    `status` is the HTTP status of the last answer, None if there was none. `undone` is True if the request certainly
+    had no effect: it was refused, or never arrived.
     """
 
     def __init__(self, message: str, *, status: int | None = None, undone: bool = False) -> None:
@@ -45,23 +45,23 @@ class ApiError(BulkpullError):
 
 
 class AuthenticationError(ApiError):
-    """401 or 403: never retried, and it ends a pull at once."""
+    """Status 401 or 403. Never retried; ends a pull at once."""
 
 
 class NotFoundError(ApiError):
-    """404: the export or the site does not exist, or the token cannot see it."""
+    """Status 404: the export or the site does not exist, or the token cannot see it."""
 
 
 class ThrottledError(ApiError):
-    """429, and waiting for the quota would take longer than the client may retry."""
+    """Status 429, and the wait for the rate limit would exceed the retry limit."""
 
 
 class UnavailableError(ApiError):
-    """Connection failures, time-outs, 5xx or unusable answers until the attempts or the time ran out."""
+    """Connection failures, timeouts, 5xx or unusable answers until the retry limit was reached."""
 
 
 class ExportError(ApiError):
-    """The export of one window did not succeed, however often it was launched."""
+    """The exports of one window failed as often as is allowed."""
 
 
 class PartError(BulkpullError):
@@ -102,11 +102,11 @@ class RangeRefusedError(TransferError):
 
 
 class OutputError(BulkpullError):
-    """Local trouble: the output exists, or the disk does not take it."""
+    """A problem of the local disk: the output exists, no space is left, or permission is missing."""
 
 
 class FormatError(OutputError):
-    """A value that the output's format cannot hold: `reason` names the column, `row` counts its rows from 1."""
+    """A value that the output format cannot hold. `row` counts from 1; `reason` names the column."""
 
     def __init__(self, row: int, id: str, reason: str) -> None:
         super().__init__(f"row {row:,} (id {id}): {reason}")

@@ -1,7 +1,8 @@
-"""What happens during a pull, as small values.
+"""The events of a pull.
 
-Progress, logs, the result's figures and tests listen to the same events; no stage prints or counts on its own.
-A listener is a plain function called in the event loop: it must return at once, and what it raises ends the pull.
+Progress, logs, the figures of the result and tests all use these events; no stage prints or counts by itself.
+A listener is a plain function that is called in the event loop: it must return at once, and an exception that it
+raises ends the pull.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from bulkpull.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events."""
+    """Base class of all events."""
 
 
 OnEvent = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """The listener of those who do not listen."""
+    """No-op listener."""
 
 
 # The client
@@ -29,14 +30,14 @@ def ignore(_event: Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Requested(Event):
-    """A request is about to be sent to the API. `route` is method and path, without the query."""
+    """A request is about to be sent to the API. `route` is its method and path, without the query."""
 
     route: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
-    """Attempt number `attempt` (from 1) at `what` failed for `reason`; the next comes in `wait` seconds."""
+    """Attempt number `attempt` (from 1) at `what` failed with `reason`; the next one follows in `wait` seconds."""
 
     what: str
     attempt: int
@@ -46,7 +47,7 @@ class Retried(Event):
 
 @dataclass(frozen=True, slots=True)
 class Throttled(Event):
-    """The API answered 429, which mails the site's admins. All requests hold for `wait` seconds."""
+    """The API answered 429, which sends an email to the site's admins. All requests pause for `wait` seconds."""
 
     route: str
     wait: float
@@ -57,8 +58,8 @@ class Throttled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Planned(Event):
-    """The range has been cut into these windows, with so many `probes` (requests that count). `uncounted` is why the
-    windows are of equal length, where they should have been of equal volume; empty otherwise."""
+    """The range was split into `windows`, with `probes` counting requests. `uncounted` is the reason why windows have
+    equal lengths although equal volumes were requested; empty otherwise."""
 
     windows: tuple[Window, ...]
     probes: int = 0
@@ -67,19 +68,19 @@ class Planned(Event):
 
 @dataclass(frozen=True, slots=True)
 class CountsDoubted(Event):
-    """The API's counts cannot be trusted, for `reason`; told once in a pull."""
+    """The API's counts cannot be trusted, because of `reason`. Sent once in a pull."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed(Event):
-    """The pull goes on with what earlier runs have done: `run` is this run's number, from 2.
+    """The pull continues what earlier runs have done. `run` is the number of this run, from 2.
 
-    The first `merged` windows are in the output already, and came to so many `parts`, `rows`, `duplicates`,
-    `conflicts` and rows `outside`. Of the others, `exporting` have an export that had not succeeded yet and
-    `exported` one that had; `whole` of their files are on the disk, and `half` in part; `skipped` were left out.
-    `exports` were launched, and `splits` windows were cut.
+    `merged` windows are in the output already, with these numbers of `parts`, `rows`, `duplicates`, `conflicts` and
+    rows `outside` of their window. Of the other windows, `exporting` have an export that had not succeeded yet and
+    `exported` one that had; `whole` of their files are completely on disk and `half` partially; `skipped` windows were
+    skipped. `exports` counts launches, `splits` the windows that were split.
     """
 
     run: int
@@ -100,7 +101,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Launched(Event):
-    """An export was started for a window; `attempt` counts from 1."""
+    """An export was launched for a window. `attempt` counts from 1."""
 
     window: Window
     export_id: str
@@ -109,8 +110,8 @@ class Launched(Event):
 
 @dataclass(frozen=True, slots=True)
 class Polled(Event):
-    """An export was asked for its `status`, `waited` seconds after its launch. `state` is what the status means:
-    queued, running, succeeded or failed."""
+    """An export was polled `waited` seconds after its launch. `status` is the API's word; `state` its meaning: queued,
+    running, succeeded or failed."""
 
     window: Window
     export_id: str
@@ -121,8 +122,8 @@ class Polled(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed(Event):
-    """An export failed or timed out, or its files are gone or damaged, for `reason`; its window is launched again,
-    or, where that is of no use, cut. `attempt` counts the window's exports of this run, from 1."""
+    """An export failed or timed out, or its files are missing or damaged, because of `reason`. Its window is launched
+    again, or split if that cannot help. `attempt` counts the window's exports in this run, from 1."""
 
     window: Window
     export_id: str
@@ -132,8 +133,8 @@ class ExportFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Split(Event):
-    """A window was cut into `pieces`, for `reason`: its exports failed, or do not deliver all. The pieces take its
-    place; where the window `is_merged` already, they are exported in addition."""
+    """A window was split into `pieces`, because of `reason`: its exports failed, or do not deliver everything. The
+    pieces replace it; if the window `is_merged` already, they are exported in addition."""
 
     window: Window
     pieces: tuple[Window, ...]
@@ -143,8 +144,8 @@ class Split(Event):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Event):
-    """The API refused a launch, for `reason`, while others of ours are in flight: it is launched again when one of them
-    has ended. Up to `exports` are in flight from now on."""
+    """The API refused a launch, because of `reason`, while other exports of the pull are in flight. It is retried when
+    one of them has ended. At most `exports` are in flight from now on."""
 
     window: Window
     exports: int
@@ -153,8 +154,8 @@ class Refused(Event):
 
 @dataclass(frozen=True, slots=True)
 class Reconciling(Event):
-    """A window of which `ids` different ones came, and `counted` were counted (None where that is not known), may lack
-    rows: `step` is what is done about it."""
+    """A window may lack rows: `ids` different ids were delivered, and `counted` were counted (None if unknown). `step`
+    says what is done about it."""
 
     window: Window
     counted: int | None
@@ -164,7 +165,7 @@ class Reconciling(Event):
 
 @dataclass(frozen=True, slots=True)
 class Skipped(Event):
-    """A window that could not be exported is left out, for `reason`."""
+    """A window that could not be exported is skipped, because of `reason`."""
 
     window: Window
     reason: str
@@ -172,7 +173,7 @@ class Skipped(Event):
 
 @dataclass(frozen=True, slots=True)
 class Limited(Event):
-    """From now on at most so many exports are in flight, and so many files streamed."""
+    """The limits changed: at most `exports` in flight, and `downloads` at a time."""
 
     exports: int
     downloads: int
@@ -180,7 +181,7 @@ class Limited(Event):
 
 @dataclass(frozen=True, slots=True)
 class Exported(Event):
-    """A window's export succeeded with `parts` links, `seconds` after its launch."""
+    """The export of a window succeeded with `parts` links, `seconds` after its launch."""
 
     window: Window
     export_id: str
@@ -190,7 +191,7 @@ class Exported(Event):
 
 @dataclass(frozen=True, slots=True)
 class Received(Event):
-    """`size` more bytes of a part (`part` counts from 1 in its window) came over the wire."""
+    """`size` more bytes of a part were received. `part` counts from 1 in its window."""
 
     window: Window
     part: int
@@ -199,7 +200,7 @@ class Received(Event):
 
 @dataclass(frozen=True, slots=True)
 class PartFetched(Event):
-    """A part stands whole on the disk: `size` bytes."""
+    """A part is completely on disk: `size` bytes."""
 
     window: Window
     part: int
@@ -208,7 +209,8 @@ class PartFetched(Event):
 
 @dataclass(frozen=True, slots=True)
 class ColumnsDiffer(Event):
-    """A part lacks columns of the output (written empty there), or has `unasked` ones (left out)."""
+    """A part lacks the `missing` columns of the output, which are written empty, or has `unasked` ones, which are
+    dropped."""
 
     window: Window
     part: int
@@ -218,17 +220,17 @@ class ColumnsDiffer(Event):
 
 @dataclass(frozen=True, slots=True)
 class ColumnsEmpty(Event):
-    """No row of the output has a value in these columns: the site may not know fields of these names."""
+    """No row of the output has a value in these columns: the site may not have fields of these names."""
 
     columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PartMerged(Event):
-    """A part went into the output, with all of its window.
+    """A part was merged into the output, with all parts of its window.
 
-    `rows` were new, `duplicates` had an id seen before, `conflicts` of those had other values, and
-    `outside` rows (kept all the same) lie outside the window: the server ignored the filter.
+    `rows` were new. `duplicates` had an id that occurred before; `conflicts` of those had other values. `outside` rows
+    lie outside of the window, since the server ignored the filter; they are kept.
     """
 
     window: Window
@@ -248,7 +250,7 @@ class WindowMerged(Event):
 
 @dataclass(frozen=True, slots=True)
 class Rendered(Event):
-    """The first `size` bytes of what has been merged, `merged` bytes of CSV so far, are in the output's format."""
+    """The first `size` of `merged` bytes of CSV are converted to the output format."""
 
     size: int
     merged: int
@@ -256,4 +258,4 @@ class Rendered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Published(Event):
-    """The output stands at its path, whole."""
+    """The output is complete and at its path."""

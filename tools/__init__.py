@@ -1,0 +1,1 @@
+"""What builds the documentation and checks the distributions; not part of the package."""
