@@ -31,9 +31,9 @@ from bulkpull.events import Event
 from bulkpull.journal import Status, status
 from bulkpull.options import with_keywords
 from bulkpull.planning import Plan, PlanOptions
-from bulkpull.planning.plan import plan as _plan
+from bulkpull.planning import plan as _plan
 from bulkpull.pull import CountMismatch, PullOptions, Result
-from bulkpull.pull.orchestrator import pull as _pull
+from bulkpull.pull import pull as _pull
 from bulkpull.retry import RetryPolicy
 from bulkpull.source import Body, Columns, Export, Source
 from bulkpull.window import Window

@@ -13,9 +13,8 @@ from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.running import client, client_options, run
 from bulkpull.cli.tables import show, table, window_json
 from bulkpull.options import declared
-from bulkpull.planning.length import AUTO
-from bulkpull.pull.extra import default_extra
-from bulkpull.pull.options import check_names
+from bulkpull.planning import AUTO
+from bulkpull.pull import check_names, default_extra
 from bulkpull.window import instant
 
 ASSUMED_EXPORT_S = 60.0

@@ -11,7 +11,7 @@ import click
 import orjson
 
 from bulkpull.cli.running import Interrupted, run
-from bulkpull.planning.range import moment
+from bulkpull.planning import moment
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import EVERYTHING, KINDS, ODD
 from bulkpull.sandbox.modes import MODES

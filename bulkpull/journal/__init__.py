@@ -3,6 +3,7 @@
 from bulkpull.journal.journal import Journal
 from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
+from bulkpull.journal.resume import has_begun, resume
 from bulkpull.journal.status import Status, WindowStatus, status
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "Status",
     "Verdict",
     "WindowStatus",
+    "has_begun",
+    "resume",
     "status",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from bulkpull.errors import OutputError
 from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.records import Figures, Progress
-from bulkpull.store.work import WorkDirectory
+from bulkpull.store import WorkDirectory
 from bulkpull.window import Window
 
 

@@ -1,6 +1,33 @@
-"""Planning: divides a time range into windows of equal length, or of equal volume according to counts."""
+"""Planning: divides a time range into windows of equal length, or of equal volume according to counts; splits them."""
 
+from bulkpull.planning.length import AUTO
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.plan import Plan, plan
+from bulkpull.planning.range import moment
+from bulkpull.planning.size import SizeLimit, suggests_smaller_export
+from bulkpull.planning.volume import (
+    MILLISECOND,
+    PROBE_TIMEOUT_S,
+    CountUnavailable,
+    count_window,
+    looks_like_a_limit,
+    midpoint,
+    split_window,
+)
 
-__all__ = ["Plan", "PlanOptions", "plan"]
+__all__ = [
+    "AUTO",
+    "MILLISECOND",
+    "PROBE_TIMEOUT_S",
+    "CountUnavailable",
+    "Plan",
+    "PlanOptions",
+    "SizeLimit",
+    "count_window",
+    "looks_like_a_limit",
+    "midpoint",
+    "moment",
+    "plan",
+    "split_window",
+    "suggests_smaller_export",
+]

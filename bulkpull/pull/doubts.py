@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bulkpull.journal import Verdict
-from bulkpull.planning.volume import looks_like_a_limit
+from bulkpull.planning import looks_like_a_limit
 from bulkpull.window import Window
 
 _ROUND_RECORDS = 500  # an export that ends at a multiple of it may have been truncated there

@@ -11,8 +11,7 @@ from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
 from bulkpull.journal import ExportRecord, Journal
-from bulkpull.planning.size import SizeLimit
-from bulkpull.planning.volume import PROBE_TIMEOUT_S, CountUnavailable, count_window
+from bulkpull.planning import PROBE_TIMEOUT_S, CountUnavailable, SizeLimit, count_window
 from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch

@@ -12,7 +12,7 @@ from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal import Journal
 from bulkpull.pacing import LaunchQueue
-from bulkpull.planning.volume import split_window
+from bulkpull.planning import split_window
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft

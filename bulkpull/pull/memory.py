@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bulkpull.errors import UsageError
 from bulkpull.rows.format import Format
-from bulkpull.store.render import memory_to_render
+from bulkpull.store import memory_to_render
 
 DEFAULT_BYTES = 256_000_000  # more where the format leaves less than USUAL_IDS_BYTES of it
 BASE_BYTES = 140_000_000  # the interpreter, its libraries, and data in flight

@@ -10,7 +10,7 @@ from pathlib import Path
 from bulkpull.errors import UsageError
 from bulkpull.events import OnEvent, ignore
 from bulkpull.options import documented, option
-from bulkpull.planning.options import PlanOptions
+from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import memory_for_ids
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of

@@ -13,10 +13,9 @@ from anyio.abc import TaskGroup
 
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published
-from bulkpull.journal import Journal, Verdict
-from bulkpull.journal.resume import has_begun, resume
+from bulkpull.journal import Journal, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
-from bulkpull.planning.plan import plan
+from bulkpull.planning import plan
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
 from bulkpull.pull.doubts import Delivery, Doubts

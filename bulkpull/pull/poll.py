@@ -10,7 +10,7 @@ from bulkpull import patience
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
 from bulkpull.pacing import JITTER, PendingExport, PollSchedule
-from bulkpull.planning.size import suggests_smaller_export
+from bulkpull.planning import suggests_smaller_export
 from bulkpull.pull.journey import ExportFailure
 from bulkpull.pull.slots import Slots
 from bulkpull.source import Export, Source

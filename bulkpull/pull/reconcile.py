@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
 from bulkpull.journal import ExportRecord
-from bulkpull.planning.volume import MILLISECOND, CountUnavailable, count_window, looks_like_a_limit, midpoint
+from bulkpull.planning import MILLISECOND, CountUnavailable, count_window, looks_like_a_limit, midpoint
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft

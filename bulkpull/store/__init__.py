@@ -1,6 +1,7 @@
 """Where rows end up: destinations behind one protocol, and the work directory of a pull."""
 
 from bulkpull.store.destination import Destination, destination_for, feed
+from bulkpull.store.render import memory_to_render
 from bulkpull.store.work import WorkDirectory
 
-__all__ = ["Destination", "WorkDirectory", "destination_for", "feed"]
+__all__ = ["Destination", "WorkDirectory", "destination_for", "feed", "memory_to_render"]
