@@ -1,8 +1,8 @@
 """Doubts: whether a window delivered everything. Pure: no requests, no clock, no disk.
 
 A count is a lower bound of what there is. If a window has none, or none that can be trusted, exports that end at the
-same number of records suggest a limit (a cap) that truncates them: one window is cut to see whether its pieces deliver
-more (a trial).
+same number of records suggest a limit (a cap) that truncates them: one window is split to see whether its pieces
+deliver more (a trial).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Trial:
-    """A test of a cap: a window that delivered a suspicious number of `records`, with `ids` different ids, was cut.
+    """A test of a cap: a window that delivered a suspicious number of `records`, with `ids` different ids, was split.
 
     `pieces` is how many of its pieces are still to be merged, `found` how many different ids the others delivered,
     `at_cap` those that delivered the same number of records again. It `is_spoiled` if a piece could not be exported.
@@ -49,6 +49,30 @@ class Trial:
     found: int = 0
     at_cap: list[Window] = field(default_factory=list)
     is_spoiled: bool = False
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What asking has shown about a window.
+
+    It `is_empty` if the source confirms that, `is_uncountable` if it was to be counted and could not be, and
+    `is_resolved` if nothing is left to ask. `ids_before` is the number of different ids that its first export
+    delivered, if a second one was started. `late_links` is how often more links appeared. `trial` is the trial of which
+    the window is a piece, until it has been judged.
+    """
+
+    is_empty: bool = False
+    is_uncountable: bool = False
+    is_resolved: bool = False
+    cannot_be_split: bool = False
+    ids_before: int | None = None
+    late_links: int = 0
+    trial: Trial | None = None
+
+    @property
+    def is_exported_again(self) -> bool:
+        """Whether a second export was started."""
+        return self.ids_before is not None
 
 
 class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by asking
@@ -106,41 +130,24 @@ class Doubts:
         self._changed.clear()
         return verdicts
 
-    def judge(
-        self,
-        window: Window,
-        delivery: Delivery,
-        trial: Trial | None,
-        *,
-        is_empty: bool,
-        is_resolved: bool,
-        is_uncountable: bool = False,
-    ) -> Doubt | None:
-        """The doubt about a window; None if there is none, or none that could be resolved.
-
-        Args:
-            window: The window, with its count if there is one.
-            delivery: What it delivered.
-            trial: The trial of which it is a piece; to be passed once.
-            is_empty: Whether the API confirms that the window is empty.
-            is_resolved: Whether everything that could be asked has been asked.
-            is_uncountable: Whether the window was to be counted and could not be.
-        """
-        if not is_resolved:
-            if not delivery.ids and not is_empty:
+    def judge(self, window: Window, delivery: Delivery, evidence: Evidence) -> Doubt | None:
+        """The doubt about what a window delivered; None if there is none, or none that could be resolved."""
+        if not evidence.is_resolved:
+            if not delivery.ids and not evidence.is_empty:
                 return Doubt("empty", delivery)
             if window.rows is not None and delivery.ids < window.rows:
                 return Doubt("short", delivery)
+        trial, evidence.trial = evidence.trial, None
         if trial:
             trial.pieces -= 1
             trial.found += delivery.ids
             if delivery.records == trial.records:
                 trial.at_cap.append(window)
             return None if trial.pieces else self._settle(trial, window, delivery)
-        if is_resolved or self._is_proven(window, delivery):
+        if evidence.is_resolved or self._is_proven(window, delivery):
             self._max_records = max(self._max_records, delivery.records)
             return None
-        return self._suspect(window, delivery, is_uncountable=is_uncountable)
+        return self._suspect(window, delivery, is_uncountable=evidence.is_uncountable)
 
     def refute_cap(self, records: int) -> None:
         """Exports are not truncated at this number of records: a count says that one of them was complete."""

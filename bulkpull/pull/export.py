@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
@@ -13,26 +15,31 @@ from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconcili
 from bulkpull.journal import ExportRecord, Journal
 from bulkpull.planning import PROBE_TIMEOUT_S, CountUnavailable, SizeLimit, count_window
 from bulkpull.pull.extra import ExtraExports
-from bulkpull.pull.journey import ExportFailure, Journey
-from bulkpull.pull.launch import launch
+from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
 from bulkpull.pull.poll import Poller, known
 from bulkpull.pull.slots import Slots
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
-MAX_UNTOLD = 3  # windows in a row of which the list route tells nothing, after which it is not asked any more
-# With these a launch may be refused because others of ours are in flight.
-CAPACITY = frozenset({400, 403, 409, 429, 503})
+LAUNCH_GRACE_S = 3.0  # that a cancelled launch waits for its answer
+_MAX_UNANSWERED = 3  # consecutive windows that the list route tells nothing about, after which it is not asked again
+# The statuses with which a launch may be refused because too many exports are in flight.
+_CAPACITY_STATUSES = frozenset({400, 403, 409, 429, 503})
+
+T = TypeVar("T")
 
 
 class NoExtraLeft(Exception):  # noqa: N818 - never leaves the pull
-    """The window needs an export beyond the plan, and none is allowed any more."""
+    """The window needs an export beyond the plan, and no more are allowed."""
 
 
 @dataclass(slots=True)
 class Exporter:
-    """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs are not extra."""
+    """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs do not count as extra.
+
+    `is_proven` is set once an export has succeeded.
+    """
 
     source: Source
     journal: Journal
@@ -46,64 +53,184 @@ class Exporter:
     on_event: OnEvent
     sizes: SizeLimit = field(default_factory=SizeLimit)
     poller: Poller = field(init=False)
-    proof: anyio.Event = field(default_factory=anyio.Event)  # an export has succeeded
+    is_proven: anyio.Event = field(default_factory=anyio.Event)
     _launching: anyio.Lock = field(default_factory=anyio.Lock)
     _in_flight: int = 0
-    _ended: anyio.Event = field(default_factory=anyio.Event)
-    _is_accepted: bool = False  # a launch was
-    _untold: int = 0
+    _one_ended: anyio.Event = field(default_factory=anyio.Event)
+    _was_accepted: bool = False  # a launch
+    _unanswered: int = 0  # consecutive windows
 
     def __post_init__(self) -> None:
         self.poller = Poller(self.source, self.slots, export_timeout=self.export_timeout, on_event=self.on_event)
 
-    async def place(self) -> object:
-        """A place in flight, to be released once the export is done."""
-        place = object()
-        await self.slots.exports.acquire_on_behalf_of(place)
-        return place
+    async def acquire_slot(self) -> object:
+        """Wait for a slot of an export in flight; it is released when the export has ended."""
+        slot = object()
+        await self.slots.exports.acquire_on_behalf_of(slot)
+        return slot
 
     async def export(self, journey: Journey, attempt: int, unfinished: ExportRecord | None = None) -> Export:
-        """A succeeded export of the window: the `unfinished` one that an earlier run launched, or a new one.
+        """Return a succeeded export of the window: a new one, or the `unfinished` one that an earlier run launched.
 
-        Raises ExportFailure where it will not do, NoExtraLeft, and the client's errors.
+        Raises:
+            ExportFailure: The export is of no use.
+            NoExtraLeft: It would be one more than allowed.
+            ApiError: The API refused or failed.
         """
         window = journey.window
-        journey.place = journey.place or await self.place()
+        journey.slot = journey.slot or await self.acquire_slot()
         try:
             if unfinished:
                 export, age = Export(unfinished.id, "running"), unfinished.age
-                self._is_accepted = True
+                self._was_accepted = True
             else:
                 if self.sizes.is_hopeless(window):
-                    raise ExportFailure("", "windows as large as this one failed", too_large=True, is_explained=True)
-                self._take(window)
-                export, age = await self._launched(window), None
+                    raise ExportFailure("", "windows as large as this one failed", is_final=True, is_explained=True)
+                self._spend_launch(window)
+                export, age = await self._launch_when_accepted(window), None
                 self._record_launch()
                 self.on_event(Launched(window, export.id, attempt))
-            journey.launched.set()
-            began = anyio.current_time()
+            journey.is_launched.set()
+            started_at = anyio.current_time()
             self._in_flight += 1
             try:
                 export = await self.poller.poll(window, export, age=age)
             except ExportFailure as failure:
-                if failure.too_large:
+                if failure.is_final:
                     self.sizes.failed(window)
                 raise
             finally:
                 self._in_flight -= 1
-                self._ended.set()
-                self._ended = anyio.Event()
+                self._one_ended.set()
+                self._one_ended = anyio.Event()
         finally:
-            journey.launched.set()  # or it needs no launch
-            self.slots.exports.release_on_behalf_of(journey.place)
-            journey.place = None
-        self.proof.set()
+            journey.is_launched.set()
+            self.slots.exports.release_on_behalf_of(journey.slot)
+            journey.slot = None
+        self.is_proven.set()
         self.sizes.succeeded(window.rows or 0)
         export = await self._with_links(journey, export, is_last=attempt > 1)
-        seconds = (age or 0.0) + anyio.current_time() - began
+        seconds = (age or 0.0) + anyio.current_time() - started_at
         self._record_success(window, export, seconds)
         self.on_event(Exported(window, export.id, len(export.links), seconds))
         return export
+
+    async def record_failure(self, window: Window, failure: ExportFailure, attempt: int) -> None:
+        """Record that an export of the window is of no use. A no-op if none was launched."""
+        if failure.export_id:
+            await in_thread(self.journal.record_failure, window, failure.export_id, str(failure))
+            self.slots.export_limit.record_failure(
+                failure.export_id, anyio.current_time(), is_saturated=self.slots.are_exports_saturated
+            )
+            self.slots.adjust()
+            self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
+
+    # Counting
+
+    async def is_empty(self, journey: Journey) -> bool | None:
+        """Return whether the API confirms that the window is empty, and update its count.
+
+        That takes one request, or two if the API does not count. None if it does not tell, or did not so often that it
+        is not asked again.
+        """
+        window = journey.window
+        if self._unanswered >= _MAX_UNANSWERED:
+            return None
+        try:
+            rows = await self.count_again(window)
+        except CountUnavailable as error:
+            return False if error.has_activity else await self._lists_nothing(window)
+        self._unanswered = 0
+        await self.update_count(journey, rows)
+        return rows == 0
+
+    async def count_again(self, window: Window, ids: int = 0) -> int:
+        """Count the window. A count that drops to what was delivered (`ids`), or below, is repeated for a while before
+        it is accepted. Raises CountUnavailable."""
+
+        def count() -> Awaitable[int]:
+            return count_window(self.source, window.start, window.end, self.filter)
+
+        if (window.rows or 0) <= ids:
+            return await count()
+        return await patience.until(count, lambda rows: rows > ids)
+
+    async def update_count(self, journey: Journey, rows: int) -> None:
+        """Record a new count of the window."""
+        if rows != journey.window.rows:
+            journey.window = replace(journey.window, rows=rows)
+            await in_thread(self.journal.record_count, journey.window)
+
+    async def _lists_nothing(self, window: Window) -> bool | None:
+        try:
+            with anyio.fail_after(PROBE_TIMEOUT_S):
+                is_empty = not await self.source.any_activity(self.source.window_filter(window, self.filter))
+        except (ApiError, TimeoutError) as error:
+            if isinstance(error, AuthenticationError) and error.status == 401:
+                raise
+            self._unanswered += 1
+            return None
+        self._unanswered = 0
+        return is_empty
+
+    # Launching
+
+    def _spend_launch(self, window: Window) -> None:
+        if window.index in self.unlaunched:
+            self.unlaunched.discard(window.index)
+        elif not self.extra.take():
+            raise NoExtraLeft(str(self.extra))
+
+    async def _launch_when_accepted(self, window: Window) -> Export:
+        """Launch an export. A refusal while others are in flight means "not now": the launch is repeated when one has
+        ended, which may count against the limit a moment longer."""
+        deadline = None
+        async with self._launching:  # one at a time: if the process ends, one answer is lost at most
+            while True:
+                others, one_ended = self._in_flight, self._one_ended
+                try:
+                    export = await self._launch(window)
+                except ApiError as refusal:
+                    if refusal.status not in _CAPACITY_STATUSES or not self._was_accepted:
+                        raise
+                    if not others:
+                        deadline = deadline or anyio.current_time() + patience.LAG
+                        if anyio.current_time() >= deadline:
+                            raise
+                        await anyio.sleep(patience.LONGEST * patience.LAG)
+                        continue
+                    self.slots.export_limit.lower_maximum(others, anyio.current_time())
+                    self.slots.adjust()
+                    self.on_event(Refused(window, others, str(refusal)))
+                    await one_ended.wait()
+                else:
+                    self._was_accepted = True
+                    return export
+
+    async def _launch(self, window: Window) -> Export:
+        """Launch an export; the journal records it before and after, or that it may exist if no answer came.
+
+        An export whose id is lost cannot be found again, since the API does not list exports. So a cancelled launch
+        waits for its answer, for a moment.
+        """
+        number = await in_thread(self.journal.record_launch, window)
+
+        async def start() -> Export:
+            try:
+                filter = self.source.window_filter(window, self.filter)
+                export = await self.source.start_export(filter, self.fields)
+            except ApiError as error:
+                record = self.journal.forget_launch if error.undone else self.journal.record_lost_answer
+                await in_thread(record, number)
+                raise
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await in_thread(self.journal.record_lost_answer, number)
+                raise
+            await in_thread(self.journal.record_export, number, export.id)
+            return export
+
+        return await _with_grace(start)
 
     def _record_launch(self) -> None:
         self.slots.export_limit.record_launch()
@@ -116,99 +243,15 @@ class Exporter:
         )
         self.slots.adjust()
 
-    async def is_empty(self, journey: Journey) -> bool | None:
-        """Whether the API agrees that the window is empty, for one request, or two where it does not count; None where
-        it does not tell, or did not so often that it is not asked. The window's count is brought up to date."""
-        window = journey.window
-        if self._untold >= MAX_UNTOLD:
-            return None
-        try:
-            rows = await self.count_again(window)
-        except CountUnavailable as uncounted:
-            if uncounted.has_activity:
-                return False
-            try:
-                with anyio.fail_after(PROBE_TIMEOUT_S):
-                    empty = not await self.source.any_activity(self.source.window_filter(window, self.filter))
-            except (ApiError, TimeoutError) as error:
-                if isinstance(error, AuthenticationError) and error.status == 401:
-                    raise
-                self._untold += 1
-                return None
-            self._untold = 0
-            return empty
-        self._untold = 0
-        await self.recounted(journey, rows)
-        return rows == 0
-
-    async def recounted(self, journey: Journey, rows: int) -> None:
-        """The window's count is this from now on."""
-        if rows != journey.window.rows:
-            journey.window = replace(journey.window, rows=rows)
-            await in_thread(self.journal.record_count, journey.window)
-
-    async def failed(self, window: Window, failure: ExportFailure, attempt: int) -> None:
-        """An export of the window will not do; none was made where it has no id."""
-        if failure.export_id:
-            await in_thread(self.journal.record_failure, window, failure.export_id, str(failure))
-            self.slots.export_limit.record_failure(
-                failure.export_id, anyio.current_time(), is_saturated=self.slots.are_exports_saturated
-            )
-            self.slots.adjust()
-            self.on_event(ExportFailed(window, failure.export_id, attempt, str(failure)))
-
-    async def count_again(self, window: Window, ids: int = 0) -> int:
-        """The window's count. One that goes back to what came (`ids`), or below, is asked for again for a while before
-        it is believed. Raises CountUnavailable."""
-
-        def count() -> Awaitable[int]:
-            return count_window(self.source, window.start, window.end, self.filter)
-
-        if (window.rows or 0) <= ids:
-            return await count()
-        return await patience.until(count, lambda rows: rows > ids)
-
-    def _take(self, window: Window) -> None:
-        if window.index in self.unlaunched:
-            self.unlaunched.discard(window.index)
-        elif not self.extra.take():
-            raise NoExtraLeft(str(self.extra))
-
-    async def _launched(self, window: Window) -> Export:
-        """A launch that is refused while others are in flight means "not now": it waits until one has ended. What has
-        just ended may still count for a moment."""
-        deadline = None
-        async with self._launching:  # one at a time: whatever ends this process loses one answer at most
-            while True:
-                others, ended = self._in_flight, self._ended
-                try:
-                    export = await launch(self.source, window, self.journal, filter=self.filter, fields=self.fields)
-                except ApiError as refusal:
-                    if refusal.status not in CAPACITY or not self._is_accepted:
-                        raise
-                    if not others:
-                        deadline = deadline or anyio.current_time() + patience.LAG
-                        if anyio.current_time() >= deadline:
-                            raise
-                        await anyio.sleep(patience.LONGEST * patience.LAG)
-                        continue
-                    self.slots.export_limit.lower_maximum(others, anyio.current_time())
-                    self.slots.adjust()
-                    self.on_event(Refused(window, others, str(refusal)))
-                    await ended.wait()
-                else:
-                    self._is_accepted = True
-                    return export
-
     async def _with_links(self, journey: Journey, export: Export, *, is_last: bool) -> Export:
-        """An export without links is believed only where the API agrees that the window is empty. `is_last` says that
-        another export was tried before."""
+        """Return the export with its links. One without links is accepted only if the API confirms that the window is
+        empty. `is_last` says that an earlier export was of no use either."""
         if export.links:
             return export
         window = journey.window
-        empty = await self.is_empty(journey)
-        if empty:
-            journey.is_empty = True
+        is_empty = await self.is_empty(journey)
+        if is_empty:
+            journey.evidence.is_empty = True
             return export
         self.on_event(Reconciling(window, journey.window.rows, 0, "asking for the links of its export again"))
         found = await patience.until(
@@ -216,9 +259,36 @@ class Exporter:
         )
         if found and found.links:
             return found
-        if empty is None:
-            journey.is_empty = True  # nothing says otherwise
+        if is_empty is None:
+            journey.evidence.is_empty = True  # nothing says otherwise
             return export
         there_is = f"{journey.window.rows:,} activities are" if journey.window.rows else "activity is"
         reason = f"it succeeded without files, though {there_is} counted in its window"
-        raise ExportFailure(export.id, reason, too_large=is_last, is_size_related=False)
+        raise ExportFailure(export.id, reason, is_final=is_last, is_size_related=False)
+
+
+async def _with_grace(work: Callable[[], Awaitable[T]]) -> T:
+    """Return what `work` returns; a cancellation leaves it LAUNCH_GRACE_S."""
+    results: list[T] = []
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope(shield=True) as scope:
+
+            async def limit_once_cancelled() -> None:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    scope.deadline = anyio.current_time() + LAUNCH_GRACE_S
+
+            group.start_soon(limit_once_cancelled)
+            try:
+                results.append(await work())
+            except Exception as error:  # raised below, outside of the group
+                errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not results:
+        await checkpoint()  # no answer within the grace: the cancellation goes on
+        raise cancelled_from_within()
+    return results[0]

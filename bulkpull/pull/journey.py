@@ -1,4 +1,4 @@
-"""What the stages of one window hand on to each other."""
+"""What the stages of one window pass on to each other."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import anyio
 
 from bulkpull.errors import BulkpullError, ExportError, MalformedPartError
 from bulkpull.journal import ExportRecord, PartRecord
-from bulkpull.pull.doubts import Delivery, Doubt, Trial
+from bulkpull.pull.doubts import Delivery, Doubt, Evidence, Trial
 from bulkpull.window import Window
 
 
 class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: it turns into `kind` once no launch is left
-    """An export that will not do, so that its window needs another: it failed, vanished, outlived its timeout, or its
-    files are gone or damaged. `kind` is the error that it comes to in the end; `too_large` says that another of the
-    same window would fare no better; `is_size_related` that a smaller window might; `is_explained` that the API said
-    so."""
+    """An export that is of no use, so that its window needs another: it failed, disappeared, timed out, or its files
+    are missing or malformed.
+
+    `export_id` is empty if none was launched. `kind` is the error to raise if it was the last one. `is_final` says that
+    another export of the same window would fail as well, `is_size_related` that a smaller window might succeed, and
+    `is_explained` that the source said so.
+    """
 
     def __init__(
         self,
@@ -26,14 +29,14 @@ class ExportFailure(Exception):  # noqa: N818 - never leaves the pull: it turns 
         reason: str,
         kind: type[BulkpullError] = ExportError,
         *,
-        too_large: bool = False,
+        is_final: bool = False,
         is_size_related: bool = True,
         is_explained: bool = False,
     ) -> None:
         super().__init__(reason)
         self.export_id = export_id
         self.kind = kind
-        self.too_large = too_large
+        self.is_final = is_final
         self.is_size_related = is_size_related and kind is ExportError
         self.is_explained = is_explained
 
@@ -46,16 +49,16 @@ class DamagedPart(Exception):  # noqa: N818 - never leaves the pull: the part is
         self.part = part
 
     def as_failure(self) -> ExportFailure:
-        """What it comes to where another download brings the same."""
+        """Return the failure of the part's export, if another download brings the same bytes."""
         return ExportFailure(self.part.record.export_id, str(self), MalformedPartError)
 
 
 @dataclass(slots=True)
 class Part:
-    """One file of a window's export; `number` counts from 1, over all exports of the window. `record` is what the
-    journal knew of it at first.
+    """One file of a window's export.
 
-    `size` is its bytes, once all of it stands at `path`.
+    `number` counts from 1, over all exports of the window. `record` is what the journal knew of the file at first.
+    `size` is in bytes, once the complete file is at `path`.
     """
 
     window: Window
@@ -70,49 +73,50 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Journey:
-    """A window on its way to the merge, which may turn it back: then a part has to be downloaded again, or the window
-    needs another export, or its rows are in doubt.
+    """A window on its way to the merge.
 
-    `past` are the exports that an earlier run left, in the order of their launches; `place` is the one in flight that
-    the journey holds, if any. Once `settled` is set, either `parts` is complete (of all exports that are of use, the
-    newest first), or the window was cut into `pieces`, which are journeys of their own, or it is `skipped`. Behind its
-    own rows the merge takes in those of the journeys `after`.
+    The merge takes the window's rows once `settled` is set: then `parts` are complete (of all useful exports, the
+    newest first), or the window was split into `pieces`, which are journeys of their own, or it `is_skipped`. It may
+    reject the parts, if one is damaged or the rows are in doubt; then it waits until they are settled again. After the
+    window's own rows it takes those of the journeys `after`.
 
-    `depth` is how many cuts it came of, as far as this run knows. `is_exported_again` says that a second export was
-    asked for, as `ids_before` different ids came of the first; `is_resolved` that no doubt about the window is left
-    that asking could resolve, `is_empty` that the API agrees that it is empty. `trial` is what the window's rows help
-    to find out.
+    `past` are the exports that earlier runs left, in the order of their launches, `export_id` the newest export whose
+    parts were downloaded, and `slot` the one of an export in flight that the journey holds. `is_launched` is set once
+    the launch was answered, or none is needed. `depth` counts the splits that led to this window, in this run.
     """
 
     window: Window
     past: tuple[ExportRecord, ...] = ()
+    depth: int = 0
+    evidence: Evidence = field(default_factory=Evidence)
     export_id: str = ""
-    place: object = None
-    launched: anyio.Event = field(default_factory=anyio.Event)
+    slot: object = None
+    is_launched: anyio.Event = field(default_factory=anyio.Event)
     parts: list[Part] = field(default_factory=list)
     pieces: tuple[Journey, ...] = ()
     after: tuple[Journey, ...] = ()
-    skipped: bool = False
-    depth: int = 0
-    is_resolved: bool = False
-    is_empty: bool = False
-    is_uncountable: bool = False
-    is_exported_again: bool = False
-    ids_before: int = 0
-    late_links: int = 0  # times that more of them came
-    cannot_be_cut: bool = False
-    trial: Trial | None = None
+    is_skipped: bool = False
     settled: anyio.Event = field(default_factory=anyio.Event)
     _judged: anyio.Event = field(default_factory=anyio.Event)
     _verdict: Delivery | DamagedPart | Doubt | None = None
 
+    @classmethod
+    def of_piece(cls, window: Window, depth: int, trial: Trial | None) -> Journey:
+        """Return the journey of a piece of a split window."""
+        return cls(window, depth=depth, evidence=Evidence(trial=trial))
+
     @property
-    def exported(self) -> bool:
-        """Whether an earlier run saw the last export succeed, so that nothing has to be waited for."""
+    def is_exported(self) -> bool:
+        """Whether an earlier run saw the newest export succeed, so that there is nothing to wait for."""
         return bool(self.past) and self.past[-1].has_succeeded
 
     async def hand_over(self) -> Delivery:
-        """All parts are whole: waits until the merge has them. Raises the DamagedPart or Doubt that it found."""
+        """Hand the complete parts to the merge, and wait for its verdict.
+
+        Raises:
+            DamagedPart: A part cannot be read.
+            Doubt: The rows may not be all there are.
+        """
         self._judged, self._verdict = anyio.Event(), None
         self.settled.set()
         await self._judged.wait()
@@ -122,30 +126,34 @@ class Journey:
             raise cancelled_from_within()
         raise self._verdict
 
-    def cut(self, pieces: Iterable[Journey]) -> None:
-        """The window gives way to these, behind those that were to come after it."""
+    def split_into(self, pieces: Iterable[Journey]) -> None:
+        """Give way to the pieces, after the journeys that come after this one anyway."""
         self.pieces = (*self.after, *pieces)
         self.settled.set()
 
     def skip(self) -> None:
-        """The window is left out."""
-        self.skipped = True
+        """Leave the window out."""
+        self.is_skipped = True
         self.pieces = self.after
         self.settled.set()
 
+    # Called by the merge
+
     def accept(self, delivery: Delivery) -> None:
-        """The merge has taken the parts in, and for good."""
+        """Keep the rows of the parts."""
         self._verdict = delivery
         self._judged.set()
 
     def reject(self, reason: DamagedPart | Doubt) -> None:
-        """The merge cannot take the parts as they are; it awaits others, or that they are handed over again."""
+        """Return the parts; the merge waits until the journey is settled again."""
         self.settled = anyio.Event()
         self._verdict = reason
         self._judged.set()
 
 
 def cancelled_from_within() -> BulkpullError:
-    """A task group ends without an error where one of its tasks was cancelled by somebody else, for example by a
-    session that was closed under it. That must not pass for success."""
+    """Return the error for a task that was cancelled by something other than the pull, such as a closed session.
+
+    A task group ends without an error then, which must not look like success.
+    """
     return BulkpullError("the pull was cancelled from within: was its session closed, or a task of it cancelled?")

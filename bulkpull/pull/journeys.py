@@ -1,4 +1,4 @@
-"""The journeys of all windows, side by side: one coroutine a window, from its launch to the merge."""
+"""The journeys of all windows, concurrently: one coroutine per window, from its launch to the merge."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from bulkpull.window import Window
 
 MAX_LAUNCHES = 3  # of one window of the plan, in one run
 MAX_LAUNCHES_OF_PIECE = 2
-MAX_CUTS_UNPROVEN = 2  # windows cut before any export has succeeded, where nothing says that they are too large
-MAX_DEPTH_UNEXPLAINED = 4  # cuts within cuts, where nothing says so: something else is wrong with what is in there
-MAX_DEPTH = 16  # cuts within cuts at most
+MAX_UNPROVEN_SPLITS = 2  # before any export has succeeded, if nothing says that windows are too large
+MAX_UNEXPLAINED_DEPTH = 4  # nested splits, if nothing says so: something other than size is wrong
+MAX_DEPTH = 16  # nested splits
 
 
 @dataclass(slots=True)
 class Journeys:
-    """What the journeys share. Each runs in `group`, and so do those of the pieces that come of it."""
+    """What the journeys share. All run in `group`, and so do those of the pieces of split windows."""
 
     source: Source
     journal: Journal
@@ -44,34 +44,35 @@ class Journeys:
     discard: Callable[[int], None]
     skip_failed: bool
     on_event: OnEvent
-    cuts_unproven: int = 0
+    _unproven_splits: int = 0
 
     async def start(self, journeys: Sequence[Journey]) -> None:
-        """Starts all journeys: those whose export an earlier run has launched at once, the others as places in flight
-        become free.
+        """Start all journeys: those whose export an earlier run has launched at once, the others as slots become free.
 
-        A launch is answered before the next: a token or a filter that the API refuses is found out with one request,
-        not with one for each export.
+        A launch is answered before the next is sent: if the API refuses the token or the filter, that costs one
+        request, not one for each export.
         """
-        under_way = [journey for journey in journeys if journey.past]
+        resumed = [journey for journey in journeys if journey.past]
         slots = self.exporter.slots
-        slots.export_limit.resume(sum(not journey.exported for journey in under_way), anyio.current_time())
+        slots.export_limit.resume(sum(not journey.is_exported for journey in resumed), anyio.current_time())
         slots.adjust()
-        for journey in under_way:
+        for journey in resumed:
             self.group.start_soon(self.travel, journey)
         to_launch = {journey.window.index: journey for journey in journeys if not journey.past}
         queue = LaunchQueue(journey.window for journey in to_launch.values())
         while queue:
-            place = await self.exporter.place()
+            slot = await self.exporter.acquire_slot()
             journey = to_launch.pop(queue.pop(slots.export_limit.value).index)
-            journey.place = place
+            journey.slot = slot
             self.group.start_soon(self.travel, journey)
-            await journey.launched.wait()
+            await journey.is_launched.wait()
         self.exporter.poller.finish_launching()
 
+    # One journey
+
     async def travel(self, journey: Journey) -> None:
-        """One window's way from its launch to the merge: with another export where one will not do, or cut into pieces
-        where that is of no use."""
+        """Bring one window from its launch to the merge, with another export if one is of no use, or split into pieces
+        if that is of no use either."""
         window = journey.window
         launches = MAX_LAUNCHES_OF_PIECE if journey.depth else MAX_LAUNCHES
         failure = None
@@ -79,48 +80,49 @@ class Journeys:
             if attempt > 1:
                 await anyio.sleep(self.source.retry.backoff(attempt - 1))
             try:
-                await self.attempt(journey, attempt)
+                await self._export_and_deliver(journey, attempt)
                 return
-            except NoExtraLeft as spent:
-                await self.give_up(journey, str(spent), ExportError, "")
+            except NoExtraLeft as error:
+                await self._give_up(journey, str(error), ExportError, "")
                 return
             except ExportFailure as error:
                 failure = error
             journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
-            await self.exporter.failed(window, failure, attempt)
+            await self.exporter.record_failure(window, failure, attempt)
             if failure.export_id:
                 self.collector.export_failed(window)
-            if failure.too_large:
+            if failure.is_final:
                 break
         assert failure is not None
         reason = f"export {failure.export_id}: {failure}" if failure.export_id else str(failure)
-        if self.may_cut(journey, failure) and await self.cut(journey, reason):
+        if self._may_split(journey, failure) and await self._split(journey, reason):
             return
         if failure.is_size_related and self.exporter.extra.left < 2:
-            reason += f"; it was not cut, since {self.exporter.extra}"
-        advice = f"none of its {attempt} exports succeeded; the last, " if failure.export_id else ""
-        await self.give_up(journey, reason, failure.kind, advice)
+            reason += f"; it was not split, since {self.exporter.extra}"
+        history = f"none of its {attempt} exports succeeded; the last, " if failure.export_id else ""
+        await self._give_up(journey, reason, failure.kind, history)
 
-    async def attempt(self, journey: Journey, attempt: int) -> None:
-        """One export's way to the merge. Raises ExportFailure where it will not do, and NoExtraLeft."""
+    async def _export_and_deliver(self, journey: Journey, attempt: int) -> None:
+        """Export the window, or use what earlier runs left of it, and deliver its rows. Raises ExportFailure and
+        NoExtraLeft."""
         past, journey.past = journey.past, ()
-        finished = [export for export in past if export.has_succeeded]
-        if finished:
-            self.exporter.proof.set()
-            journey.is_exported_again = len(past) > 1
-            parts = sum(len(export.parts) for export in finished)
-            self.on_event(Exported(journey.window, finished[-1].id, parts, finished[-1].age))
-        for export in finished:
+        succeeded = [export for export in past if export.has_succeeded]
+        if succeeded:
+            self.exporter.is_proven.set()
+            journey.evidence.ids_before = 0 if len(past) > 1 else None
+            parts = sum(len(export.parts) for export in succeeded)
+            self.on_event(Exported(journey.window, succeeded[-1].id, parts, succeeded[-1].age))
+        for export in succeeded:
             await self.collector.collect(journey, Export(export.id, "succeeded"), export.parts)
         unfinished = past[-1] if past and not past[-1].has_succeeded else None
-        if finished and unfinished:
+        if succeeded and unfinished:
             await self.reconciler.export_again(journey, unfinished)
-        elif not finished:
+        elif not succeeded:
             await self.collector.collect(journey, await self.exporter.export(journey, attempt, unfinished))
-        await self.deliver(journey)
+        await self._deliver(journey)
 
-    async def deliver(self, journey: Journey) -> None:
-        """Hands the window's rows to the merge, until it has them or the window was cut. Raises ExportFailure."""
+    async def _deliver(self, journey: Journey) -> None:
+        """Hand the window's rows to the merge until it keeps them, or the window was split. Raises ExportFailure."""
         downloaded_again: set[int] = set()
         while True:
             try:
@@ -132,113 +134,102 @@ class Journeys:
                 self.on_event(Retried(str(damage.part), 1, 0.0, str(damage)))
                 await self.collector.download_again(journey, damage.part)
             except Doubt as doubt:
-                if await self.resolve(journey, doubt):
+                if await self._resolve(journey, doubt):
                     return
             else:
-                await self.compare(journey.window, delivery)
+                await self._record_verdicts()
+                await self._check_count(journey.window, delivery)
                 return
 
-    async def resolve(self, journey: Journey, doubt: Doubt) -> bool:
-        """Whether the window was cut; else it is to be handed over again. Raises ExportFailure."""
+    # Doubts
+
+    async def _resolve(self, journey: Journey, doubt: Doubt) -> bool:
+        """Resolve a doubt. Returns whether the window was split; otherwise it is to be handed over again. Raises
+        ExportFailure."""
         if doubt.kind == "capped":
-            if doubt.trial or doubt.is_to_be_counted:  # to count is cheaper than to export, and mails nobody
-                is_whole = await self.reconciler.count_for_limit(journey, doubt)
-                if is_whole:
+            if doubt.trial or doubt.is_to_be_counted:  # a count is cheaper than an export, and sends no email
+                is_complete = await self.reconciler.count_for_limit(journey, doubt)
+                if is_complete:
                     self.doubts.refute_cap(doubt.delivery.records)
                     return False
-                if is_whole is None and doubt.is_to_be_counted:
-                    journey.is_uncountable = True
+                if is_complete is None and doubt.is_to_be_counted:
+                    journey.evidence.is_uncountable = True
                     return False
-                if is_whole is False:
-                    doubt = await self.confirm_cap(doubt)
-            return await self.cut_capped(journey, doubt)
-        if not await self.reconciler.should_cut(journey, doubt):
+                if is_complete is False:
+                    doubt = await self._confirm_cap(doubt)
+            return await self._split_capped(journey, doubt)
+        if not await self.reconciler.should_split(journey, doubt):
             return False
-        is_resolved = journey.is_resolved
+        evidence, is_resolved = journey.evidence, journey.evidence.is_resolved
         if is_suspicious(doubt.delivery.records):
-            doubt = await self.confirm_cap(doubt)
-        is_cut = await self.cut_capped(journey, doubt)
-        if not is_cut:  # there may be other ways
-            journey.cannot_be_cut, journey.is_resolved = True, is_resolved
-        return is_cut
+            doubt = await self._confirm_cap(doubt)
+        is_split = await self._split_capped(journey, doubt)
+        if not is_split:  # there may be other ways
+            evidence.cannot_be_split, evidence.is_resolved = True, is_resolved
+        return is_split
 
-    async def confirm_cap(self, doubt: Doubt) -> Doubt:
+    async def _confirm_cap(self, doubt: Doubt) -> Doubt:
         """Record that exports are truncated where the window's was, so merged windows that ended there are in doubt."""
         again = self.doubts.confirm_cap(doubt.delivery.records)
-        await self.remember_caps()
+        await self._record_verdicts()
         return Doubt("capped", doubt.delivery, again=again)
 
-    async def compare(self, window: Window, delivery: Delivery) -> None:
-        """More than was counted says that counts cannot be trusted; told once."""
-        await self.remember_caps()
+    async def _check_count(self, window: Window, delivery: Delivery) -> None:
+        """Distrust counts once a window delivers more than was counted."""
         if window.rows is not None and delivery.rows > window.rows and not self.doubts.are_counts_doubtful:
             reason = f"{window}: {window.rows:,} activities were counted, and {delivery.rows:,} exported"
             self.doubts.are_counts_doubtful = True
             await in_thread(self.journal.distrust_counts, reason)
             self.on_event(CountsDoubted(reason))
 
-    def judge(self, journey: Journey, delivery: Delivery) -> Doubt | None:
-        """For the merge: the doubt about a window that it has taken in."""
-        trial, journey.trial = journey.trial, None
-        doubt = self.doubts.judge(
-            journey.window,
-            delivery,
-            trial,
-            is_empty=journey.is_empty,
-            is_resolved=journey.is_resolved,
-            is_uncountable=journey.is_uncountable,
-        )
-        if doubt and doubt.kind != "capped":
-            journey.trial = trial  # which has not heard of it yet
-        return doubt
-
-    async def remember_caps(self) -> None:
+    async def _record_verdicts(self) -> None:
         for records, verdict in self.doubts.new_verdicts().items():
             await in_thread(self.journal.record_cap, records, verdict)
 
-    # Cutting
+    # Splitting
 
-    def may_cut(self, journey: Journey, failure: ExportFailure) -> bool:
-        """Whether smaller windows may fare better. Where nothing says that they are too large, size is unlikely to be
-        what is wrong before any export has succeeded, and after several cuts."""
+    def _may_split(self, journey: Journey, failure: ExportFailure) -> bool:
+        """Return whether smaller windows may succeed. If nothing says that windows are too large, size is an unlikely
+        cause before any export has succeeded, and after several splits."""
         if not failure.is_size_related or journey.depth >= MAX_DEPTH:
             return False
         if failure.is_explained:
             return True
-        if self.exporter.proof.is_set():
-            return failure.too_large or journey.depth < MAX_DEPTH_UNEXPLAINED
-        self.cuts_unproven += 1
-        return self.cuts_unproven <= MAX_CUTS_UNPROVEN
+        if self.exporter.is_proven.is_set():
+            return failure.is_final or journey.depth < MAX_UNEXPLAINED_DEPTH
+        self._unproven_splits += 1
+        return self._unproven_splits <= MAX_UNPROVEN_SPLITS
 
-    async def cut(self, journey: Journey, reason: str, doubt: Doubt | None = None) -> bool:
+    async def _split(self, journey: Journey, reason: str, doubt: Doubt | None = None) -> bool:
         """Replace the window by the journeys of its pieces; false if it cannot be made smaller, or that would take too
         many exports. The pieces settle the trial of the `doubt`, or that of which the window was a piece."""
         delivery, trial = (doubt.delivery, doubt.trial) if doubt else (None, None)
-        cut = await self.cut_window(journey.window, reason, delivery, trial or journey.trial, depth=journey.depth)
-        if not cut:
+        own_trial = journey.evidence.trial
+        pieces = await self._start_pieces(journey.window, reason, delivery, trial or own_trial, depth=journey.depth)
+        if not pieces:
             return False
-        if journey.trial:
-            journey.trial.pieces -= 1
-        journey.cut(cut)
+        if own_trial:
+            own_trial.pieces -= 1
+        journey.split_into(pieces)
         return True
 
-    async def cut_capped(self, journey: Journey, doubt: Doubt) -> bool:
-        """Cuts the window, and those that were merged already, because their exports may have ended early. Returns
-        whether the window itself was cut; else it is merged, and then what became of the others."""
+    async def _split_capped(self, journey: Journey, doubt: Doubt) -> bool:
+        """Split the window, and those merged already, because their exports may be truncated. Returns whether the
+        window itself was split; otherwise it is merged, and then the pieces of the others."""
         records = doubt.delivery.records
         reason = f"its export ended at {records:,} records, and more are counted, or others ended there too"
         for window in doubt.again:
-            cut = await self.cut_window(window, reason, doubt.delivery, doubt.trial, is_merged=True)
-            journey.after = (*journey.after, *cut)
+            pieces = await self._start_pieces(window, reason, doubt.delivery, doubt.trial, is_merged=True)
+            journey.after = (*journey.after, *pieces)
         if doubt.is_own:
-            if await self.cut(journey, reason, doubt):
+            if await self._split(journey, reason, doubt):
                 return True
             self.doubts.leave_open(records)
-        await self.remember_caps()
-        journey.is_resolved = True
+        await self._record_verdicts()
+        journey.evidence.is_resolved = True
         return False
 
-    async def cut_window(
+    async def _start_pieces(
         self,
         window: Window,
         reason: str,
@@ -248,50 +239,51 @@ class Journeys:
         depth: int = 0,
         is_merged: bool = False,
     ) -> tuple[Journey, ...]:
-        """Start the journeys of a window's pieces; none if it cannot be cut. `delivery` may have been truncated; it is
-        the window's own unless that `is_merged`."""
-        limits = [number for number in (delivery and delivery.records, self.exporter.sizes.limit) if number]
-        cut = await split_window(
-            self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
+        """Start the journeys of a window's pieces; none if it cannot be split. `delivery` may have been truncated; it
+        is the window's own unless that `is_merged`."""
+        exporter = self.exporter
+        limits = [number for number in (delivery and delivery.records, exporter.sizes.limit) if number]
+        pieces = await split_window(
+            self.source, window, exporter.filter, min(limits, default=None), exporter.extra.left
         )
-        if not cut:
+        if not pieces:
             return ()
         ids = delivery.ids if delivery and not is_merged else None
-        numbered = await in_thread(self.journal.cut, window, cut, ids)
+        pieces = await in_thread(self.journal.cut, window, pieces, ids)
         await in_thread(self.discard, window.index)
-        self.collector.window_split(window, numbered, is_merged=is_merged)
-        self.on_event(Split(window, numbered, reason, is_merged))
-        journeys = tuple(Journey(piece, depth=depth + 1, trial=trial) for piece in numbered)
+        self.collector.window_split(window, pieces, is_merged=is_merged)
+        self.on_event(Split(window, pieces, reason, is_merged))
+        journeys = tuple(Journey.of_piece(piece, depth + 1, trial) for piece in pieces)
         if trial:
             trial.pieces += len(journeys)
         self.group.start_soon(self.travel, journeys[0])
         for journey in journeys[1:]:
-            self.group.start_soon(self.travel_proven, journey, journeys[0])
+            self.group.start_soon(self._travel_after, journeys[0], journey)
         return journeys
 
-    async def travel_proven(self, journey: Journey, first: Journey) -> None:
-        """As long as no export has succeeded, one piece after another is tried: all may be too large."""
-        if not self.exporter.proof.is_set():
+    async def _travel_after(self, first: Journey, journey: Journey) -> None:
+        """Travel once any export has succeeded, or the first piece is settled: until then all may be too large."""
+        if not self.exporter.is_proven.is_set():
             async with anyio.create_task_group() as group:
-                for event in (self.exporter.proof, first.settled):
+                for event in (self.exporter.is_proven, first.settled):
                     group.start_soon(_cancel_after, event, group.cancel_scope)
         await self.travel(journey)
 
-    async def give_up(self, journey: Journey, reason: str, kind: type[BulkpullError], what: str) -> None:
-        """The window cannot be exported: it is left out, or ends the pull."""
+    async def _give_up(self, journey: Journey, reason: str, kind: type[BulkpullError], history: str) -> None:
+        """Skip a window that cannot be exported, or end the pull."""
         window = journey.window
         if not self.skip_failed:
             raise kind(
-                f"{window}: {what}{reason}. Pull again to go on from here; if it recurs, try a longer export timeout, "
-                "or leave the window out (--skip-failed)"
+                f"{window}: {history}{reason}. Rerun to resume; if the error recurs, increase the export timeout, or "
+                "skip the window (--skip-failed)"
             )
         await in_thread(self.journal.skip, window, reason)
         await in_thread(self.discard, window.index)
         self.collector.window_left(window)
         self.on_event(Skipped(window, reason))
-        if journey.trial:
-            journey.trial.is_spoiled = True
-            journey.trial.pieces -= 1
+        if trial := journey.evidence.trial:
+            trial.is_spoiled = True
+            trial.pieces -= 1
         journey.skip()
 
 

@@ -16,7 +16,7 @@ from bulkpull.disk import disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowMerged
 from bulkpull.journal import Figures, Journal
-from bulkpull.pull.doubts import Delivery, Doubt
+from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
 from bulkpull.rows.dedup import Deduplicator, PartStats
 from bulkpull.rows.growing_file import GrowingFile
@@ -38,7 +38,7 @@ async def merge(
     columns: Columns,
     fixed: bool,
     memory: int,
-    judge: Callable[[Journey, Delivery], Doubt | None],
+    doubts: Doubts,
     release: Callable[[Window], None],
     followed: GrowingFile,
     on_event: OnEvent,
@@ -46,7 +46,7 @@ async def merge(
     """Merge the parts of all journeys into one CSV: the first row of each id, in the order window, part, row.
 
     Resumes where the journal says that an earlier run stopped. A window is merged whole or not at all: one with a
-    damaged part is rejected, and so is one that `judge` returns a doubt for. The parts of a window are deleted once its
+    damaged part is rejected, and so is one that there are doubts about. The parts of a window are deleted once its
     rows are durable.
 
     Args:
@@ -57,7 +57,7 @@ async def merge(
         columns: The columns that have a meaning.
         fixed: Whether `names` are all columns. Otherwise those that parts bring are appended.
         memory: Bytes for ids; a few times that for moments. More ids go to the disk.
-        judge: Called in the event loop with each merged window and what it delivered.
+        doubts: Judges what each window delivered before its rows stay.
         release: Called in the event loop with each window whose rows are durable.
         followed: Told of what is durable, window by window, and of the end.
         on_event: Called in the event loop with each event.
@@ -77,7 +77,7 @@ async def merge(
             while pending:
                 journey = pending[0]
                 await journey.settled.wait()
-                if journey.pieces or journey.skipped:
+                if journey.pieces or journey.is_skipped:
                     pending.popleft()
                     pending.extendleft(reversed(journey.pieces))
                     continue
@@ -86,7 +86,7 @@ async def merge(
                 except DamagedPart as damage:
                     journey.reject(damage)
                     continue
-                if doubt := judge(journey, window.delivery):
+                if doubt := doubts.judge(journey.window, window.delivery, journey.evidence):
                     await in_thread(work.undo)
                     journey.reject(doubt)
                     continue

@@ -192,7 +192,7 @@ class _Pull:
                     columns=self.source.columns,
                     fixed=bool(self.options.fields),
                     memory=self.options.ids_memory,
-                    judge=work.judge,
+                    doubts=doubts,
                     release=work.collector.window_left,
                     followed=followed,
                     on_event=self.announce,

@@ -55,7 +55,7 @@ class Poller:
             while not export.succeeded and not export.failed:
                 if anyio.current_time() - self._schedule.running_since(pending) >= self._export_timeout:
                     reason = f"it was still {export.status} after {self._export_timeout:g} s"
-                    raise ExportFailure(export.id, reason, too_large=export.state == "running")
+                    raise ExportFailure(export.id, reason, is_final=export.state == "running")
                 await self._sleep_until_due(pending, should_probe=should_probe)
                 export = await self._ask(window, export, pending)
         finally:
@@ -65,7 +65,7 @@ class Poller:
         if export.failed:
             reason = export.message or "it failed, and the API gave no message"
             explained = suggests_smaller_export(reason)
-            raise ExportFailure(export.id, reason, too_large=explained, is_explained=explained)
+            raise ExportFailure(export.id, reason, is_final=explained, is_explained=explained)
         return export
 
     def finish_launching(self) -> None:

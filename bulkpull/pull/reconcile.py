@@ -31,21 +31,21 @@ class Reconciler:
     _vain_exports: int = 0
     _vain_waits: int = 0
 
-    async def should_cut(self, journey: Journey, doubt: Doubt) -> bool:
+    async def should_split(self, journey: Journey, doubt: Doubt) -> bool:
         """Take the next steps for a window that is `empty` or `short`.
 
         Returns:
-            Whether it should be cut, as its export seems to be truncated. Otherwise it is to be merged again; if the
-            journey `is_resolved` then, nothing else can be asked.
+            Whether it should be split, as its export seems to be truncated. Otherwise it is to be merged again; if the
+            evidence `is_resolved` then, nothing else can be asked.
 
         Raises:
             ExportFailure: it delivered nothing although there is activity.
         """
-        delivered = doubt.delivery
+        delivered, evidence = doubt.delivery, journey.evidence
         if doubt.kind == "empty":
             empty = await self.exporter.is_empty(journey)
             if empty is not False:
-                journey.is_empty = True
+                evidence.is_empty = True
                 return False
         else:
             await self._count_again(journey, doubt)
@@ -55,26 +55,25 @@ class Reconciler:
         if await self._late_links(journey):
             return False
         may_be_capped = delivered.ids > 0 and is_suspicious(delivered.records)
-        if may_be_capped and not journey.cannot_be_cut and not journey.is_exported_again:
+        if may_be_capped and not evidence.cannot_be_split and not evidence.is_exported_again:
             return True
-        if not journey.is_exported_again and self._vain_exports < MAX_VAIN_EXPORTS:
+        if not evidence.is_exported_again and self._vain_exports < MAX_VAIN_EXPORTS:
             self._tell(journey, doubt, "exporting it again")
-            journey.is_exported_again, journey.ids_before = True, delivered.ids
+            evidence.ids_before = delivered.ids
             if await self.export_again(journey):
                 return False
-        if delivered.ids == journey.ids_before:
-            self._vain_exports += 1
+        is_vain = delivered.ids == (evidence.ids_before or 0)
+        self._vain_exports += is_vain
         if not delivered.ids:
             raise ExportFailure(
                 journey.export_id,
                 f"it delivered no rows, though {journey.window.rows or 'some'} activities are counted in its window",
-                too_large=True,
+                is_final=True,
                 is_size_related=False,
             )
-        journey.is_resolved = True
+        evidence.is_resolved = True
         rows = journey.window.rows or 0
-        may_be_cut = delivered.ids == journey.ids_before and not journey.cannot_be_cut
-        return may_be_cut and rows - delivered.ids > _TRUNCATED_SHARE * rows
+        return is_vain and not evidence.cannot_be_split and rows - delivered.ids > _TRUNCATED_SHARE * rows
 
     async def count_for_limit(self, journey: Journey, doubt: Doubt) -> bool | None:
         """Whether a count says that a window is complete whose export ended at what may be a cap; None if no count can
@@ -95,25 +94,27 @@ class Reconciler:
                 rows = ids - rows if rows < 0 else ids
         except CountUnavailable:
             return None
-        await self.exporter.recounted(journey, rows)
+        await self.exporter.update_count(journey, rows)
         return rows == ids
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")
         with suppress(CountUnavailable):
-            await self.exporter.recounted(journey, await self.exporter.count_again(journey.window, doubt.delivery.ids))
+            await self.exporter.update_count(
+                journey, await self.exporter.count_again(journey.window, doubt.delivery.ids)
+            )
 
     async def _late_links(self, journey: Journey) -> bool:
         """Whether the newest export has more links now, or gets them within some seconds. Does not wait once waiting
         has been in vain several times."""
-        if not journey.export_id or journey.late_links == _MAX_LATE_LINKS:
+        if not journey.export_id or journey.evidence.late_links == _MAX_LATE_LINKS:
             return False
         if self._vain_waits >= _MAX_VAIN_WAITS:
             are_late = await self.collector.collect_late(journey)
         else:
             are_late = await patience.until(lambda: self.collector.collect_late(journey), bool)
             self._vain_waits = 0 if are_late else self._vain_waits + 1
-        journey.late_links += are_late
+        journey.evidence.late_links += are_late
         return are_late
 
     async def export_again(self, journey: Journey, unfinished: ExportRecord | None = None) -> bool:
@@ -125,7 +126,7 @@ class Reconciler:
         except NoExtraLeft:
             return False
         except ExportFailure as failure:
-            await self.exporter.failed(journey.window, failure, 2)
+            await self.exporter.record_failure(journey.window, failure, 2)
             if failure.export_id:
                 self.collector.export_failed(journey.window)
             return False

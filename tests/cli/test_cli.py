@@ -157,7 +157,7 @@ def test_a_plan_that_cannot_count_says_so() -> None:
         found = json.loads(bulkpull(sandbox, "plan", *RANGE, "--json").stdout)
     assert "Activity could not be counted; windows have equal length: " in done.stdout
     assert "6 exports, at least 12 requests" in done.stdout
-    assert "may not do this" in found["uncounted"]
+    assert "lacks the permission" in found["uncounted"]
     assert (found["rows"], len(found["windows"])) == (None, 6)
 
 

@@ -171,7 +171,7 @@ async def test_a_file_of_which_no_version_is_recorded_is_downloaded_from_its_sta
     [
         (Source(is_expired=True), PartError, "part 1 is missing: the file host answered 403 to 5 fresh links"),
         (Source(content=b"<html>"), MalformedPartError, "part 1: the file host does not send a valid CSV: row 1: "),
-        (Source(content=b"name\nx\n"), MalformedPartError, "no CSV with the column id"),
+        (Source(content=b"name\nx\n"), MalformedPartError, "not a CSV file with the column id"),
     ],
     ids=["missing", "malformed", "without key"],
 )

@@ -15,9 +15,8 @@ from bulkpull import Clickwrap, Export, events
 from bulkpull.download import Downloaded, Downloader
 from bulkpull.events import Event, ignore
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
-from bulkpull.pull.collect import Collector
+from bulkpull.pull.collect import Collector, PartLink, part_records
 from bulkpull.pull.journey import Journey
-from bulkpull.pull.links import PartLink, part_records
 from bulkpull.pull.slots import Slots
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.window import Window

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bulkpull import Window
-from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial
+from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Evidence, Trial
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -34,10 +34,7 @@ def judged(
     return doubts.judge(
         judged,
         Delivery(records, ids, rows),
-        trial,
-        is_empty=is_empty,
-        is_resolved=is_resolved,
-        is_uncountable=is_uncountable,
+        Evidence(is_empty=is_empty, is_resolved=is_resolved, is_uncountable=is_uncountable, trial=trial),
     )
 
 

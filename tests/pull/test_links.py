@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from bulkpull import Export, patience
+from bulkpull.pull.collect import Links, PartLink, part_records
 from bulkpull.pull.journey import ExportFailure
-from bulkpull.pull.links import Links, PartLink, part_records
 
 
 @pytest.fixture(autouse=True)
