@@ -201,7 +201,7 @@ def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert result["rows"] + sum(window["counted"] for window in result["skipped"]) == result["counted"] == 3000
     assert f"[{result['skipped'][0]['start'][:10]}" in done.stderr
-    assert ": skipped: all 2 exports that are allowed" in done.stderr
+    assert ": skipped: all 2 exports allowed beyond the plan" in done.stderr
     assert "warning: skipped because they could not be exported: window " in done.stderr
     assert out.exists()
 

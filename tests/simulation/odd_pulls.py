@@ -117,7 +117,7 @@ def followed(seed: int, only: Collection[str] | None = None, *, tolerable: bool 
 
 def run(outcome: Outcome) -> Outcome:
     """Run the pull that was drawn."""
-    few = patch.multiple("bulkpull.planning.volume", _MIN_LIMIT=FEW), patch("bulkpull.pull.doubts._ROUND", FEW)
+    few = patch.multiple("bulkpull.planning.volume", _MIN_LIMIT=FEW), patch("bulkpull.pull.doubts._ROUND_RECORDS", FEW)
     with memory() as directory, few[0], few[1]:
         try:
             simulated(outcome.seed, partial(_pulled, outcome, directory / "a.csv"), hours=limit(outcome) / 3600)
