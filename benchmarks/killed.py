@@ -1,9 +1,9 @@
-"""A pull that is killed (-9) again and again, beside the same pull undisturbed.
+"""A pull that is killed (SIGKILL) repeatedly, compared with the same pull undisturbed.
 
     python benchmarks/killed.py [--rows 500000] [--kills 10] [--seed 0] [--export-seconds 2]
 
-Each pull has a sandbox of its own, so that both begin with nothing. The killed one is killed at moments drawn from the
-seed, spread over about as long as the undisturbed one took, and then left alone. Both outputs must be the same bytes.
+Each pull has its own sandbox. The first pull is undisturbed; the second one is killed at random times, drawn from the
+seed and spread over about the same duration, and then runs to its end. Both outputs must have the same bytes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FIELDS = "event_type,connection_data.remote_address,connection_data.page_title"
 
 
 def pull(sandbox: SandboxProcess, out: Path, seconds: float | None) -> bool:
-    """Runs `bulkpull pull`; kills it after `seconds`. Whether it came to its end."""
+    """Run `bulkpull pull` and kill it after `seconds`; return whether it finished."""
     command = [sys.executable, "-m", "bulkpull", "pull", "--start", "2024-01-01", "--end", "2026-01-01"]
     command += ["--window", "1mo", "--fields", FIELDS, "--out", str(out)]
     environment = os.environ | {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": sandbox.token}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
-            _, said = process.communicate(timeout=seconds)
+            _, stderr = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             return False
     if process.returncode:
-        raise SystemExit(said)
-    print(said)
+        raise SystemExit(stderr)
+    print(stderr)
     return True
 
 
@@ -62,24 +62,24 @@ def main() -> None:
                 began = time.perf_counter()
                 while killed < kills:
                     if pull(sandbox, out, moments.uniform(0.5, 1.5) * (0.5 + 0.6 * undisturbed / kills)):
-                        print(f"through after {killed} kills")
+                        print(f"finished after {killed} kills")
                         break
                     killed += 1
                 if not out.exists():
                     pull(sandbox, out, None)
                 wall = time.perf_counter() - began
             undisturbed = undisturbed or wall
-            seen = sandbox.seen
+            stats = sandbox.stats
             hashes.append(sha256(out))
-            sent.append(seen["bytes_sent"])
+            sent.append(stats["bytes_sent"])
             again = f"{(sent[-1] - sent[0]) / 1e6:.1f} ({sent[-1] / sent[0] - 1:.1%})"
-            requests = sum(seen["requests"].values())
-            rows.append((killed, seen["exports"], requests, f"{sent[-1] / 1e6:.1f}", again, f"{wall:.1f}", hashes[-1]))
+            requests = sum(stats["requests"].values())
+            rows.append((killed, stats["exports"], requests, f"{sent[-1] / 1e6:.1f}", again, f"{wall:.1f}", hashes[-1]))
             out.unlink()
     print(f"{machine()}; {int(options.rows):,} activities in 24 windows\n")
-    print(table(("kills", "exports", "requests", "MB sent", "MB sent twice", "wall s", "sha256"), rows))
+    print(table(("kills", "exports", "requests", "MB sent", "MB sent again", "wall s", "sha256"), rows))
     if len(set(hashes)) > 1:
-        raise SystemExit("DIFFERENT BYTES")
+        raise SystemExit("the outputs differ")
 
 
 if __name__ == "__main__":

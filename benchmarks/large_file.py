@@ -1,9 +1,9 @@
-"""One file of a gigabyte: what several streams bring, where the host gives each connection all it has, and where not.
+"""One file of a gigabyte: the effect of parallel segments, with and without a bandwidth limit per connection.
 
     python benchmarks/large_file.py [--runs 3]
 
-nginx serves the file as it can, and then with 50 MB a second for each connection, as object storage does. With one
-download at a time bulkpull has no places for further streams.
+nginx serves the file without a limit, then with 50 MB/s per connection, like object storage. With --downloads 1,
+bulkpull uses a single connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from measure import Run, machine, run, run_command, table
 from transfer import DATA, SIZES, TOKEN, command, make, serving
 
-LIMITS = {"none": "0", "50 MB/s for each connection": "50m"}
+LIMITS = {"none": "0", "50 MB/s per connection": "50m"}
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             wall = statistics.median(one.wall for one in done)
             lines.append((limit, way, f"{wall:.1f}", f"{max(one.peak for one in done):.0f}"))
     size = (directory / "0000.csv").stat().st_size / 1e6
-    print(f"{machine()}; one file of {size:,.0f} MB; medians of {runs} runs, in turn\n")
+    print(f"{machine()}; one file of {size:,.0f} MB; medians of {runs} interleaved runs\n")
     print(table(("limit", "way", "wall s", "peak MB"), lines))
 
 

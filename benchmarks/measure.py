@@ -1,4 +1,4 @@
-"""Running a command as a process of its own, and what the operating system says it took."""
+"""Measurement of commands run in separate processes: time and memory as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Run:
 
 
 def run(arguments: Sequence[str], **environment: str) -> Run:
-    """Runs this Python with `arguments` to its end; standard error passes through. Raises on a non-zero exit."""
+    """Run this Python with `arguments`. Standard error is passed through; a non-zero exit code raises SystemExit."""
     return run_command([sys.executable, *arguments], **environment)
 
 
 def run_command(command: Sequence[str], **environment: str) -> Run:
-    """Runs a command to its end, with all that it starts; standard error passes through. Raises on a non-zero exit."""
+    """Run a command. Standard error is passed through; a non-zero exit code raises SystemExit."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as process:  # noqa: S603
         assert process.stdout is not None
@@ -43,18 +43,18 @@ def run_command(command: Sequence[str], **environment: str) -> Run:
 
 
 def sha256(path: Path) -> str:
-    """The first 12 hexadecimal digits of a file's SHA-256."""
+    """Return the first 12 hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def machine() -> str:
-    """A line about where the figures were made."""
+    """Return a one-line description of this machine."""
     return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])

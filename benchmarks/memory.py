@@ -1,9 +1,9 @@
-"""Resident memory of a pull over time, for growing inputs, and how long its event loop stands still.
+"""Resident memory of a pull over time, for inputs of several sizes, and stalls of its event loop.
 
     python benchmarks/memory.py [--sizes medium,large] [--plot results/memory.svg]
 
-The pull runs in a process of its own against nginx and a stand-in of the API (see transfer.py); a ticker in the same
-event loop wakes every 5 ms and notes how much too late. For the plot it takes matplotlib.
+The pull runs in a separate process against nginx and a mock API (see transfer.py). A task in the same event loop
+wakes every 5 ms and records its delay. The plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from transfer import DATA, FIELDS, SECONDS, SIZES, START, TOKEN, make, serving
 
 import bulkpull
 
-TICK = 0.005  # seconds
-PAGE = 4096
+TICK_S = 0.005
+PAGE_BYTES = 4096
 STATM = Path("/proc/self/statm")
 
 
 def resident_megabytes() -> float:
-    return int(STATM.read_text().split()[1]) * PAGE / 1e6
+    return int(STATM.read_text().split()[1]) * PAGE_BYTES / 1e6
 
 
 async def pull(size: str, api: str, out: str) -> dict[str, Any]:
-    """Figures of one pull: resident megabytes by seconds, and the ticker's delays in milliseconds."""
+    """Run one pull; return its resident memory in MB over time, and the delays of the task in milliseconds."""
     files, rows = SIZES[size]
     resident: list[tuple[float, float]] = []
     late: list[float] = []
@@ -42,9 +42,9 @@ async def pull(size: str, api: str, out: str) -> dict[str, Any]:
     async def tick() -> None:
         while True:
             slept = time.perf_counter()
-            await anyio.sleep(TICK)
+            await anyio.sleep(TICK_S)
             now = time.perf_counter()
-            late.append((now - slept - TICK) * 1000)
+            late.append((now - slept - TICK_S) * 1000)
             if not resident or now - began - resident[-1][0] > 0.05:
                 resident.append((now - began, resident_megabytes()))
 
@@ -105,7 +105,7 @@ def main() -> None:
                 )
             )
     print(f"{machine()}\n")
-    print(table(("pull", "MB received", "peak MB", "late ms, p50", "p99.9", "most", "ticks"), lines))
+    print(table(("pull", "MB received", "peak MB", "stall ms, p50", "p99.9", "max", "samples"), lines))
     if options.plot:
         plot(resident, options.plot)
 

@@ -1,10 +1,10 @@
-"""The merge alone: files on the disk to one deduplicated output, beside a plain copy of them.
+"""The merge alone: local files to one deduplicated output, compared with a plain copy.
 
     python benchmarks/merge.py [--rows 1000000] [--runs 5]
 
-A million rows in 20 files, by what they look like and by format; for the usual rows also Polars, DuckDB and the csv
-module with a set, where they are installed. Each runs as a process of its own, in turn, and tells how long it took
-without its start; the ratio is to `cat` of the same files.
+A million rows in 20 files, in several shapes and formats; for the default shape also with Polars, DuckDB and the csv
+module with a set, if installed. Runs are interleaved, each in a separate process, and timed without start-up. The ratio
+is to `cat` of the same files.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from measure import Run, machine, run, run_command, table
 from peers import with_duckdb, with_polars, write_first_rows
 
 PARTS = 20
-MEMORY = 32_000_000  # bytes for ids
+MEMORY = 32_000_000  # bytes for the index of ids
 START = datetime(2014, 1, 1, tzinfo=UTC)
 AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML{} like Gecko) Version/17.4 Safari"
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the rows look like: `repeats` in a hundred came before in their file, `far` those in any file; `columns`
-    behind id and created_time, of which the last holds a comma, a newline and a quote where it is `quoted`."""
+    """The shape of rows.
+
+    `repeats` is the percentage of rows that repeat an earlier one of the same file, or if `far` of any file. `columns`
+    is the number of columns after id and created_time; if `quoted`, the last one contains commas, newlines and quotes.
+    """
 
     repeats: int = 2
     far: bool = False
@@ -48,23 +51,23 @@ class Rows:
         return ",".join(("id", "created_time", *(f"custom_data.v{number}" for number in range(self.columns))))
 
 
-USUAL = Rows()
+DEFAULT = Rows()
 SHAPES = {
-    "2 % repeats": USUAL,
-    "no repeats": replace(USUAL, repeats=0),
-    "50 % repeats, in the same file": replace(USUAL, repeats=50),
-    "50 % repeats, in any file": replace(USUAL, repeats=50, far=True),
-    "random ids": replace(USUAL, random_ids=True),
-    "narrow (2 columns)": replace(USUAL, columns=0),
-    "wide (40 columns)": replace(USUAL, columns=38),
-    "quoted text": replace(USUAL, quoted=True),
-    "CRLF": replace(USUAL, line_end="\r\n"),
+    "2 % repeats": DEFAULT,
+    "no repeats": replace(DEFAULT, repeats=0),
+    "50 % repeats, in the same file": replace(DEFAULT, repeats=50),
+    "50 % repeats, in any file": replace(DEFAULT, repeats=50, far=True),
+    "random ids": replace(DEFAULT, random_ids=True),
+    "narrow (2 columns)": replace(DEFAULT, columns=0),
+    "wide (40 columns)": replace(DEFAULT, columns=38),
+    "quoted text": replace(DEFAULT, quoted=True),
+    "CRLF": replace(DEFAULT, line_end="\r\n"),
 }
 FORMATS = ("csv", "csv.zst", "csv.gz", "ndjson", "parquet")
 
 
 def make(directory: Path, count: int, rows: Rows) -> None:
-    """Writes the parts."""
+    """Write the files."""
     draw = random.Random(1)
     agents = [AGENT.format(";"), "curl/8.5.0"]
     if rows.quoted:
@@ -90,7 +93,7 @@ def make(directory: Path, count: int, rows: Rows) -> None:
         (directory / f"part-{part:02d}.csv").write_text(f"{rows.header}{rows.line_end}{''.join(lines)}", newline="")
 
 
-# The ways: each merges the parts into `out`.
+# The tools: each merges the parts into `out`.
 
 
 def with_bulkpull(parts: list[Path], out: Path) -> None:
@@ -136,7 +139,7 @@ def with_csv_and_a_set(parts: list[Path], out: Path) -> None:
         write_first_rows(files, out)
 
 
-WAYS: dict[str, Callable[[list[Path], Path], None]] = {
+TOOLS: dict[str, Callable[[list[Path], Path], None]] = {
     "bulkpull": with_bulkpull,
     "polars": with_polars,
     "duckdb": with_duckdb,
@@ -149,33 +152,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    print(f"{machine()}; {options.rows:,} rows in {PARTS} files; medians of {options.runs} runs, in turn\n")
+    print(f"{machine()}; {options.rows:,} rows in {PARTS} files; medians of {options.runs} interleaved runs\n")
     lines = []
     for shape, rows in SHAPES.items():
-        ways = [("bulkpull", "csv")]
-        if rows == USUAL:
-            ways += [("bulkpull", format) for format in FORMATS[1:] if format != "parquet" or find_spec("pyarrow")]
-            ways += [(way, "csv") for way in ("polars", "duckdb") if find_spec(way)] + [("csv module and a set", "csv")]
+        tools = [("bulkpull", "csv")]
+        if rows == DEFAULT:
+            tools += [("bulkpull", format) for format in FORMATS[1:] if format != "parquet" or find_spec("pyarrow")]
+            tools += [(tool, "csv") for tool in ("polars", "duckdb") if find_spec(tool)]
+            tools.append(("csv module and a set", "csv"))
         with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as made:
-            run([__file__, "--make", shape, made, str(options.rows)])  # what it takes would pass for its children's
-            lines += compare(Path(made), shape, ways, options.runs)
-    print(table(("rows", "way", "MB", "s", "cat s", "s / cat s", "peak MB"), lines))
+            # In a separate process, since children inherit its peak memory.
+            run([__file__, "--make", shape, made, str(options.rows)])
+            lines += compare(Path(made), shape, tools, options.runs)
+    print(table(("rows", "tool", "MB", "s", "cat s", "s / cat s", "peak MB"), lines))
 
 
-def compare(directory: Path, shape: str, ways: list[tuple[str, str]], runs: int) -> list[tuple[object, ...]]:
+def compare(directory: Path, shape: str, tools: list[tuple[str, str]], runs: int) -> list[tuple[object, ...]]:
     parts = sorted(directory.glob("part-*.csv"))
-    results: dict[tuple[str, str], list[Run]] = {way: [] for way in ways}
+    results: dict[tuple[str, str], list[Run]] = {tool: [] for tool in tools}
     copies = []
     for _ in range(runs):
         copies.append(run_command(["sh", "-c", f"cat {directory}/part-*.csv > {directory}/copy"]).wall)
-        for way, format in ways:
-            results[way, format].append(run([__file__, "--way", way, str(directory), str(directory / f"out.{format}")]))
+        for tool, format in tools:
+            results[tool, format].append(
+                run([__file__, "--tool", tool, str(directory), str(directory / f"out.{format}")])
+            )
     cat = statistics.median(copies)
     size = sum(part.stat().st_size for part in parts) / 1e6
     lines: list[tuple[object, ...]] = []
-    for (way, format), done in results.items():
+    for (tool, format), done in results.items():
         seconds = statistics.median(float(one.stdout) for one in done)
-        name = f"{way}, {format}" if way == "bulkpull" else way
+        name = f"{tool}, {format}" if tool == "bulkpull" else tool
         peak = max(one.peak for one in done)
         lines.append(
             (shape, name, f"{size:.0f}", f"{seconds:.2f}", f"{cat:.2f}", f"{seconds / cat:.1f}", f"{peak:.0f}")
@@ -183,22 +190,22 @@ def compare(directory: Path, shape: str, ways: list[tuple[str, str]], runs: int)
     return lines
 
 
-def merge(way: str, directory: Path, out: Path) -> None:
+def merge(tool: str, directory: Path, out: Path) -> None:
     for left in (*directory.glob("out.*"), *directory.glob("merged*")):
         left.unlink()
-    if way == "bulkpull":
-        import bulkpull.pull.merge  # noqa: F401 - what it imports is its start
-    elif way in ("polars", "duckdb"):
-        __import__(way)
+    if tool == "bulkpull":
+        import bulkpull.pull.merge  # noqa: F401 - imports are not timed
+    elif tool in ("polars", "duckdb"):
+        __import__(tool)
     began = time.perf_counter()
-    WAYS[way](sorted(directory.glob("part-*.csv")), out)
+    TOOLS[tool](sorted(directory.glob("part-*.csv")), out)
     print(time.perf_counter() - began)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--make"]:
         make(Path(sys.argv[3]), int(sys.argv[4]), SHAPES[sys.argv[2]])
-    elif sys.argv[1:2] == ["--way"]:
+    elif sys.argv[1:2] == ["--tool"]:
         merge(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
     else:
         main()

@@ -1,19 +1,19 @@
-"""The orchestrator on simulated servers, beside the strategies that people use, and on the sandbox's real clock.
+"""The orchestrator compared with common strategies, on simulated servers, and with the sandbox in real time.
 
     python benchmarks/orchestration.py [--seeds 5] [--strategy bulkpull] [--processes 1] [--plot orchestration.svg]
         [--no-sandbox]
 
-Every strategy meets the same servers: the same activity, the same seeds, the same quota and latency. bulkpull is the
-whole pull, from the first probe to the published file, with files of five rows, which come within a second: what is
-measured is the waiting. The others are what one writes by hand, and stop at the last export that they see done:
+All strategies run on the same servers: same activity, seeds, quota and latency. bulkpull is measured from the first
+probe to the published output; its files have five rows and arrive within a second, so that waiting is measured. The
+other strategies are typical scripts, and end with the last finished export:
 
-- fixed slices, 5 s: slices of equal length, 16 in flight, first come first served, each polled every five seconds
-- first come: windows of equal volume, as bulkpull plans them, 16 in flight, polled at a quarter of the time waited
-- gather: slices of equal length, all launched at once, each polled every five seconds
+- fixed slices, 5 s: windows of equal length, 16 in flight, each polled every five seconds
+- first come: windows of equal volume, as planned by bulkpull, 16 in flight, polled at a quarter of the elapsed time
+- gather: windows of equal length, all launched at once, each polled every five seconds
 
-Makespan is shown over its lower bound, max(seconds of work / workers, longest export), of the exports that the strategy
-itself made; "unforeseen" is the same exports in the order of their launch, handed to workers that never wait, which is
-the best that can be counted on by who does not know how long each will take.
+"of bound" is the makespan divided by its lower bound, max(total work / workers, longest export), for the exports of the
+strategy itself. "in order" is the makespan of the same exports in their order of launch if no worker is ever idle, also
+divided by that bound: without knowing durations in advance, no strategy can be relied on to do better.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tests.simulation.clock import simulated
 from tests.simulation.schedule import memory
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, evenly, in_bursts
 
-ROWS = 5  # of an export, in a simulated server: each stands for thousands
+ROWS = 5  # per export in simulations; each represents thousands
 OURS = "bulkpull"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A server, how many windows of volume there are for each of its workers, and whether activity comes in bursts."""
+    """A server, the number of windows by volume per worker, and whether activity comes in bursts."""
 
     name: str
     model: Model
@@ -65,25 +65,25 @@ class Case:
 CASES = [
     Case("2 workers, 1 min each", Model(workers=2), 30),
     Case("8 workers, 1 min each", Model(workers=8), 10),
-    Case("8 workers, 10 min each, 3 a worker", Model(workers=8, seconds=600), 3),
-    Case("64 workers, 10 min each, 3 a worker", Model(workers=64, seconds=600), 3),
+    Case("8 workers, 10 min each, 3 per worker", Model(workers=8, seconds=600), 3),
+    Case("64 workers, 10 min each, 3 per worker", Model(workers=64, seconds=600), 3),
     Case("64 workers, 1 min each", Model(workers=64), 10),
     Case("8 workers, 5 s each", Model(workers=8, seconds=5), 20),
     Case("16 workers, 1 h each", Model(workers=16, seconds=3600), 10),
     Case("2 workers, log-normal, 1 min", Model(workers=2, sigma=0.6), 30),
     Case("8 workers, log-normal, 10 min", Model(workers=8, seconds=600, sigma=0.6), 30),
-    Case("64 workers, log-normal, 10 min, 3 a worker", Model(workers=64, seconds=600, sigma=0.6), 3),
+    Case("64 workers, log-normal, 10 min, 3 per worker", Model(workers=64, seconds=600, sigma=0.6), 3),
     Case("64 workers, log-normal, 1 h", Model(workers=64, seconds=3600, sigma=0.6), 10),
     Case("8 workers, by rows, in bursts", Model(workers=8, seconds=20, seconds_per_row=20), 10, bursts=True),
     Case("32 workers, by rows, in bursts", Model(workers=32, seconds=20, seconds_per_row=40), 10, bursts=True),
-    Case("8 workers, a tenth fails", Model(workers=8, seconds=120, sigma=0.3, failing=0.1), 30),
-    Case("8 workers, status tells nothing", Model(workers=8, seconds=120, tells=False), 30),
+    Case("8 workers, 10 % failures", Model(workers=8, seconds=120, sigma=0.3, failing=0.1), 30),
+    Case("8 workers, queueing not reported", Model(workers=8, seconds=120, tells=False), 30),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One strategy on one server: seconds, and what the server saw."""
+    """The measurements of one strategy on one server."""
 
     makespan: float
     least: float
@@ -136,7 +136,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def _slices(server: Server) -> Sequence[Window]:
-    """As many slices of equal length as there would be windows of equal volume."""
+    """Return windows of equal length, as many as there would be windows of equal volume."""
     minutes = (END - START) / max(1, len(server.moments) / ROWS) / timedelta(minutes=1)
     return by_length(START, END, f"{math.ceil(minutes)}min", 100_000)
 
@@ -144,7 +144,7 @@ def _slices(server: Server) -> Sequence[Window]:
 async def _by_hand(
     server: Server, windows: Iterable[Window], *, in_flight: int, interval: Callable[[float], float]
 ) -> None:
-    """Exports until each window had one that succeeded; the quota is waited for when the server says so."""
+    """Launch exports until each window has a successful one; wait for the quota only after a 429."""
     clickwrap = SimulatedClickwrap(server, paced=False)
     limiter = anyio.CapacityLimiter(in_flight)
 
@@ -165,7 +165,7 @@ async def _by_hand(
 
 
 def measure(case: Case, strategy: str, seed: int) -> Measured:
-    """Runs one strategy on one server."""
+    """Run one strategy on one server."""
     server = case.server(seed)
 
     async def timed() -> float:
@@ -194,7 +194,7 @@ def _job(job: tuple[Case, str, int]) -> Measured:
 
 
 def mean(measured: Sequence[Measured]) -> Measured:
-    """The mean of several seeds."""
+    """Return the mean of several seeds."""
     return Measured(*(fmean(getattr(one, name) for one in measured) for name in Measured.__slots__))  # type: ignore[arg-type]
 
 
@@ -221,14 +221,14 @@ def report(results: dict[tuple[str, str], Measured], strategies: Sequence[str]) 
                 )
             )
     header = (
-        *("server", "strategy", "exports", "makespan s", "of bound", "unforeseen", "delay s", "of duration"),
-        *("polls an export", "requests", "peak in flight", "429"),
+        *("server", "strategy", "exports", "makespan s", "of bound", "in order", "delay s", "of duration"),
+        *("polls per export", "requests", "peak in flight", "429"),
     )
     return table(header, rows)
 
 
 def draw(results: dict[tuple[str, str], Measured], path: Path) -> None:
-    """Makespans, and delay against polls."""
+    """Plot makespans, and detection delay against polls."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -250,25 +250,25 @@ def draw(results: dict[tuple[str, str], Measured], path: Path) -> None:
     left.set_xscale("log")
     left.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
     left.axvline(1, color="black", linewidth=0.5)
-    left.set_xlabel("makespan, of bulkpull's")
+    left.set_xlabel("makespan relative to bulkpull")
     left.legend()
     right.axhline(0.05, color="grey", linewidth=0.5)
     right.axvline(6, color="grey", linewidth=0.5)
     right.set_xscale("log")
     right.set_yscale("log")
-    right.set_xlabel("polls an export")
-    right.set_ylabel("delay until a finished export is noticed, of its duration")
+    right.set_xlabel("polls per export")
+    right.set_ylabel("detection delay of a finished export, relative to its duration")
     figure.savefig(path, metadata={"Date": None})
 
 
 CONFIRMED = (
-    ("4 workers, 6 s and more", 4, 6.0, 40),
-    ("16 workers, 10 s and more", 16, 10.0, 96),
+    ("4 workers, at least 6 s", 4, 6.0, 40),
+    ("16 workers, at least 10 s", 16, 10.0, 96),
 )
 
 
 def confirm() -> str:
-    """Pulls from the sandbox, in real time, beside simulations of servers like it."""
+    """Compare pulls from the sandbox in real time with simulations of equivalent servers; return the table."""
     rows = []
     for name, workers, seconds, windows in CONFIRMED:
         per_export = 2000
@@ -282,11 +282,11 @@ def confirm() -> str:
             arguments = ["-m", "bulkpull", "pull", "--start", "2024-01-01", "--end", "2026-01-01", "-q", "--json"]
             arguments += ["--rows-per-export", str(per_export), "--out", str(Path(directory) / "activity.csv")]
             done = run(arguments, BULKPULL_BASE_URL=sandbox.url, BULKPULL_TOKEN=sandbox.token)
-        result, seen = json.loads(done.stdout), sandbox.seen
-        least = max(seen["worked"] / workers, seen["longest"])
+        result, stats = json.loads(done.stdout), sandbox.stats
+        least = max(stats["worked"] / workers, stats["longest"])
         model = Model(workers=workers, seconds=seconds * (1 + per_export / 100_000), spread=0.5, latency=0.004)
         like = mean([measure(Case(name, model, windows / workers), OURS, seed) for seed in range(20)])
-        polls = seen["requests"]["GET /v1.1/tasks/export/{id}"] / result["exports"]
+        polls = stats["requests"]["GET /v1.1/tasks/export/{id}"] / result["exports"]
         rows.append(
             (
                 name,
@@ -296,12 +296,12 @@ def confirm() -> str:
                 f"{like.makespan / like.least:.3f}",
                 f"{polls:.1f}",
                 f"{like.polls:.1f}",
-                seen["peak_exports"],
+                stats["peak_exports"],
                 f"{like.peak:.0f}",
             )
         )
     header = (
-        *("sandbox", "exports", "makespan s", "of bound", "simulated", "polls an export", "simulated"),
+        *("sandbox", "exports", "makespan s", "of bound", "simulated", "polls per export", "simulated"),
         *("peak in flight", "simulated"),
     )
     return table(header, rows)
@@ -340,7 +340,7 @@ def main() -> None:
     print(
         f"\n{one.exports:,} windows, 64 workers, log-normal, 1 min: {one.makespan / 3600:.1f} h of server time in "
         f"{perf_counter() - began:.0f} s; makespan {one.makespan / one.least:.3f} of its bound, {one.polls:.1f} polls "
-        f"an export, {one.throttled} times 429"
+        f"per export, {one.throttled} responses 429"
     )
     if not options.no_sandbox:
         print(f"\n{confirm()}")

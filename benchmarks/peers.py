@@ -1,4 +1,4 @@
-"""What a user would pick instead: files with the same columns to one, with the first row of each id."""
+"""Alternative tools: merge files with the same columns into one, keeping the first row of each id."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def with_duckdb(parts: Sequence[Path], out: Path) -> None:
 
 
 def write_first_rows(files: Iterable[Iterable[str]], out: Path) -> None:
-    """With the csv module and a set; a file is its lines, of which the first are the header, and the first field is the
-    id."""
+    """Merge with the csv module and a set. Files are given as lines; the first field is the id."""
     seen: set[str] = set()
     with out.open("w", encoding="utf-8", newline="") as written:
         writer = csv.writer(written, lineterminator="\n")

@@ -1,9 +1,9 @@
-"""Whole pulls of the same data with different concurrency, beside the script a user would write.
+"""Complete pulls of the same data with different concurrency, compared with a typical script.
 
     python benchmarks/pull.py [--rows 500000] [--export-seconds 2]
 
-Each runs as a process of its own against one sandbox in another; exports take 1 to 3 seconds and more by their rows,
-eight at a time. The outputs of the pulls must be the same bytes, and hold as many rows as the sandbox delivered ids.
+Each runs in a separate process against one sandbox, which processes eight exports at a time; an export takes 1 to 3
+seconds, longer with more rows. The outputs must have the same bytes, and as many rows as the sandbox exported ids.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
         environment = {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": sandbox.token}
         rows: list[tuple[object, ...]] = []
         hashes = set()
-        # The first pull makes the sandbox's files; its figures would count that in.
+        # The first pull is not measured, since the sandbox writes its files during it.
         for exports, downloads in ((None, None), (1, 1), (4, 4), (16, 8)):
             out = Path(directory) / "activity.csv"
             arguments = ["-m", "bulkpull", "pull", "--start", "2024-01-01", "--end", "2026-01-01", "--window", "1mo"]
@@ -70,15 +70,15 @@ def main() -> None:
             )
         )
         print(f"{machine()}; {int(options.rows):,} activities in 24 windows\n")
-        print(table(("what", "wall s", "CPU s", "peak MB", "rows", "requests", "429", "sha256"), rows))
-        counted = run(
+        print(table(("tool", "wall s", "CPU s", "peak MB", "rows", "requests", "429", "sha256"), rows))
+        report = run(
             ["-c", f"import urllib.request as u; print(u.urlopen('{sandbox.url[:-5]}/sandbox?ids').read().decode())"]
         )
-        distinct = json.loads(counted.stdout)["distinct_ids"]
-    same = "the same bytes" if len(hashes) == 1 else "DIFFERENT BYTES"
-    print(f"\nThe pulls made {same}; the sandbox delivered {distinct:,} distinct ids.")
+        distinct = json.loads(report.stdout)["distinct_ids"]
+    same = "same bytes" if len(hashes) == 1 else "DIFFERENT BYTES"
+    print(f"\nOutputs of the pulls: {same}. The sandbox exported {distinct:,} distinct ids.")
     if len(hashes) > 1 or any(row[4] != distinct for row in rows[:-1]):
-        raise SystemExit("the outputs are not what they should be")
+        raise SystemExit("the outputs differ, or rows are missing")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/quota.py
 
-Takes a minute or two: that is the quota. There must be no 429.
+Takes one to two minutes because of the quota. There must be no 429 response.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bulkpull.sandbox.process import sandbox_process
 
 
 def main() -> None:
-    # 1000 rows, evenly spread over 1000 hours.
+    # 1000 rows, evenly distributed over 1000 hours.
     span = ["--start", "2024-01-01", "--end", "2024-02-11T16:00Z"]
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -27,25 +27,25 @@ def main() -> None:
         done = run(
             [*arguments, "--exports", "64", "--json"], BULKPULL_BASE_URL=sandbox.url, BULKPULL_TOKEN=sandbox.token
         )
-    result, seen = json.loads(done.stdout), sandbox.seen
+    result, stats = json.loads(done.stdout), sandbox.stats
     print(f"\n{machine()}\n")
     print(
         table(
-            ("windows", "rows", "wall s", "requests", "429", "peak exports at once"),
+            ("windows", "rows", "wall s", "requests", "429", "peak exports in flight"),
             [
                 (
                     result["windows"],
                     result["rows"],
                     f"{done.wall:.1f}",
-                    sum(seen["requests"].values()),
-                    seen["throttled"],
-                    seen["peak_exports"],
+                    sum(stats["requests"].values()),
+                    stats["throttled"],
+                    stats["peak_exports"],
                 )
             ],
         )
     )
-    if seen["throttled"] or result["rows"] != 1000:
-        raise SystemExit("there was a 429, or rows are missing")
+    if stats["throttled"] or result["rows"] != 1000:
+        raise SystemExit("there were 429 responses, or rows are missing")
 
 
 if __name__ == "__main__":

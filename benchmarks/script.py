@@ -1,5 +1,7 @@
-"""What a user writes in ten minutes, for comparison: one month after another, a poll every five seconds, one file
-after another, the csv module and a set of ids. `python script.py OUT START_YEAR MONTHS`, URL and token as bulkpull."""
+"""A typical script, for comparison: one month and one file at a time, with the csv module and a set.
+
+Usage: `python script.py OUT START_YEAR MONTHS`, with the same environment variables for URL and token as bulkpull.
+"""
 
 from __future__ import annotations
 

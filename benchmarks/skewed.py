@@ -1,9 +1,9 @@
-"""A pull of activity of which 95 % fell into one week of two years: windows by volume, and windows of a week.
+"""Skewed activity, 95 % of it in one week of two years: windows by volume compared with windows of a week.
 
     python benchmarks/skewed.py [--rows 1000000] [--export-seconds 10]
 
-An export takes half to one and a half times the seconds, and twice that for 100,000 rows; the sandbox works on eight at
-a time. The outputs must be the same bytes.
+An export takes 0.5 to 1.5 times --export-seconds, and twice that with 100,000 rows; the sandbox processes eight at a
+time. The outputs must have the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
             done = run(arguments, BULKPULL_BASE_URL=sandbox.url, BULKPULL_TOKEN=sandbox.token)
             result = json.loads(done.stdout)
             hashes.add(sha256(out))
-        seen = sandbox.seen
+        stats = sandbox.stats
         rows.append(
             (
                 f"--window {window}",
@@ -42,10 +42,10 @@ def main() -> None:
                 result["probes"],
                 result["requests"],
                 f"{done.wall:.1f}",
-                f"{seen['longest']:.1f}",
-                seen["peak_exports"],
+                f"{stats['longest']:.1f}",
+                stats["peak_exports"],
                 result["rows"],
-                seen["throttled"],
+                stats["throttled"],
             )
         )
     print(f"{machine()}; {int(options.rows):,} activities, 95 % of them in one week of two years\n")

@@ -1,11 +1,11 @@
-"""Exports that are ready, to one deduplicated file: bulkpull beside what a user would put together from known tools.
+"""Finished exports to one deduplicated file: bulkpull compared with combinations of common tools.
 
     python benchmarks/transfer.py [--size small|medium|large] [--runs 5] [--only NAME,NAME]
 
-The files are made once, under benchmarks/data, and served by nginx on loopback; bulkpull gets their links from a
-stand-in of the API whose exports are ready at once. All ways run in turn (A B C A B C), each as processes of its own.
-That all agree on the ids is checked. It takes nginx (apt-get install nginx-light) and, for the ways that are named
-after them, aria2, curl, polars and duckdb; ways whose tool is missing are left out. `small` checks and times nothing.
+The files are generated once in benchmarks/data, and served by nginx on loopback; bulkpull gets their links from a mock
+API whose exports finish at once. Runs are interleaved (A B C A B C), each in separate processes. All outputs must have
+the same ids. Needs nginx (apt-get install nginx-light) and, for the methods named after them, aria2, curl,
+polars and duckdb; methods with missing tools are skipped. `small` only compares the ids, without timing.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SIZES = {  # files, rows of each
 }
 START = datetime(2014, 1, 1, tzinfo=UTC)
 SECONDS = 3  # between two rows
-REPEATS = 50  # one row in so many comes a second time
-TOKEN = "a-token"  # noqa: S105 - of a stand-in
+REPEATS = 50  # one of so many rows is repeated
+TOKEN = "a-token"  # noqa: S105 - of a mock API
 PARALLEL = 8
 HEADER = (
     "id,signer_id,created_time,event_type,connection_data.remote_address,connection_data.page_title,"
@@ -57,14 +57,14 @@ AGENTS = (
 
 
 def make(size: str) -> Path:
-    """The directory with the files of a size, made where they are missing."""
+    """Return the directory with the files of a size; generate them if they are missing."""
     if not (DATA / size / "done").exists():
-        run([__file__, "--make", size])  # in a process of its own: what it takes would pass for its children's
+        run([__file__, "--make", size])  # a separate process, since children inherit its peak memory
     return DATA / size
 
 
 def write(size: str) -> None:
-    """Makes the files."""
+    """Generate the files."""
     directory = DATA / size
     files, rows = SIZES[size]
     shutil.rmtree(directory, ignore_errors=True)
@@ -89,8 +89,10 @@ def write(size: str) -> None:
 
 @contextmanager
 def serving(directory: Path, rows: int, *, tls: bool = False, rate: str = "0") -> Iterator[tuple[str, str]]:
-    """The URLs of nginx, which serves the directory, and of the stand-in of the API; with `tls`, SSL_CERT_FILE is where
-    the certificate is that it shows. Each connection gets `rate` bytes a second."""
+    """Run nginx, which serves the directory, and the mock API; yield their URLs.
+
+    With `tls`, SSL_CERT_FILE is set to nginx's certificate. Each connection is limited to `rate` bytes per second.
+    """
     with tempfile.TemporaryDirectory() as made:
         home = Path(made)
         port, api_port = free_port(), free_port()
@@ -113,7 +115,7 @@ def serving(directory: Path, rows: int, *, tls: bool = False, rate: str = "0") -
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if nginx:
             serve = [nginx, "-p", str(home), "-c", str(home / "nginx.conf")]
-        elif directory == DATA / "small":  # which times nothing
+        elif directory == DATA / "small":  # not timed
             serve = [sys.executable, __file__, "--files", str(port), str(directory)]
         else:
             raise SystemExit("nginx is missing: apt-get install nginx-light")
@@ -151,7 +153,7 @@ def await_answer(port: int) -> None:
 
 
 def serve_api(port: int, files: str, rows: int) -> None:
-    """The stand-in: an export of the window that begins with a file's first row is ready, with that file."""
+    """Run the mock API: the export of the window that starts with a file's first row has that file."""
 
     async def export(request: web.Request) -> web.Response:
         id = request.match_info.get("id")
@@ -168,13 +170,13 @@ def serve_api(port: int, files: str, rows: int) -> None:
 
 
 def serve_files(port: int, directory: str) -> None:
-    """What stands in for nginx where nothing is timed."""
+    """Serve the files without nginx, if nothing is timed."""
     app = web.Application()
     app.router.add_static("/", directory)
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
-# The ways: each writes OUT from the files at URL, named 0000.csv and so on.
+# The methods: each writes OUT from the files at URL, which are named 0000.csv and so on.
 
 
 def aria2(url: str, count: int, parts: Path) -> str:
@@ -198,7 +200,7 @@ def python(way: str, parts: Path, out: Path) -> str:
 
 
 def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, out: Path) -> list[str]:
-    """What a way runs."""
+    """Return the command of a method."""
     if way.startswith("bulkpull"):
         end = START + timedelta(seconds=count * rows * SECONDS)
         return [
@@ -214,14 +216,14 @@ def command(way: str, url: str, api: str, count: int, rows: int, parts: Path, ou
 
 
 def with_polars_to_parquet(parts: Path, out: Path) -> None:
-    """Repeats and all."""
+    """Merge without deduplication."""
     import polars
 
     polars.scan_csv(parts / "*.csv", infer_schema=False).sink_parquet(out)
 
 
 async def by_hand(url: str, out: Path, count: int) -> None:
-    """What people write: gather over everything, the csv module, a set."""
+    """A typical script: gather for the downloads, the csv module and a set."""
     limit = asyncio.Semaphore(PARALLEL)
 
     async def fetch(session: aiohttp.ClientSession, number: int) -> str:
@@ -234,7 +236,7 @@ async def by_hand(url: str, out: Path, count: int) -> None:
 
 
 def print_ids(out: Path) -> None:
-    """How many different ids a file holds, and a hash of them."""
+    """Print the number of distinct ids in a file, and a hash of them."""
     if out.suffix == ".parquet":
         import polars
 
@@ -256,8 +258,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--tls", action="store_true", help="files come over https")
-    parser.add_argument("--only", help="ways, separated by commas")
+    parser.add_argument("--tls", action="store_true", help="serve files over https")
+    parser.add_argument("--only", help="methods, separated by commas")
     parser.add_argument("--make", choices=SIZES, help=argparse.SUPPRESS)
     parser.add_argument("--files", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--api", type=int, help=argparse.SUPPRESS)
@@ -285,11 +287,11 @@ def main() -> None:
 
 
 def can_run(way: str) -> bool:
-    """Whether what a way is named after is installed."""
+    """Return whether the tools of a method are installed."""
     if way in ("bulkpull", "script"):
         return True
     if way == "bulkpull to parquet":
-        return find_spec("pyarrow") is not None and find_spec("polars") is not None  # which reads the ids
+        return find_spec("pyarrow") is not None and find_spec("polars") is not None  # polars reads the ids
     download, _, merge = way.partition(" + ")
     merge = merge.partition(" ")[0]
     return shutil.which({"aria2": "aria2c"}.get(download, download)) is not None and (
@@ -322,11 +324,11 @@ def compare(size: str, runs: int, ways: tuple[str, ...] | list[str], *, tls: boo
         print(f"{', '.join(found)}: all agree on the {count:,} ids")
         return
     over = " over TLS" if tls else ""
-    print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids{over}; median of {runs} runs, in turn\n")
+    print(f"{machine()}; {files} files, {megabytes:,.0f} MB, {count:,} ids{over}; median of {runs} interleaved runs\n")
     median = {way: statistics.median(one.wall for one in results[way]) for way in ways}
     print(
         table(
-            ("way", "wall s", "from - to", "CPU s", "peak MB", "bulkpull / it"),
+            ("method", "wall s", "min - max", "CPU s", "peak MB", "bulkpull / method"),
             [
                 (
                     way,

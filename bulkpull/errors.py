@@ -9,7 +9,11 @@
      │   ├─ UnavailableError       no usable answer within the retry limit
      │   └─ ExportError            the exports of a window failed as often as is allowed
      ├─ PartError              a file of an export could not be downloaded
-     │   └─ MalformedPartError     a file is not a valid CSV
+     │   ├─ MalformedPartError     the file is not a valid CSV, or cannot be decompressed
+     │   ├─ LinkExpiredError       the host rejects the link (400, 401, 403, 404, 410): get a fresh one
+     │   └─ TransferError          no answer, 408, 429, 5xx, or the transfer broke: retry
+     │       ├─ FileNotReadyError      the host does not have the file yet (202, 204, 409, 425): retry later
+     │       └─ RangeRefusedError      the host does not resume the file at this offset: download all of it
      └─ OutputError            the local disk: output exists, no space, no permission
          └─ FormatError            a value that the output format cannot hold
 
@@ -65,7 +69,36 @@ class PartError(BulkpullError):
 
 
 class MalformedPartError(PartError):
-    """A file was downloaded, but is not a valid CSV."""
+    """A downloaded file is not a valid CSV, or does not decompress."""
+
+
+class LinkExpiredError(PartError):
+    """The host rejects the link with `status`: get the export again for a fresh one."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TransferError(PartError):
+    """A download failed, and may succeed when retried.
+
+    `status` is the HTTP status, or None where there was no answer or the body broke off. `wait` is the minimum number
+    of seconds until the next attempt that the host asked for.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.wait = wait
+
+
+class FileNotReadyError(TransferError):
+    """The host does not have the file yet: retry later."""
+
+
+class RangeRefusedError(TransferError):
+    """The host does not resume the file at the requested offset: download it from its start."""
 
 
 class OutputError(BulkpullError):

@@ -1,4 +1,4 @@
-"""Patience with backends that have not caught up: several may stand behind one API, or one file host."""
+"""Waiting for replicas to catch up: several backends may serve one API or one file host, some of them stale."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import anyio
 
-LAG = 10.0  # seconds for which an answer that contradicts an earlier one is asked for again before it is believed
-FIRST, LONGEST = 0.05, 0.3  # of LAG, between two such questions: at first, and at most
+LAG = 10.0  # seconds: how long to repeat a request whose response contradicts an earlier one, before accepting it
+FIRST, LONGEST = 0.05, 0.3  # the first and the longest interval between two such requests, as fractions of LAG
 
 T = TypeVar("T")
 
 
 async def until(ask: Callable[[], Awaitable[T]], is_caught_up: Callable[[T], bool]) -> T:
-    """Asks, again and again for LAG seconds, until an answer has caught up; returns the last answer."""
+    """Call `ask` until `is_caught_up` accepts its result, for LAG seconds at most; return the last result."""
     interval, deadline = FIRST * LAG, anyio.current_time() + LAG
     answer = await ask()
     while not is_caught_up(answer) and anyio.current_time() < deadline:

@@ -1,4 +1,4 @@
-"""What is tried again, how long after, and when to give up. Serves the API's routes and the file downloads."""
+"""The retry policy: what is retried, after how long, and when to give up. Used by the API's routes and downloads."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bulkpull.events import Event, Retried
 
 
 class TransientError(Exception):
-    """A failure that may pass.
+    """A request to the API failed, and may succeed when retried. Never leaves the client.
 
-    `wait` is the least number of seconds until the next attempt, where the server told it; `status` the HTTP
-    status, where there was one; `undone` says that the request was certainly not acted upon.
+    `wait` is the minimum number of seconds until the next attempt that the server asked for, `status` the HTTP status
+    if there was one. `undone` says that the request certainly had no effect.
     """
 
     def __init__(self, reason: str, *, status: int | None = None, wait: float = 0.0, undone: bool = False) -> None:
@@ -33,8 +33,17 @@ class TransientError(Exception):
 class RetryPolicy:
     """Exponential backoff with full jitter, limited in attempts and in time.
 
-    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds, the "full jitter" of the AWS
-    Architecture Blog's "Exponential Backoff And Jitter". No attempt starts `seconds` after the first failure.
+    The wait before attempt n+1 is drawn from [0, min(cap, base * 2^(n-1))] seconds: "full jitter" in the AWS
+    Architecture Blog's "Exponential Backoff And Jitter".
+
+    Args:
+        attempts: Maximum number of attempts.
+        seconds: Seconds after the first failure beyond which no attempt starts.
+        base: Upper bound of the first wait, in seconds.
+        cap: Upper bound of every wait, in seconds.
+
+    Raises:
+        UsageError: An argument is out of range.
     """
 
     attempts: int = 1000
@@ -44,21 +53,21 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.seconds, self.base, self.cap) < 0:
-            raise UsageError("a retry policy needs at least one attempt and no negative seconds")
+            raise UsageError("a retry policy needs at least one attempt, and times that are not negative")
 
     def backoff(self, attempt: int) -> float:
-        """Seconds to wait after `attempt` (from 1) has failed."""
+        """Return the seconds to wait after `attempt` (from 1) failed."""
         return random.uniform(0, min(self.cap, self.base * 2.0 ** (attempt - 1)))
 
-    def too_long_a_wait(self, error: TransientError) -> str:
-        """The sentence for a server that asks to wait beyond the limit."""
+    def describe_long_wait(self, reason: str, wait: float) -> str:
+        """Return the message for a server that asks to wait longer than failures are retried."""
         return (
-            f"{error}, and it asks to wait {error.wait:,.0f} s, longer than failed requests are retried "
-            f"({self.seconds:g} s, --retry-for): try again later"
+            f"{reason}; the server asks to wait {wait:,.0f} s, but failed requests are retried for {self.seconds:g} s "
+            "only (--retry-for). Try again later"
         )
 
     def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
-        """Attempts at `what`, to be looped over; after the last, its TransientError comes out."""
+        """Return the attempts at `what`; the last one raises its TransientError."""
         first_failure: float | None = None
 
         def wait(state: RetryCallState) -> float:
@@ -69,8 +78,8 @@ class RetryPolicy:
 
         def stop(state: RetryCallState) -> bool:
             elapsed, error = anyio.current_time() - (first_failure or 0.0), _error(state)
-            if error.wait > self.seconds - elapsed:
-                error.args = (self.too_long_a_wait(error),)
+            if error.wait > max(0.0, self.seconds - elapsed):
+                error.args = (self.describe_long_wait(str(error), error.wait),)
             return state.attempt_number >= self.attempts or elapsed + state.upcoming_sleep > self.seconds
 
         def announce(state: RetryCallState) -> None:
@@ -93,7 +102,7 @@ def _error(state: RetryCallState) -> TransientError:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or an HTTP date (RFC 9110, 10.2.3)."""
+    """Parse a `Retry-After` header, a number of seconds or an HTTP date (RFC 9110, 10.2.3), to seconds."""
     if value is None:
         return None
     text = value.strip()

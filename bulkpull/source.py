@@ -1,5 +1,7 @@
-"""A source: what a pull needs of the service that holds the rows. `bulkpull.Clickwrap` is one; any object with these
-members is."""
+"""The interface between a pull and the service that holds the rows.
+
+`bulkpull.Clickwrap` implements it; any object with the same members can be used instead.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ State = Literal["queued", "running", "succeeded", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that mean something to a pull.
+    """The columns that a pull depends on.
 
-    `key` tells rows apart, `time` holds the instant (ISO 8601) by which windows select rows. `required` are asked for
-    in every export and come first in the output.
+    Args:
+        key: The column that identifies a row.
+        time: The column with the instant (ISO 8601) by which windows select rows.
+        required: The columns that every export requests; they come first in the output.
     """
 
     key: str
@@ -33,8 +37,12 @@ class Columns:
 class Export:
     """An export task.
 
-    `state` is what the pull acts on, `status` the source's own word for it, `message` its explanation of a failure.
-    `links` lead to the files of a succeeded export; they may be signed, so they stay out of the repr.
+    Args:
+        id: The id of the export.
+        state: The state on which the pull acts.
+        status: The source's own word for the state.
+        message: The source's explanation of a failure.
+        links: The links to the files of a succeeded export. They may be signed, so the repr omits them.
     """
 
     id: str
@@ -45,22 +53,27 @@ class Export:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the state is `succeeded`."""
         return self.state == "succeeded"
 
     @property
     def failed(self) -> bool:
+        """Whether the state is `failed`."""
         return self.state == "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """An opened file, or the rest of one.
+    """The body of a file, or the rest of it.
 
-    `chunks` are its bytes, decoded; an empty chunk is a sign of life. `offset` is where they begin in the file (0
-    unless a range was granted), `length` the size of the whole file in bytes, if known, `validator` what a later
-    request for the rest may name the file by (a strong ETag), if anything. `is_framed` says that the end of the body
-    is marked by more than the end of its connection, `is_checked` that a truncated body cannot pass for a whole one
-    (compressed bodies), `is_empty` that it has no bytes.
+    Args:
+        chunks: The decoded bytes. An empty chunk only signals progress.
+        offset: The position of the first byte in the file; 0 unless the server granted a range.
+        length: The size of the whole file in bytes, if known.
+        validator: A strong ETag, which a later request for the rest can send in `If-Range`; None if there is none.
+        is_framed: Whether the protocol marks the end of the body, rather than only closing the connection.
+        is_checked: Whether truncation is always detected, as with compressed bodies.
+        is_empty: Whether the body has no bytes.
     """
 
     chunks: AsyncIterator[bytes] = field(repr=False)
@@ -73,15 +86,20 @@ class Body:
 
 
 class ContradictedCountError(ApiError):
-    """The source counts no rows and lists some."""
+    """The source counts no rows, but lists some."""
 
 
 class Source(Protocol):
-    """The methods raise the errors of `bulkpull.errors.ApiError`, and `download` also those of `PartError`.
+    """A service with exports of rows.
 
-    `base_url` names the source: a pull resumes only from the one it started with. `retry` is how often and how long
-    failed downloads are retried, `requests_per_minute` the budget that polls and launches share, `throttled_at` when a
-    request was last answered 429, in seconds of the event loop's clock, None if none was.
+    Methods raise `bulkpull.errors.ApiError` or one of its subclasses; `download` also raises `PartError`.
+
+    Attributes:
+        retry: How often and how long failed downloads are retried.
+        columns: The columns that a pull depends on.
+        base_url: The identity of the source: a pull resumes only from the source it started with.
+        requests_per_minute: The budget that launches and polls share.
+        throttled_at: When a request was last answered 429, on the event loop's clock, in seconds; None if never.
     """
 
     retry: RetryPolicy
@@ -97,39 +115,94 @@ class Source(Protocol):
     def throttled_at(self) -> float | None: ...
 
     def observed(self, on_event: OnEvent) -> Self:
-        """Return the same source, whose requests are announced to `on_event`."""
+        """Return the same source, which reports its requests to `on_event`.
+
+        Args:
+            on_event: Called with each event.
+        """
         ...
 
     def check_filter(self, filter: str | None) -> str | None:
-        """Return the user's filter without surrounding blanks, None if it is empty. Raises UsageError."""
+        """Return the user's filter without surrounding whitespace; None if it is empty.
+
+        Args:
+            filter: The user's filter expression, or None.
+
+        Raises:
+            UsageError: The filter is not valid.
+        """
         ...
 
     def window_filter(self, window: Window, filter: str | None) -> str:
-        """Return one expression for the rows of the window that also match `filter`."""
+        """Return one filter expression for the rows in a window that also match `filter`.
+
+        Args:
+            window: The window.
+            filter: A filter checked by `check_filter`, or None.
+        """
         ...
 
     async def count(self, filter: str | None = None) -> int:
-        """Return how many rows match a filter. Raises ApiError if the source does not tell."""
+        """Return the number of rows that match a filter.
+
+        Args:
+            filter: The filter expression. None matches all rows.
+
+        Raises:
+            ApiError: The source does not count.
+        """
         ...
 
     async def any_activity(self, filter: str | None = None) -> bool:
-        """Return whether any row matches a filter."""
+        """Return whether any row matches a filter.
+
+        Args:
+            filter: The filter expression. None matches all rows.
+        """
         ...
 
     async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
-        """Start an export of the rows that match a filter."""
+        """Start an export of the rows that match a filter.
+
+        Args:
+            filter: The filter expression.
+            fields: The columns of the export. Empty for the source's default columns.
+        """
         ...
 
     async def get_export(self, export_id: str) -> Export:
-        """Return the export as it is now, with its links if it has succeeded. Raises NotFoundError."""
+        """Return the current state of an export, with its links if it has succeeded.
+
+        Args:
+            export_id: The id of the export.
+
+        Raises:
+            NotFoundError: The export does not exist.
+        """
         ...
 
     async def export_fields(self, site: str | int) -> list[str]:
-        """Return the names of the columns that exports of a site offer."""
+        """Return the names of the columns that a site's exports offer.
+
+        Args:
+            site: The id of the site.
+        """
         ...
 
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
     ) -> AbstractAsyncContextManager[Body]:
-        """Open a link, from byte `offset` on if `validator` still names the same file, else from its start."""
+        """Open a link, from byte `offset` on if the file has not changed, else from its start.
+
+        Args:
+            link: The link of a file.
+            offset: The byte to start from.
+            validator: The `Body.validator` of an earlier download of the file, if any.
+
+        Returns:
+            A context manager for the body.
+
+        Raises:
+            PartError: The file cannot be downloaded.
+        """
         ...

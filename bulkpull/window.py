@@ -1,4 +1,4 @@
-"""A window: the half-open span of time that one export covers."""
+"""Windows: the half-open time spans that exports cover."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from datetime import UTC, datetime
 
 
 def instant(moment: datetime) -> str:
-    """`moment` as the API writes `created_time`: ISO 8601 in UTC with milliseconds, 24 characters.
+    """Format `moment` like the API's `created_time`: ISO 8601 in UTC with milliseconds, 24 characters.
 
-    Source: "Retrieving Activity Data in Bulk" (`2020-10-15T18:42:19.689Z`).
+    Source: Clickwrap's "Retrieving Activity Data in Bulk" (`2020-10-15T18:42:19.689Z`).
     """
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`[start, end)` in UTC, whole milliseconds; `index`, from 0, is its place in the plan, or, where it came of
-    cutting another, the next number that was free. `rows` is how many activities were counted in it."""
+    """The time span `[start, end)` in UTC, in whole milliseconds.
+
+    Args:
+        index: Position in the plan, from 0. A window that results from a split gets the next free number.
+        start: Start, inclusive.
+        end: End, exclusive.
+        rows: Number of activities counted in the window; None if it was not counted.
+    """
 
     index: int
     start: datetime
@@ -29,8 +35,8 @@ class Window:
         return f"window {self.index + 1} [{_short(self.start)}, {_short(self.end)})"
 
 
-def counted(windows: Sequence[Window]) -> int | None:
-    """The activities in all these windows; None where some were not counted."""
+def total_count(windows: Sequence[Window]) -> int | None:
+    """Return the total count of `windows`; None if any of them was not counted."""
     rows = [window.rows for window in windows if window.rows is not None]
     return sum(rows) if len(rows) == len(windows) else None
 

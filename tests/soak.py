@@ -1,4 +1,4 @@
-"""The long run: hundreds of seeded schedules of faults, kills and odd servers, and tables of what came of them.
+"""Soak test: hundreds of seeded schedules of faults, kills and odd servers, with tables of the outcomes.
 
 python -m tests.soak [--faults N] [--kills N] [--both N] [--odd N] [--seed S]
 """
@@ -35,7 +35,7 @@ async def both(seed: int, out: Path, expected: bytes) -> Survival:
 
 
 async def soak(groups: dict[str, tuple[Schedule, range]], odd_seeds: range) -> int:
-    """Runs all groups of schedules; returns how many went wrong or did not end."""
+    """Run all groups of schedules; return the number of those that went wrong or did not end."""
     survivals: dict[str, list[Survival]] = {name: [] for name in groups}
     odds: list[Odd] = []
     wrong: Counter[str] = Counter()
@@ -86,7 +86,7 @@ async def soak(groups: dict[str, tuple[Schedule, range]], odd_seeds: range) -> i
 
 
 def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
-    """Prints how the schedules of faults and kills ended."""
+    """Print the outcomes of the schedules of faults and kills."""
     names = [name for name in survivals if survivals[name] or wrong[name]]
     if not names:
         return
@@ -98,7 +98,7 @@ def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
         columns.append(
             {
                 "schedules": len(done) + wrong[name],
-                "the same bytes as undisturbed": sum(not survival.impossible for survival in done),
+                "same bytes as undisturbed": sum(not survival.impossible for survival in done),
                 "an error that names a window which always fails": sum(survival.impossible for survival in done),
                 "wrong": wrong[name],
                 "kills": sum(survival.kills for survival in done),
@@ -113,7 +113,7 @@ def report(survivals: dict[str, list[Survival]], wrong: Counter[str]) -> None:
 
 
 def report_odd(odds: list[Odd]) -> None:
-    """Prints how the schedules of odd servers ended, for each mode and in all."""
+    """Print the outcomes of the schedules of odd servers, by mode and in total."""
     if not odds:
         return
     met = [outcome for outcome in OUTCOMES if any(odd.outcome == outcome for odd in odds)]
@@ -132,7 +132,7 @@ def report_odd(odds: list[Odd]) -> None:
 
 
 def report_faults(faults: dict[str, Counter[str]]) -> None:
-    """Prints what was injected, by group of schedules."""
+    """Print the injected faults, by group of schedules."""
     table = Table("fault", *faults, box=None, title="\nFaults injected")
     for kind in sorted({kind for counter in faults.values() for kind in counter}):
         table.add_row(kind, *(str(counter[kind]) for counter in faults.values()))
@@ -141,20 +141,20 @@ def report_faults(faults: dict[str, Counter[str]]) -> None:
 
 
 def console() -> Console:
-    """As wide as the terminal, or as the tables need."""
+    """Return a console as wide as the terminal, or as the tables need."""
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def main() -> int:
-    """Reads the arguments and soaks; 1 where anything went wrong."""
-    parser = argparse.ArgumentParser(description="Pulls under hundreds of schedules of faults, kills and odd servers.")
+    """Run the soak test; return 1 if any schedule went wrong."""
+    parser = argparse.ArgumentParser(description="Soak test of pulls under schedules of faults, kills and odd servers.")
     parser.add_argument("--faults", type=int, default=140, help="schedules of faults (profile everything)")
     parser.add_argument("--kills", type=int, default=80, help="schedules of kill -9")
     parser.add_argument("--both", type=int, default=40, help="schedules of both")
     parser.add_argument("--odd", type=int, default=120, help="schedules of odd servers (profile odd)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     asked = parser.parse_args()
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs requests that the sandbox cut off
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs requests reset by the sandbox
     patience.LAG = LAG
     first = asked.seed
     groups: dict[str, tuple[Schedule, range]] = {

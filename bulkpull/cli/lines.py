@@ -6,7 +6,7 @@ from rich.filesize import decimal
 
 from bulkpull import events
 from bulkpull.events import Event
-from bulkpull.window import counted as counted_in
+from bulkpull.window import total_count
 
 
 def line(event: Event, *, verbose: bool) -> str | None:
@@ -55,7 +55,7 @@ def line(event: Event, *, verbose: bool) -> str | None:
 def _verbose_line(event: Event) -> str | None:
     match event:
         case events.Planned():
-            rows = counted_in(event.windows)
+            rows = total_count(event.windows)
             probed = f", {rows:,} activities counted with {event.probes:,} requests" if rows and event.probes else ""
             return f"{len(event.windows):,} windows{probed}"
         case events.Limited():

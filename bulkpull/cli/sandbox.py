@@ -1,4 +1,4 @@
-"""`bulkpull sandbox`: run a local Clickwrap."""
+"""`bulkpull sandbox`: a local Clickwrap server."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MODES = "\n".join(
     for kind, mode in kinds.items()
 )
 _EPILOG = f"""\b
-Random faults:
+Faults, injected at random:
 {_KINDS}
 
 \b
-Modes, fixed while the sandbox runs:
+Modes, active as long as the sandbox runs:
 {_MODES}"""
 
 
@@ -40,47 +40,53 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free port.")
 @click.option(
-    "--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Activities to make."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of the API; 0 chooses a free one.",
 )
-@click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="Start of the range, inclusive.")
-@click.option("--end", default="2026-01-01", show_default=True, callback=_date, help="End of the range, exclusive.")
+@click.option(
+    "--rows", type=click.IntRange(min=0), default=DEFAULTS.rows, show_default=True, help="Number of activities."
+)
+@click.option("--start", default="2024-01-01", show_default=True, callback=_date, help="Date of the first activity.")
+@click.option("--end", default="2026-01-01", show_default=True, callback=_date, help="End of the activity, exclusive.")
 @click.option(
     "--peak",
     type=click.FloatRange(0, 1, max_open=True),
     default=DEFAULTS.peak,
     show_default=True,
-    help="Share of the activities that occur in one week.",
+    help="Fraction of the activities that falls into one week.",
 )
 @click.option(
     "--burst",
     type=click.IntRange(min=0),
     default=DEFAULTS.burst,
     show_default=True,
-    help="Activities that share one instant in the middle.",
+    help="Number of activities at one instant, in the middle of the range.",
 )
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Seed of the data.")
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Seed of the generated data.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=DEFAULTS.workers,
     show_default=True,
-    help="Number of concurrent exports the server works on.",
+    help="Maximum number of exports processed at the same time.",
 )
 @click.option(
     "--export-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.export_seconds,
     show_default=True,
-    help="Approximate duration of an export in seconds.",
+    help="Approximate duration of an export, in seconds.",
 )
 @click.option(
     "--rows-per-file",
     type=click.IntRange(min=1),
     default=DEFAULTS.rows_per_file,
     show_default=True,
-    help="Maximum rows per file; larger exports have several files.",
+    help="Maximum number of rows per file.",
 )
 @click.option(
     "--rate-limit",
@@ -88,15 +94,15 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     type=click.IntRange(min=1),
     default=DEFAULTS.requests_per_minute,
     show_default=True,
-    help="Requests allowed per minute.",
+    help="Maximum number of requests per minute.",
 )
-@click.option("--counting/--no-counting", default=True, help="Whether the list route returns counts.")
+@click.option("--counting/--no-counting", default=True, help="Allow or refuse counting on the list route.")
 @click.option(
     "--link-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.link_seconds,
     show_default=True,
-    help="Lifetime of a link in seconds.",
+    help="Validity of links, in seconds.",
 )
 @click.option(
     "--store",
@@ -109,26 +115,26 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     type=click.FloatRange(min=0),
     default=DEFAULTS.file_latency,
     show_default=True,
-    help="Seconds until the first byte of a file.",
+    help="Latency of the first byte of a file, in seconds.",
 )
 @click.option(
     "--faults",
     default=DEFAULTS.faults,
     metavar="PROFILE[:SEED]",
-    help=f"Faults and modes: {EVERYTHING}, {ODD}, or kinds joined by +; SEED makes them repeatable.",
+    help=f"Faults to inject: {EVERYTHING}, {ODD}, or kinds joined by +.",
 )
 @click.option(
     "--fault-seconds",
     type=click.FloatRange(min=0),
     default=DEFAULTS.fault_seconds,
     show_default=True,
-    help="Seconds a request hangs or a body stalls; an outage lasts twice as long.",
+    help="Duration of a hang or stall, in seconds; an outage takes twice as long.",
 )
 def sandbox(**config: object) -> None:
-    """Run a local Clickwrap with synthetic activity until interrupted.
+    """Run a local Clickwrap server with synthetic activity, until interrupted.
 
-    Prints two lines of JSON: the URL and the token at the start, statistics at the end. The statistics so far are also
-    served at /sandbox; /sandbox?ids adds the number of distinct ids delivered.
+    Prints two JSON lines to standard output: the URL and the token at the start, and statistics at the end. The
+    statistics so far are also available at /sandbox, and with the number of distinct exported ids at /sandbox?ids.
     """
 
     async def work() -> None:
@@ -142,7 +148,7 @@ def sandbox(**config: object) -> None:
             try:
                 await anyio.sleep_forever()
             finally:
-                click.echo(orjson.dumps(asdict(running.seen)))
+                click.echo(orjson.dumps(asdict(running.stats)))
 
     with suppress(Interrupted):
         run(work)

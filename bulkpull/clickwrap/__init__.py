@@ -1,4 +1,4 @@
-"""The remote API, and nothing of ours: routes, models, filters, quota."""
+"""The client of the Clickwrap API: routes, response models, filters, quota."""
 
 from bulkpull.clickwrap.client import BASE_URL, Clickwrap
 

@@ -1,4 +1,4 @@
-"""The client: one async method per documented route. It knows nothing of pulls and never meets a file."""
+"""The client of the Clickwrap REST API: one async method per documented route."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from yarl import URL
 
 from bulkpull.clickwrap.filters import check_filter, window_filter
 from bulkpull.clickwrap.models import (
-    UnexpectedAnswer,
+    UnexpectedResponse,
     parse_count,
     parse_export,
     parse_export_fields,
     parse_json,
     parse_page,
 )
-from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, Exhausted, Governor
-from bulkpull.download.link import open_link
+from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, BudgetExhausted, RequestBudget
+from bulkpull.download import open_link
 from bulkpull.errors import (
     ApiError,
     AuthenticationError,
@@ -36,49 +36,56 @@ from bulkpull.errors import (
     UsageError,
 )
 from bulkpull.events import OnEvent, Requested, Throttled, ignore
-from bulkpull.retry import RetryPolicy, TransientError, retry_after
-from bulkpull.source import Body, Columns, Export
-from bulkpull.transport import (
+from bulkpull.http import (
+    HEADER_TIMEOUTS,
     MAX_HEADER,
     MAX_HEADERS,
-    PATIENCE,
     describe,
     has_long_header,
     is_loopback,
     sent_once,
 )
+from bulkpull.retry import RetryPolicy, TransientError, retry_after
+from bulkpull.source import Body, Columns, Export
 
 BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
-MAX_SOCKETS = 64  # requests on the wire at a time: what the quota admits is sent at once, and so held back by a 429
-_READ = 1024 * 1024  # bytes of a file that may wait for the disk before its connection does
-MAX_ANSWER = 16 * 1024 * 1024  # bytes of JSON; a page of 100 activities has a few hundred thousand
-MAX_MESSAGE = 300  # characters of what the API says that go into errors
-LAUNCH_TIMEOUT = 600.0  # seconds: a launch that is repeated makes a second export, so its answer is waited for
-LAUNCH_CAP = 300.0  # seconds between two repetitions of a launch at most
-NOT_READY = frozenset({202, 204, 409, 425})  # what a status route may answer while an export runs
-START_SECONDS = 30.0  # for which an API is tried that has never answered: more likely, its URL is wrong
+MAX_SOCKETS = 64  # concurrent requests: a 429 response then still stops those that have not been sent
+_READ_BUFFER_BYTES = 1024 * 1024  # of a file, before backpressure stops its connection
+MAX_RESPONSE_BYTES = 16 * 1024 * 1024  # of JSON; a page of 100 activities has a few hundred thousand
+MAX_MESSAGE_CHARS = 300  # of the API's messages that are included in errors
+LAUNCH_TIMEOUT_S = 600.0  # long, since repeating a launch starts a second export
+LAUNCH_BACKOFF_CAP_S = 300.0
+NOT_READY = frozenset({202, 204, 409, 425})  # statuses that the status route may return while an export runs
+STARTUP_RETRY_S = 30.0  # an API that has never responded is more likely a wrong URL than an outage
 _ONE = {"page": "1", "per_page": "1"}
 
 T = TypeVar("T")
 
 
 class Clickwrap:
-    """A client of the Clickwrap REST API, to be used with `async with`.
+    """A client of the Clickwrap REST API, used as an async context manager.
 
-    `session`: an `aiohttp.ClientSession` to use and leave open; without one the client makes and closes its own. Its
-    connector serves the files too, so that its limit should be above the downloads; its headers, cookies, proxy and
-    middlewares do not reach the files' hosts, nor its middlewares the API.
-    `requests_per_minute`: the budget for all requests of this client, retries included; the API allows 2000 to a
-    token and mails the site's admins above, and other programs may share the token.
-    `retry`: how often and how long failed requests and transfers are tried again; an API that has not answered yet
-    is given up after 30 seconds.
-    `request_timeout`: seconds for one request and its answer; `launch_timeout` those for a launch, whose repetition
-    makes another export; `stall_timeout`: seconds without a byte after which
-    a download counts as broken.
+    Args:
+        token: The API token.
+        base_url: The root URL of the API.
+        session: An `aiohttp.ClientSession` to use, which stays open. By default the client opens and closes its own.
+            The session's connector also serves file downloads, so its connection limit should exceed their number. Its
+            headers, cookies and proxy are not used for file hosts, its middlewares not at all.
+        requests_per_minute: The budget for all requests of this client, including retries. The API allows 2000 per
+            token, which other programs may share, and sends an email to the site's administrators beyond that.
+        retry: How often and how long failed requests and downloads are retried. An API that has never responded is
+            retried for 30 seconds at most.
+        request_timeout: Seconds for one request and its response.
+        launch_timeout: Seconds for the launch of an export, which should be long: repeating a launch starts another
+            export.
+        stall_timeout: Seconds without a byte after which a download is interrupted.
 
-    Every method raises AuthenticationError (401, 403), NotFoundError (404), ApiError (any other refusal),
-    ThrottledError or UnavailableError (retried in vain).
+    Raises:
+        UsageError: The token, the base URL or the budget is invalid.
+
+    Every request raises AuthenticationError (401, 403), NotFoundError (404), ThrottledError (429) or UnavailableError
+    (5xx, timeouts, connection errors) if retries did not help, and ApiError for any other error response.
     """
 
     columns = Columns(key="id", time="created_time", required=("id", "signer_id", "created_time"))
@@ -94,7 +101,7 @@ class Clickwrap:
         requests_per_minute: int = DEFAULT_PER_MINUTE,
         retry: RetryPolicy | None = None,
         request_timeout: float = 60.0,
-        launch_timeout: float = LAUNCH_TIMEOUT,
+        launch_timeout: float = LAUNCH_TIMEOUT_S,
         stall_timeout: float = 60.0,
     ) -> None:
         self._token = _check_token(token)
@@ -102,10 +109,10 @@ class Clickwrap:
         self._own_session = session is None
         self._session = session
         self._link_session: aiohttp.ClientSession | None = None
-        self._rangeless: set[str] = set()  # file hosts that know no ranges
+        self._rangeless: set[str] = set()  # file hosts that do not support ranges
         self._sockets: anyio.CapacityLimiter | None = None
-        self._governor = Governor(requests_per_minute)
-        self._reached = anyio.Event()  # an answer of the API's came, shared with the twins
+        self._budget = RequestBudget(requests_per_minute)
+        self._reached = anyio.Event()  # the API has responded; shared with observed clients
         self._on_event: OnEvent = ignore
         self._request_timeout = request_timeout
         self._launch_timeout = launch_timeout
@@ -117,36 +124,38 @@ class Clickwrap:
 
     @property
     def base_url(self) -> str:
-        """The API that this client speaks to."""
+        """The root URL of the API."""
         return str(self._base_url)
 
     @property
     def requests_per_minute(self) -> int:
-        """The budget for all requests."""
-        return self._governor.requests_per_minute
+        """The budget for all requests of this client."""
+        return self._budget.requests_per_minute
 
     @property
     def throttled_at(self) -> float | None:
         """When the API last answered 429, on the event loop's clock; None if it never did."""
-        return self._governor.throttled_at
+        return self._budget.throttled_at
 
     async def __aenter__(self) -> Self:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         elif self._session.auth is not None:
-            raise UsageError("the session has an auth of its own, which collides with the token")
+            raise UsageError(
+                "the session has its own auth, which conflicts with the token. Use a session without auth."
+            )
         connector = self._session.connector
         limit = min(MAX_SOCKETS, connector.limit or MAX_SOCKETS) if connector else MAX_SOCKETS
         self._sockets = anyio.CapacityLimiter(limit)
-        # Files must not keep the API waiting for a connection: they have connections of their own, unless the caller
-        # has said how connections are made.
+        # Downloads have their own connection pool, so that they cannot starve API requests, unless the caller provides
+        # a connector.
         self._link_session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0) if self._own_session else connector,
             connector_owner=self._own_session,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_timeout(self._stall_timeout, total=None),
             auto_decompress=False,
-            read_bufsize=_READ,
+            read_bufsize=_READ_BUFFER_BYTES,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
             max_headers=MAX_HEADERS,
@@ -156,7 +165,7 @@ class Clickwrap:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        # Shielded, since a cancelled close would leave sockets behind.
+        # Shielded, since a cancelled close would leak sockets.
         with anyio.CancelScope(shield=True):
             if self._link_session:
                 await self._link_session.close()
@@ -165,16 +174,33 @@ class Clickwrap:
                 self._session = None
 
     def observed(self, on_event: OnEvent) -> Self:
-        """The same client (session, quota, limits), whose requests are announced to `on_event`."""
-        twin = copy.copy(self)
-        twin._on_event = on_event
-        return twin
+        """Return a client that shares this one's session, budget and limits, and reports its requests.
+
+        Args:
+            on_event: Called with an event for each request and retry.
+
+        Returns:
+            The observed client. It need not be opened or closed.
+        """
+        client = copy.copy(self)
+        client._on_event = on_event
+        return client
 
     async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
-        """`POST /tasks/export/activity`: starts an export of the activities that `filter` matches.
+        """Start an export: `POST /tasks/export/activity`.
 
-        Without `fields` the site's default columns come. Each export mails the token's user. A POST whose answer
-        was lost is sent again, late and seldom, and may so start a second export: the API has no way to tell.
+        Each export sends an email to the token's user. If the response to the POST is lost, the request is retried
+        after a long backoff, and may start a second export: the API offers no way to find out.
+
+        Args:
+            filter: The filter expression that selects activities.
+            fields: The columns of the export. Defaults to the site's default columns.
+
+        Returns:
+            The export.
+
+        Raises:
+            ApiError: See the class.
         """
         return await self._call(
             "POST",
@@ -182,13 +208,22 @@ class Clickwrap:
             self._export,
             _query(filter, fields),
             seconds=self._launch_timeout,
-            retry=replace(self.retry, cap=max(self.retry.cap, LAUNCH_CAP)),
+            retry=replace(self.retry, cap=max(self.retry.cap, LAUNCH_BACKOFF_CAP_S)),
         )
 
     async def get_export(self, export_id: str) -> Export:
-        """`GET /tasks/export/{id}`: an export's status, and fresh links once it succeeded.
+        """Get an export: `GET /tasks/export/{id}`.
 
-        The status is `not_ready` where the API answers only that (202, 204, 409, 425).
+        Args:
+            export_id: The id of the export.
+
+        Returns:
+            The export with its status, and with fresh links once it has succeeded. The status is `not_ready` if the
+            response is only a status code that says so (202, 204, 409, 425).
+
+        Raises:
+            NotFoundError: The export does not exist.
+            ApiError: See the class.
         """
         try:
             return await self._call(
@@ -200,7 +235,18 @@ class Clickwrap:
             raise
 
     async def export_fields(self, site: str | int) -> list[str]:
-        """`GET /sites/{id}/exportFields`: the names of the fields that a site's exports offer."""
+        """Get the fields that a site's exports offer: `GET /sites/{id}/exportFields`.
+
+        Args:
+            site: The id of the site.
+
+        Returns:
+            The names of the fields.
+
+        Raises:
+            NotFoundError: The site does not exist.
+            ApiError: See the class.
+        """
         return await self._call("GET", f"/sites/{quote(str(site), safe='')}/exportFields", parse_export_fields)
 
     async def activity(
@@ -213,10 +259,22 @@ class Clickwrap:
         lean: bool = False,
         per_page: int = MAX_PER_PAGE,
     ) -> AsyncIterator[dict[str, Any]]:
-        """`GET /activity`: iterates over the activities, page after page while `has_more`.
+        """Iterate over activities, page by page: `GET /activity`.
 
-        `no_count` leaves the counting out, `lean` shrinks the objects: both make the call cheaper for the server.
-        `per_page` is 1 to 100.
+        Args:
+            filter: The filter expression. Defaults to all activities.
+            fields: The fields of each activity. Defaults to all.
+            sort: The field to sort by; a leading `-` reverses the order.
+            no_count: Skip counting, which makes the request cheaper for the server.
+            lean: Return smaller objects, which makes the request cheaper for the server.
+            per_page: Activities per request, 1 to 100.
+
+        Yields:
+            The activities, as JSON objects.
+
+        Raises:
+            UsageError: `per_page` is out of range.
+            ApiError: See the class.
         """
         if not 1 <= per_page <= MAX_PER_PAGE:
             raise UsageError(f"per_page must be between 1 and {MAX_PER_PAGE}, not {per_page}")
@@ -235,23 +293,50 @@ class Clickwrap:
             page_number += 1
 
     async def count(self, filter: str | None = None) -> int:
-        """`GET /activity` with one activity a page: how many a filter matches, for one request.
+        """Count the activities that match a filter, with one request: `GET /activity`.
 
-        Raises ApiError too where the API answers without a count.
+        Args:
+            filter: The filter expression. Defaults to all activities.
+
+        Returns:
+            The number of activities.
+
+        Raises:
+            ApiError: The response has no count; also see the class.
         """
         return await self._call("GET", "/activity", parse_count, _query(filter, ()) | _ONE)
 
     async def any_activity(self, filter: str | None = None) -> bool:
-        """`GET /activity` with one activity a page, uncounted: whether a filter matches any, for one request."""
+        """Check whether any activity matches a filter, with one request and without counting: `GET /activity`.
+
+        Args:
+            filter: The filter expression. Defaults to all activities.
+
+        Returns:
+            Whether there is at least one.
+
+        Raises:
+            ApiError: See the class.
+        """
         page = await self._call("GET", "/activity", parse_page, _query(filter, ()) | _ONE | {"no_count": "true"})
         return bool(page.data)
 
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
     ) -> AbstractAsyncContextManager[Body]:
-        """Opens a link of an export, without the token; see `open_link` for the rules and the errors.
+        """Open a link of an export. The token is not sent to the file host.
 
-        A relative link is taken for one beside the export's status, `{base_url}/tasks/export/{id}`.
+        Args:
+            link: The link. A relative one is resolved against `{base_url}/tasks/export/{id}`.
+            offset: The byte to start from, if the host supports ranges.
+            validator: The `Body.validator` of an earlier download; the file is sent from its start if it has changed.
+
+        Returns:
+            A context manager for the body of the file.
+
+        Raises:
+            UsageError: The client is not open.
+            PartError: The file cannot be downloaded; raised on entering the context.
         """
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")
@@ -269,7 +354,11 @@ class Clickwrap:
 
     def _export(self, answer: Any, export_id: str | None = None) -> Export:
         export = parse_export(answer, export_id)
-        return export if export.message is None else replace(export, message=self._clean(export.message)[:MAX_MESSAGE])
+        return (
+            export
+            if export.message is None
+            else replace(export, message=self._clean(export.message)[:MAX_MESSAGE_CHARS])
+        )
 
     async def _call(
         self,
@@ -284,25 +373,25 @@ class Clickwrap:
         route = f"{method} {path}"
         url = URL(f"{self._base_url}{path}", encoded=True)
         if query:
-            # Percent-encoding throughout: a plus sign for a blank is the custom of forms, not of URLs.
+            # Percent-encode everything: a plus sign means a space in forms only, not in URLs.
             url = URL(f"{url}?{urlencode(query, quote_via=quote, safe='')}", encoded=True)
 
-        undone = True  # by all attempts so far
+        undone = True  # no attempt so far was processed by the API
 
         async def attempt() -> T:
             nonlocal undone
             try:
                 return await self._send(method, url, route, parse, seconds or self._request_timeout)
-            except UnexpectedAnswer as error:
+            except UnexpectedResponse as error:
                 undone = False
-                raise TransientError(f"the answer is unusable: {error}", status=200) from error
+                raise TransientError(f"unexpected response: {error}", status=200) from error
             except (TransientError, ApiError) as error:
                 undone = undone and error.undone
                 raise
 
         retry = retry or self.retry
         if not self._reached.is_set():
-            retry = replace(retry, seconds=min(retry.seconds, START_SECONDS))
+            retry = replace(retry, seconds=min(retry.seconds, STARTUP_RETRY_S))
         try:
             return await retry.retrying(route, self._on_event)(attempt)
         except ApiError as error:
@@ -311,22 +400,24 @@ class Clickwrap:
         except TransientError as error:
             if error.status == 429:
                 raise ThrottledError(
-                    f"{route}: the API's quota stayed exhausted ({error}); lower the requests per minute if other "
-                    "programs share the token",
+                    f"{route}: the API's quota is exhausted ({error}). Lower the requests per minute if other programs "
+                    "share the token.",
                     status=429,
                     undone=undone,
                 ) from error
             hint = "" if self._reached.is_set() else f"; is {self._base_url} the API?"
-            reason = f"{route}: no usable answer: {error}{hint}"
+            reason = f"{route}: the API is unavailable: {error}{hint}"
             raise UnavailableError(reason, status=error.status, undone=undone) from error
 
     async def _send(self, method: str, url: URL, route: str, parse: Callable[[Any], T], seconds: float) -> T:
-        """One request: what its answer is parsed to, which may take `seconds` once it has a connection. Raises what
-        stands for any other answer, or for none."""
+        """Send one request and parse its response, which must arrive within `seconds` once there is a connection.
+
+        Raises TransientError for failures worth a retry, and ApiError for others.
+        """
         if self._session is None or self._sockets is None or self._session.closed:
-            raise UsageError("the client, or the session it was given, is not open: use it inside 'async with'")
+            raise UsageError("the client, or its session, is not open: use it inside 'async with'")
         try:
-            async with self._sockets, self._governor.place(self.retry.seconds):
+            async with self._sockets, self._budget.slot(self.retry.seconds):
                 self._on_event(Requested(route))
                 async with self._session.request(
                     method,
@@ -334,7 +425,7 @@ class Clickwrap:
                     headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                     allow_redirects=False,
                     raise_for_status=False,
-                    timeout=_timeout(seconds, total=seconds + PATIENCE * self._request_timeout),
+                    timeout=_timeout(seconds, total=seconds + HEADER_TIMEOUTS * self._request_timeout),
                     middlewares=(sent_once(),),
                     max_line_size=MAX_HEADER,
                     max_field_size=MAX_HEADER,
@@ -342,28 +433,28 @@ class Clickwrap:
                 ) as response:
                     with anyio.fail_after(seconds):
                         body = await _read(response, route)
-        except Exhausted as exhausted:
+        except BudgetExhausted as exhausted:
             raise TransientError("the quota is exhausted", status=429, wait=exhausted.seconds, undone=True) from None
         except aiohttp.ClientConnectorCertificateError:
-            raise UnavailableError(f"{route}: {url.host} has no valid certificate", undone=True) from None
+            raise UnavailableError(f"{route}: the certificate of {url.host} is not valid", undone=True) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             if has_long_header(error):
                 raise UnavailableError(
-                    f"{route}: {url.host} answers with a header of more than {MAX_HEADER:,} bytes, or more than "
-                    f"{MAX_HEADERS} headers, which is refused; is {self._base_url} the API?"
+                    f"{route}: {url.host} sent a header of more than {MAX_HEADER:,} bytes, or more than {MAX_HEADERS} "
+                    f"headers, which is not accepted; is {self._base_url} the API?"
                 ) from None
-            # Without its cause: aiohttp's errors hold the request, headers included.
+            # Raised without its cause, since aiohttp's errors hold the request with its headers.
             raise TransientError(describe(error), undone=isinstance(error, aiohttp.ClientConnectorError)) from None
         wait = retry_after(response.headers.get("Retry-After"))
         if response.status == 429:
-            wait = self._governor.throttled(wait)
+            wait = self._budget.note_throttled(wait)
             self._on_event(Throttled(route, wait))
         else:
-            self._governor.accepted()
+            self._budget.note_accepted()
         return self._parsed(response.status, body, route, wait or 0.0, parse)
 
     def _parsed(self, status: int, body: bytes, route: str, wait: float, parse: Callable[[Any], T]) -> T:
-        """What a 2xx answer holds; the error that stands for any other, or that such an answer holds."""
+        """Parse a 2xx response. Raises TransientError or ApiError for any other status, or an error in the body."""
         if 200 <= status < 300:
             try:
                 answer = parse_json(body)
@@ -371,49 +462,49 @@ class Clickwrap:
                 error = answer.get("error") if isinstance(answer, dict) and not answer.get("data") else None
                 if not error:
                     return parse(answer)
-            except (ValueError, UnexpectedAnswer) as unusable:
+            except (ValueError, UnexpectedResponse) as unusable:
                 if status in NOT_READY:
                     raise ApiError(f"{route}: {status} and {self._excerpt(body)}", status=status) from None
                 if isinstance(unusable, ValueError):
-                    raise UnexpectedAnswer(f"no JSON but {self._excerpt(body)}") from None
+                    raise UnexpectedResponse(f"not JSON but {self._excerpt(body)}") from None
                 raise
-            told = error.get("status") if isinstance(error, dict) else None
-            status = told if isinstance(told, int) and 400 <= told < 600 else 400
+            inner = error.get("status") if isinstance(error, dict) else None
+            status = inner if isinstance(inner, int) and 400 <= inner < 600 else 400
         reason = f"{status} {self._message(body)}"
         if status in (408, 429) or status >= 500:
             raise TransientError(reason, status=status, wait=wait, undone=status == 429)
-        kind, what = ApiError, "the API refused it; check the filter and the fields"
+        kind, what = ApiError, "the API rejected the request; check the filter and the fields"
         if status == 401:
-            kind, what = AuthenticationError, "the API does not accept the token"
+            kind, what = AuthenticationError, "the API rejects the token"
         elif status == 403:
-            kind, what = AuthenticationError, "the token's user may not do this; check its permissions on the site"
+            kind, what = AuthenticationError, "the token's user lacks the permission; check it on the site"
         elif status == 404:
             kind, what = NotFoundError, "not found"
         elif 300 <= status < 400:
-            what = "the API redirects; the token is not taken elsewhere"
+            what = "the API redirects, which is not followed, since the token must not be sent elsewhere"
         raise kind(f"{route}: {what}: {reason}", status=status, undone=True)
 
     def _message(self, body: bytes) -> str:
-        """The message of an error answer: the API's JSON, or whatever a proxy wrote."""
+        """Return the message of an error response: from the API's JSON, or an excerpt of anything else."""
         try:
             message = str(orjson.loads(body)["error"]["message"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return self._excerpt(body)
         self._reached.set()
-        return self._clean(message)[:MAX_MESSAGE]
+        return self._clean(message)[:MAX_MESSAGE_CHARS]
 
     def _excerpt(self, body: bytes) -> str:
         text = self._clean(body[:4096].decode("utf-8", "replace"))
         return repr(text[:80]) if text else "an empty body"
 
     def _clean(self, text: str) -> str:
-        """`text` from outside, fit for messages: without the token, line ends and what a terminal would obey."""
+        """Remove the token, line breaks and control characters from text of the server."""
         text = text.replace(self._token, "***")
         return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _segment(id: str) -> str:
-    """An id as one segment of a path, whatever it holds: not even dots alone lead elsewhere."""
+    """Encode an id as one path segment; `.` and `..` must not be resolved."""
     return quote(id, safe="") if id.strip(".") else "%2E" * len(id)
 
 
@@ -434,8 +525,8 @@ async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > MAX_ANSWER:
-            raise ApiError(f"{route}: the answer is larger than {MAX_ANSWER:,} bytes", status=response.status)
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise ApiError(f"{route}: the response is larger than {MAX_RESPONSE_BYTES:,} bytes", status=response.status)
     return bytes(body)
 
 
@@ -443,7 +534,7 @@ def _check_token(token: str) -> str:
     if not token:
         raise UsageError("the token is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError("the token holds blanks, line ends or characters that no HTTP header may carry")
+        raise UsageError("the token contains spaces, line breaks or characters that are not allowed in an HTTP header")
     return token
 
 
@@ -454,11 +545,11 @@ def _check_base_url(base_url: str) -> URL:
         host.encode("idna")
         usable = url.scheme in ("http", "https") and host and url.port is not None
     except ValueError:
-        raise UsageError(f"the base URL is no URL: it must look like {BASE_URL}") from None
+        raise UsageError(f"the base URL is not a valid URL: it must look like {BASE_URL}") from None
     if url.user is not None or url.password is not None:
-        raise UsageError("the base URL holds credentials: the token is all that is sent")
+        raise UsageError("the base URL contains credentials: remove them; only the token is sent")
     if not usable or url.query_string or url.fragment:
         raise UsageError(f"the base URL {base_url!r} must look like {BASE_URL}")
     if url.scheme == "http" and not is_loopback(host):
-        raise UsageError(f"the base URL {base_url!r} must be https: the token would travel in the open")
+        raise UsageError(f"the base URL {base_url!r} must be https: over http the token would be sent unencrypted")
     return url

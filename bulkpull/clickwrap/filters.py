@@ -10,16 +10,25 @@ from bulkpull.window import Window, instant
 _OR = re.compile(r"(?:^|\s)or(?:\s|$)|\|\|", re.IGNORECASE)
 _COMPARISON = re.compile(r"[^\s=!<>]+\s*(?:==|!=|>=|<=|>|<)\s*[^\s=].*", re.DOTALL)
 _DANGLING_AND = re.compile(r"\sand$", re.IGNORECASE)
-# A quote counts only where a value begins and ends: the apostrophe of a bare value such as Men's is a letter.
+# Quotes delimit a value only at its start and end: the apostrophe of an unquoted value such as Men's is literal.
 _QUOTED = re.compile(r"""(?<=[=<>])(\s*)("(?:[^"\\]|\\.|"")*"|'(?:[^'\\]|\\.|'')*')(?=\s|$)""", re.DOTALL)
 
 
 def check_filter(filter: str | None) -> str | None:
-    """The user's filter without surrounding blanks, or None where it is empty.
+    """Check a filter expression before it is combined with a window's bounds.
 
-    Raises UsageError for ` or ` outside a quoted value, since its precedence beside a window's bounds is undocumented,
-    and for what does not begin with a comparison. Quotes are single or double, escaped by a backslash or doubled. The
-    rest is left to the API: how a value may hold ` and ` is undocumented too, and so are quotes.
+    Only the form is checked; the rest is left to the API. Quoted values may use single or double quotes, which are
+    escaped by a backslash or doubled.
+
+    Args:
+        filter: The user's filter expression, or None.
+
+    Returns:
+        The filter without surrounding whitespace, or None if it is empty.
+
+    Raises:
+        UsageError: The filter contains ` or ` outside a quoted value (its precedence next to a window's bounds is
+            undocumented), or does not consist of comparisons.
     """
     text = (filter or "").strip()
     if not text:
@@ -27,18 +36,26 @@ def check_filter(filter: str | None) -> str | None:
     bare = _QUOTED.sub(lambda quoted: quoted[1] + "q" * len(quoted[2]), text)
     if _OR.search(bare):
         raise UsageError(
-            f"the filter {text!r} holds 'or': the API documents only comparisons joined by ' and '; "
-            "make one pull for each alternative, or put a value that holds the word in quotes"
+            f"the filter {text!r} contains 'or': the API supports only comparisons joined by ' and '. "
+            "Run one pull for each alternative; put a value that contains the word in quotes."
         )
     if not _COMPARISON.fullmatch(bare) or _DANGLING_AND.search(bare):
         raise UsageError(
-            f"the filter {text!r} is not made of comparisons such as event_type==agreed joined by ' and ' "
+            f"the filter {text!r} must consist of comparisons such as event_type==agreed, joined by ' and ' "
             "(operators: == != >= <= > <)"
         )
     return text
 
 
 def window_filter(window: Window, filter: str | None) -> str:
-    """One expression for the activities of `window` that also match `filter`."""
+    """Combine a window's bounds with a filter.
+
+    Args:
+        window: The window.
+        filter: A filter checked by `check_filter`, or None.
+
+    Returns:
+        A filter expression for the activities in `window` that match `filter`.
+    """
     bounds = f"created_time>={instant(window.start)} and created_time<{instant(window.end)}"
     return f"{bounds} and {filter}" if filter else bounds

@@ -1,4 +1,4 @@
-"""What the API answers with, read tolerantly where its documents are silent."""
+"""Parsers for the API's responses, tolerant where its documentation is silent."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bulkpull.errors import ApiError
 from bulkpull.source import ContradictedCountError, Export, State
 
 MAX_LINKS = 10_000  # of one export
-MAX_ID = 1000  # characters
-_MOST_COUNTED = 2**53  # activities: beyond it a float is no count
+MAX_ID_CHARS = 1000
+_MAX_COUNT = 2**53  # beyond it a float cannot represent every integer
 _LINK = ("url", "href", "link")
-_MAX_STATUS = 200  # characters
-_MAX_DIGITS = 4300  # of an integer, as Python has them by default
-_LONG_INTEGER = re.compile(rb"\d{19}")  # or what looks like one, in a text
+_MAX_STATUS_CHARS = 200
+_MAX_DIGITS = 4300  # of an integer: Python's default limit
+_LONG_INTEGER = re.compile(rb"\d{19}")  # may also match inside a string
 
-# The words of Clickwrap's documents, and those of other job systems: compared in small letters.
+# The status words of Clickwrap's documentation and of other job systems, in lower case.
 _QUEUED = frozenset(
     ("pending", "scheduled", "queued", "enqueued", "waiting", "created", "new", "submitted", "accepted")
 )
@@ -32,26 +32,29 @@ _FAILED = frozenset(
 )
 
 
-class UnexpectedAnswer(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
-    """An answer with status 200 whose body is not what the route promises."""
+class UnexpectedResponse(Exception):  # noqa: N818 - never leaves the package: the retry turns it into UnavailableError
+    """A response with status 200 whose body does not have the form that the route promises."""
 
 
 def parse_json(body: bytes) -> Any:
-    """What an answer holds. Integers of more than 64 bits keep their digits; a number that Python's cannot hold is its
-    text. Raises ValueError for what is no JSON."""
+    """Parse the body of a response.
+
+    Integers of more than 64 bits keep all their digits. A number beyond the range of float, or too long for int,
+    becomes a string. Raises ValueError if the body is not valid JSON.
+    """
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        pass  # it refuses what no float can hold, too
+        pass  # orjson also rejects numbers beyond the range of float
     else:
         if not _LONG_INTEGER.search(body):
             return answer
     try:
         answer = json.loads(body, parse_int=_integer, parse_float=_float, parse_constant=_no_number)
-        json.dumps(answer, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(answer, ensure_ascii=False).encode()  # fails for an unpaired surrogate
         return answer
     except RecursionError:
-        raise ValueError("JSON in too many levels") from None
+        raise ValueError("JSON is nested too deeply") from None
 
 
 def _integer(text: str) -> int | str:
@@ -63,13 +66,13 @@ def _float(text: str) -> float | str:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def state_of(status: str, *, has_links: bool) -> State:
-    """What a status word means: the one place that decides it.
+    """Map a status word to a state.
 
-    An unknown word is an export that still runs, unless it has links, which is what it was made for.
+    An export with an unknown status is still running, unless it has links.
     """
     if status in _SUCCEEDED:
         return "succeeded"
@@ -81,57 +84,62 @@ def state_of(status: str, *, has_links: bool) -> State:
 
 
 def parse_export(answer: Any, id: str | None = None) -> Export:
-    """An export object, bare or under `data`; `links` may stand there, in its own `data`, or at the top. `id` is the
-    export that was asked for: an answer need not repeat it. The answer to a launch needs nothing but the id: to repeat
-    a launch would make another export."""
-    asked = id
+    """Parse an export object, at the top level or under `data`.
+
+    `links` may be in the export object, in its own `data`, or at the top level. `id` is the requested export, if known:
+    the response need not repeat it. The response to a launch needs only the id, since repeating the launch would start
+    another export. Raises UnexpectedResponse.
+    """
+    requested = id
     top = _object(answer)
     task = top if "status" in top or not isinstance(top.get("data"), dict) else top["data"]
-    told = task.get("id")
-    if isinstance(told, str | int) and not isinstance(told, bool) and 0 < len(str(told)) <= MAX_ID:
-        id = id or str(told)
+    own_id = task.get("id")
+    if isinstance(own_id, str | int) and not isinstance(own_id, bool) and 0 < len(str(own_id)) <= MAX_ID_CHARS:
+        id = id or str(own_id)
     status = task.get("status")
     word = status.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(status, str) else ""
-    if id is None or len(word) > _MAX_STATUS:
-        raise UnexpectedAnswer("an export with an id or a status that is none")
+    if id is None or len(word) > _MAX_STATUS_CHARS:
+        raise UnexpectedResponse("an export without a usable id or status")
     links: tuple[str, ...] = ()
     if word not in _QUEUED | _RUNNING | _FAILED:
         links = next((found for holder in (task, task.get("data"), top) if (found := _links(holder))), ())
-    if asked is not None and not word and not links:
-        raise UnexpectedAnswer("an export without a status")
+    if requested is not None and not word and not links:
+        raise UnexpectedResponse("an export without a status")
     message = task.get("message")
     state = state_of(word, has_links=bool(links))
     return Export(id, state, word or "unknown", None if message is None else str(message), links)
 
 
 def _links(holder: Any) -> tuple[str, ...]:
-    """The links of one place where they may stand, as strings or as objects."""
+    """Return the links in `holder`, given as strings or as objects; none if there are none."""
     links = holder.get("links") if isinstance(holder, dict) else None
     if not links:
         return ()
-    if isinstance(links, dict) and not set(links) & set(_LINK):  # numbered, as some serialisers write lists
-        links = list(links.values())
+    if isinstance(links, dict) and not set(links) & set(_LINK):
+        links = list(links.values())  # a list that was serialized as an object with numeric keys
     elif isinstance(links, str | dict):
         links = [links]
     if not isinstance(links, list):
-        raise UnexpectedAnswer("links that are no list")
+        raise UnexpectedResponse("links that are not a list")
     if len(links) > MAX_LINKS:
-        raise ApiError(f"an export has {len(links):,} links, more than {MAX_LINKS:,}: pull shorter windows")
+        raise ApiError(
+            f"an export has {len(links):,} links, more than the limit of {MAX_LINKS:,}. Use shorter windows."
+        )
     return tuple(_text(link, _LINK, "a link") for link in links)
 
 
 def parse_export_fields(answer: Any) -> list[str]:
-    """Field names: a list of strings, or of objects with `field`, `name` or `key`, bare or under `data`."""
+    """Parse a list of field names: strings or objects with `field`, `name` or `key`, at the top level or in `data`."""
     if isinstance(answer, dict):
         answer = answer.get("data")
     if not isinstance(answer, list):
-        raise UnexpectedAnswer("export fields that are no list")
+        raise UnexpectedResponse("export fields that are not a list")
     return [_text(entry, ("field", "name", "key"), "an export field") for entry in answer]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the activity list; `has_more` and `total_count` are None where the answer leaves them out."""
+    """One page of the activity list; `has_more` and `total_count` are None if the response lacks them."""
 
     data: list[dict[str, Any]]
     has_more: bool | None
@@ -139,11 +147,11 @@ class Page:
 
 
 def parse_page(answer: Any) -> Page:
-    """A page of activities."""
+    """Parse a page of activities. Raises UnexpectedResponse."""
     top = _object(answer)
     data = top.get("data")
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
-        raise UnexpectedAnswer("an activity list without data")
+        raise UnexpectedResponse("an activity list without data")
     total, more = top.get("total_count"), top.get("has_more")
     return Page(
         data=data,
@@ -153,37 +161,39 @@ def parse_page(answer: Any) -> Page:
 
 
 def parse_count(answer: Any) -> int:
-    """How many activities a filter matches. Raises ApiError where that was not counted (asking again is of no use), and
-    ContradictedCountError."""
+    """Parse the number of activities that match a filter.
+
+    Raises ApiError, which is not retried, if the response has no usable count, and ContradictedCountError.
+    """
     page = parse_page(answer)
     if page.total_count is None:
-        raise ApiError("the activity list came without total_count, or with one that is no number of activities")
+        raise ApiError("the activity list has no total_count, or not a valid one")
     if page.total_count == 0 and page.data:
-        raise ContradictedCountError("the activity list counts none and lists some")
+        raise ContradictedCountError("the activity list contains activities, but its total_count is 0")
     return page.total_count
 
 
 def _count(total: Any) -> int | None:
-    """A number of activities, as a number or as text; None for anything else, such as -1."""
+    """Parse a count given as a number or as a string; return None for anything else, such as -1."""
     if isinstance(total, bool) or not isinstance(total, int | float | str):
         return None
     try:
         number = float(total)
     except (ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() and 0 <= number < _MOST_COUNTED else None
+    return int(number) if number.is_integer() and 0 <= number < _MAX_COUNT else None
 
 
 def _object(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
-        raise UnexpectedAnswer("JSON that is no object")
+        raise UnexpectedResponse("JSON that is not an object")
     return answer
 
 
 def _text(entry: Any, keys: tuple[str, ...], what: str) -> str:
-    """`entry` itself, or the first of its `keys` that holds a string."""
+    """Return `entry`, or the first string under one of its `keys`. Raises UnexpectedResponse if there is none."""
     candidates = [entry.get(key) for key in keys] if isinstance(entry, dict) else [entry]
     for candidate in candidates:
         if isinstance(candidate, str) and candidate:
             return candidate
-    raise UnexpectedAnswer(f"{what} without {' or '.join(keys)}")
+    raise UnexpectedResponse(f"{what} without {' or '.join(keys)}")

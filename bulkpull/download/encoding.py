@@ -1,7 +1,7 @@
-"""Compressed bodies, decoded piece by piece, whatever they expand to.
+"""Decoding of compressed bodies, in pieces of limited size.
 
-Labels and bodies do not always agree: hosts write charsets into `Content-Encoding`, leave the label out, or label what
-is not compressed. So the first bytes decide where they can.
+`Content-Encoding` is not reliable: hosts write charsets into it, leave it out, or label bodies that are not compressed.
+So the first bytes of a body decide where they can.
 """
 
 from __future__ import annotations
@@ -9,37 +9,34 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from bulkpull.errors import PartError
-from bulkpull.retry import TransientError
+from bulkpull.errors import MalformedPartError, PartError
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor, ZstdError
 else:
     from backports.zstd import ZstdDecompressor, ZstdError
 
-PIECE = 256 * 1024  # bytes decoded at a time at most
-BOMB_RATIO = 100  # CSV shrinks to a tenth or so; zlib's most is about a thousandth
-BOMB_SIZE = 16 * 1024 * 1024  # bytes up to which any ratio is fine
-MAGIC = 4  # bytes that tell a compressed body from others
-_TRIAL = 512  # bytes that tell a deflate stream, which has no magic number
-ZIPS = (b"PK\x03\x04", b"PK\x05\x06")  # what zips begin with: a file, or the end of a list without any
+PIECE_BYTES = 256 * 1024  # decoded at a time
+MAX_EXPANSION = 100  # decoded bytes per received byte: CSV compresses about 10 times, zlib at most about 1000 times
+MIN_EXPANSION_BYTES = 16 * 1024 * 1024  # decoded bytes up to which any ratio is allowed
+MAGIC_BYTES = 4  # that identify a compressed body
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # of an archive, and of an empty one
+_TRIAL_BYTES = 512  # that identify a deflate stream, which has no magic number
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f
 _COMPRESSED = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "zstd": "zstd"}
-# What is found in Content-Encoding without any encoding, apart from the names of charsets.
+# Values of Content-Encoding that name no encoding, besides charsets.
 _NO_ENCODING = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "7bit", "8bit", "aws-chunked"})
 
 
-class DamagedBodyError(TransientError):
-    """A compressed body that came whole does not decode."""
-
-
 def encodings(header: str) -> list[str]:
-    """The compressions that a `Content-Encoding` header names, in the order in which they are to be undone.
+    """Return the compressions that a `Content-Encoding` header names, in the order of decoding.
 
-    Raises PartError for those that cannot be undone here.
+    Raises:
+        PartError: One of them is not supported.
     """
     found = []
     for label in header.split(","):
@@ -47,7 +44,7 @@ def encodings(header: str) -> list[str]:
         if name in _COMPRESSED:
             found.append(_COMPRESSED[name])
         elif name not in _NO_ENCODING and not _is_charset(name.removeprefix("charset=")):
-            raise PartError(f"the file host sends the file encoded as {name[:40]!r}, though it is asked not to")
+            raise PartError(f"the file host sent the file encoded as {name[:40]!r}, which is not supported")
     return found[::-1]
 
 
@@ -62,7 +59,7 @@ def _is_charset(name: str) -> bool:
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether a body that begins with these bytes is gzip or zstd, whatever its label says."""
+    """Return whether a body that begins with these bytes is gzip or zstd."""
     return head.startswith(_GZIP) or _is_zstd(head)
 
 
@@ -75,99 +72,105 @@ def _begins_zlib(head: bytes) -> bool:
 
 
 class Decoder:
-    """Decodes one body of these `encodings`, the outermost first, and of a file that is compressed itself."""
+    """Decodes one body with these `encodings`, the outermost first, and the file itself if it is compressed."""
 
     def __init__(self, encodings: Sequence[str]) -> None:
         self._layers = [_Layer(encoding) for encoding in (*encodings, "")]
-        self._taken = self._given = 0
+        self._received = self._decoded = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes of the body decode to. Raises DamagedBodyError where they are damaged, PartError where
-        they expand beyond reason."""
-        self._taken += len(data)
-        yield from self._through(data, 0)
+        """Decode the next bytes of the body.
+
+        Raises:
+            MalformedPartError: They are corrupt.
+            PartError: They expand too much.
+        """
+        self._received += len(data)
+        yield from self._decode(data, 0)
 
     def finish(self) -> Iterator[bytes]:
-        """What is left once the body is over. Raises DamagedBodyError where that is too early."""
+        """Decode what is left at the end of the body. Raises MalformedPartError if the end is missing."""
         for number, layer in enumerate(self._layers, 1):
             for piece in layer.finish():
-                yield from self._through(piece, number)
+                yield from self._decode(piece, number)
 
-    def _through(self, data: bytes, number: int) -> Iterator[bytes]:
+    def _decode(self, data: bytes, number: int) -> Iterator[bytes]:
+        """Decode with the layers from `number` on."""
         if number < len(self._layers):
             for piece in self._layers[number].pieces(data):
-                yield from self._through(piece, number + 1)
+                yield from self._decode(piece, number + 1)
             return
-        self._given += len(data)
-        if self._given > max(BOMB_SIZE, BOMB_RATIO * self._taken):
-            raise PartError(f"the file host sends {self._taken} bytes that expand to more than {self._given}")
+        self._decoded += len(data)
+        if self._decoded > max(MIN_EXPANSION_BYTES, MAX_EXPANSION * self._received):
+            raise PartError(
+                f"the file host sent {self._received} compressed bytes that expand to more than {self._decoded}"
+            )
         yield data
 
 
-class _Inflater:
-    """One gzip member, or zlib or raw deflate stream."""
+class _Decompressor(Protocol):
+    """A decoder of one stream, as `ZstdDecompressor` is: it keeps input that it cannot decode yet."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _ZlibDecompressor:
+    """A decoder of a gzip member, or of a zlib or raw deflate stream."""
 
     def __init__(self, wbits: int) -> None:
         self._stream = zlib.decompressobj(wbits)
+        self.needs_input = True
 
     @property
     def eof(self) -> bool:
         return self._stream.eof
 
     @property
-    def rest(self) -> bytes:
+    def unused_data(self) -> bytes:
         return self._stream.unused_data
 
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        more = True
-        while more:
-            piece = self._stream.decompress(data, PIECE)
-            data = self._stream.unconsumed_tail
-            more = not self.eof and (bool(data) or len(piece) == PIECE)
-            if piece:
-                yield piece
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+        self.needs_input = not self._stream.unconsumed_tail and len(piece) < max_length
+        return piece
 
 
-class _ZstdFrame:
-    """One frame of zstd."""
-
-    def __init__(self) -> None:
-        self._stream = ZstdDecompressor()
-
-    @property
-    def eof(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def rest(self) -> bytes:
-        return self._stream.unused_data
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        more = True
-        while more:
-            piece = self._stream.decompress(data, PIECE)
-            data = b""
-            more = not self.eof and not self._stream.needs_input
-            if piece:
-                yield piece
+def _pieces(stream: _Decompressor, data: bytes) -> Iterator[bytes]:
+    """Decode bytes of a stream."""
+    has_more = True
+    while has_more:
+        piece = stream.decompress(data, PIECE_BYTES)
+        data = b""
+        has_more = not stream.eof and not stream.needs_input
+        if piece:
+            yield piece
 
 
 class _Layer:
-    """Undoes one encoding, if the body has it: what begins like no compressed body passes as it is."""
+    """Removes one encoding if the body has it. A body that is not compressed passes unchanged."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self._needed = _TRIAL if encoding == "deflate" else MAGIC
-        self._head = b""  # of the body, or of what follows a whole stream, until it is long enough to tell what it is
-        self._stream: _Inflater | _ZstdFrame | None = None
-        self._decided = self._over = False
+        self._needed = _TRIAL_BYTES if encoding == "deflate" else MAGIC_BYTES
+        self._head = b""  # of the body, or of what follows a stream, until it is long enough to be identified
+        self._stream: _Decompressor | None = None
+        self._is_identified = self._is_over = False
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        if self._decided and self._stream is None:
-            if data and not self._over:
+        if self._is_identified and self._stream is None:
+            if data and not self._is_over:
                 yield data
             return
-        if not self._decided:
+        if not self._is_identified:
             data = self._head + data
             self._head = b""
             if len(data) < self._needed:
@@ -176,49 +179,50 @@ class _Layer:
         yield from self._decode(data)
 
     def finish(self) -> Iterator[bytes]:
-        if not self._decided and self._head:
+        if not self._is_identified and self._head:
             self._needed = 0
             yield from self._decode(self._head)
-        if self._decided and self._stream is not None and not self._stream.eof:
-            raise DamagedBodyError("the compressed body ended early")
+        if self._is_identified and self._stream is not None and not self._stream.eof:
+            raise MalformedPartError("the compressed body ended early")
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
-        """Decodes stream after stream: bodies may have several, one behind the other."""
+        """Decode one stream after another: a body may consist of several."""
         while data:
-            if not self._decided:
-                again = self._stream is not None
-                if again:
-                    data = data.lstrip(b"\0")  # padding, as tapes have it
+            if not self._is_identified:
+                is_first = self._stream is None
+                if not is_first:
+                    data = data.lstrip(b"\0")  # padding, as on tapes
                 if len(data) < self._needed:
                     self._head = data
                     return
-                self._stream, self._decided = self._begun(data, again), True
+                self._stream, self._is_identified = self._identify(data, is_first=is_first), True
                 if self._stream is None:
-                    self._over = again  # whatever follows the last stream is ignored, as by other tools
-                    if not again:
+                    self._is_over = not is_first  # what follows the last stream is ignored, as by other tools
+                    if is_first:
                         yield data
                     return
             assert self._stream is not None
             try:
-                yield from self._stream.pieces(data)
+                yield from _pieces(self._stream, data)
             except (zlib.error, ZstdError) as error:
-                raise DamagedBodyError(f"the compressed body is damaged: {error}") from None
+                raise MalformedPartError(f"the compressed body is corrupt: {error}") from None
             data = b""
             if self._stream.eof:
-                data, self._decided, self._needed = self._stream.rest, False, min(self._needed, MAGIC)
+                data, self._needed = self._stream.unused_data, min(self._needed, MAGIC_BYTES)
+                self._is_identified = False
 
-    def _begun(self, head: bytes, again: bool) -> _Inflater | _ZstdFrame | None:
-        """A decoder of the stream that begins with `head`, if one does, `again` behind another."""
+    def _identify(self, head: bytes, *, is_first: bool) -> _Decompressor | None:
+        """Return a decoder for the stream that begins with `head`, if it is one."""
         if head.startswith(_GZIP):
-            return _Inflater(16 + zlib.MAX_WBITS)
+            return _ZlibDecompressor(16 + zlib.MAX_WBITS)
         if _is_zstd(head):
-            return _ZstdFrame()
-        if self._encoding == "deflate" and (not again or _begins_zlib(head)):
-            # With the header of zlib, as the standard has it, or without, as some servers have it.
+            return ZstdDecompressor()
+        if self._encoding == "deflate" and (is_first or _begins_zlib(head)):
+            # With the header of zlib, as the standard says, or without, as some servers send it.
             for wbits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
                 try:
-                    zlib.decompressobj(wbits).decompress(head, _TRIAL)
+                    zlib.decompressobj(wbits).decompress(head, _TRIAL_BYTES)
                 except zlib.error:
                     continue
-                return _Inflater(wbits)
+                return _ZlibDecompressor(wbits)
         return None

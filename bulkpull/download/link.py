@@ -1,7 +1,7 @@
 """Opening a signed link: another host, which must never see the token.
 
-The session used here carries no default headers, cookies or credentials, even where the caller's own session
-does, and leaves bodies encoded as they come. Redirects are followed by hand, so that each hop obeys the rules.
+The session carries no default headers, cookies or credentials, even if the caller's own session does, and does not
+decode bodies. Redirects are followed here, since each hop must obey the rules.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from bulkpull.download.encoding import MAGIC, ZIPS, DamagedBodyError, Decoder, encodings, is_compressed
+from bulkpull.download.encoding import MAGIC_BYTES, ZIP_MAGIC, Decoder, encodings, is_compressed
 from bulkpull.download.urls import legal, resolved
-from bulkpull.errors import PartError
-from bulkpull.retry import TransientError, retry_after
+from bulkpull.errors import (
+    FileNotReadyError,
+    LinkExpiredError,
+    MalformedPartError,
+    PartError,
+    RangeRefusedError,
+    TransferError,
+)
+from bulkpull.http import HEADER_TIMEOUTS, MAX_HEADER, MAX_HEADERS, describe, has_long_header, is_loopback
+from bulkpull.retry import retry_after
 from bulkpull.source import Body
-from bulkpull.transport import MAX_HEADER, MAX_HEADERS, PATIENCE, describe, has_long_header, is_loopback
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -30,22 +37,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII
 _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
 
-class LinkExpiredError(Exception):
-    """The host no longer takes the link: ask for the export again to get a fresh one."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the file host answered {status}")
-        self.status = status
-
-
-class RangeRefusedError(TransientError):
-    """The host does not continue the file from where it was asked to: start again, without a range."""
-
-
-class NotReadyError(TransientError):
-    """The host has not got the file yet (202, 204, 409, 425): ask again a little later."""
-
-
 async def _decoded(
     content: aiohttp.StreamReader,
     stall_timeout: float,
@@ -54,10 +45,12 @@ async def _decoded(
     *,
     framed: bool,
 ) -> AsyncIterator[bytes]:
-    """A body whose first bytes are `head`, decoded; an empty chunk is a sign of life.
+    """Iterate over a decoded body whose first bytes are `head`. An empty chunk says that bytes arrived.
 
-    Raises TransientError where it breaks or stalls, DamagedBodyError where it does not decode, PartError where it is
-    refused.
+    Raises:
+        TransferError: The body broke off or stalled.
+        MalformedPartError: It does not decode.
+        PartError: It expands too much.
     """
     if not decoder:
         if head:
@@ -68,32 +61,31 @@ async def _decoded(
     for piece in decoder.pieces(head):
         yield piece
     async for chunk in _raw(content, stall_timeout):
-        nothing = b""
-        yield nothing
+        yield b""
         for piece in decoder.pieces(chunk):
             yield piece
     try:
         for piece in decoder.finish():
             yield piece
-    except DamagedBodyError as error:
+    except MalformedPartError as error:
         if framed:
             raise
-        raise TransientError(f"the transfer broke: {error}") from None
+        raise TransferError(f"the transfer broke: {error}") from None
 
 
 async def _raw(content: aiohttp.StreamReader, stall_timeout: float) -> AsyncIterator[bytes]:
-    """A body as it comes."""
+    """Iterate over a body as received."""
     try:
         while True:
-            # aiohttp counts whatever comes, even what is no body: the size of a chunk without end.
+            # aiohttp's own timeout is reset by any byte, even of a chunk size that never ends.
             with anyio.fail_after(stall_timeout):
-                chunk, _ = await content.readchunk()  # as it came, not copied together
-            if chunk:  # nothing comes where an HTTP chunk ends
+                chunk, _ = await content.readchunk()  # not copied together, as read() would
+            if chunk:  # empty at the end of an HTTP chunk
                 yield chunk
             elif content.at_eof():
                 return
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise TransientError(f"the transfer broke: {describe(error)}") from None
+        raise TransferError(f"the transfer broke: {describe(error)}") from None
 
 
 @asynccontextmanager
@@ -108,36 +100,46 @@ async def open_link(
     offset: int = 0,
     validator: str | None = None,
 ) -> AsyncIterator[Body]:
-    """Opens `link` from byte `offset` on, if `validator` still names the same file; else from its start.
+    """Open `link` from byte `offset` on if `validator` still identifies the file, else from its start.
 
-    A relative link belongs to `base`. `allow_http` admits http on loopback. `rangeless` are the hosts that were found
-    to know no ranges: they are asked for the whole file.
+    Args:
+        session: The session for file hosts.
+        link: The link. A relative one is resolved against `base`.
+        base: The URL of the answer that held the link.
+        allow_http: Whether http is allowed on loopback.
+        stall_timeout: Seconds without a byte of the body after which the transfer counts as broken.
+        rangeless: Hosts without support for ranges, which are asked for the whole file. Extended here.
+        offset: The first byte.
+        validator: The ETag of the bytes before `offset`.
 
-    Raises PartError for a link that must not be followed, LinkExpiredError (400, 401, 403, 404, 410),
-    RangeRefusedError, NotReadyError (202, 204, 409, 425), and TransientError for what else may pass, such as
-    `stall_timeout` seconds without a byte of the body.
+    Raises:
+        LinkExpiredError: The host answered 400, 401, 403, 404 or 410.
+        FileNotReadyError: The host answered 202, 204, 409 or 425.
+        RangeRefusedError: The host does not resume the file at `offset`.
+        TransferError: Another failure that may pass.
+        PartError: The link must not be followed, or the answer cannot be used.
     """
     try:
         url = check_link(resolved(base, link), allow_http=allow_http)
     except ValueError:
-        raise PartError("the API gave a link that is no URL") from None
+        raise PartError("the link is not a valid URL") from None
     for _hop in range(MAX_REDIRECTS + 1):
         headers = {"Accept-Encoding": "identity"}
         ranged = bool(offset and validator) and url.host not in rangeless
         if ranged and validator:
             headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
         try:
-            with anyio.fail_after(PATIENCE * stall_timeout):
+            with anyio.fail_after(HEADER_TIMEOUTS * stall_timeout):
                 response = await session.get(url, headers=headers, allow_redirects=False)
         except aiohttp.ClientConnectorCertificateError:
             raise PartError(f"the file host {url.host} has no valid certificate") from None
         except (aiohttp.ClientError, TimeoutError) as error:
             if has_long_header(error):
                 raise PartError(
-                    f"the file host {url.host} answers with a header of more than {MAX_HEADER:,} bytes, or more than "
-                    f"{MAX_HEADERS} headers, which is refused: is it a server of files?"
+                    f"the file host {url.host} sent a header of more than {MAX_HEADER:,} bytes, or more than "
+                    f"{MAX_HEADERS} headers, which is refused. Is it a file server?"
                 ) from None
-            raise TransientError(f"no answer from {url.host}: {describe(error)}") from None
+            raise TransferError(f"no answer from {url.host}: {describe(error)}") from None
         async with response:
             if response.status not in _REDIRECTS:
                 yield await _body(response, stall_timeout, rangeless, ranged=ranged)
@@ -147,19 +149,19 @@ async def open_link(
 
 
 def check_link(link: str, *, allow_http: bool) -> URL:
-    """The link as a URL that may be followed; raises PartError, without the link's secret query, otherwise."""
+    """Return the link as a URL. Raises PartError if it must not be followed, without its query, which is a secret."""
     try:
         url = URL(legal(link), encoded=True)  # signed as it stands: no re-quoting
         host, usable = url.host or "", url.port is not None
         host.encode("idna")
     except ValueError:
-        raise PartError("the API gave a link that is no URL") from None
+        raise PartError("the link is not a valid URL") from None
     if url.scheme == "http" and not (allow_http and is_loopback(host)):
-        raise PartError(f"the link to {host} is http, not https: not followed")
+        raise PartError(f"the link to {host} uses http, not https: not followed")
     if url.scheme not in ("http", "https") or not host or not usable:
-        raise PartError(f"the API gave a link with the scheme {url.scheme!r}: only https is followed")
+        raise PartError(f"the link has the scheme {url.scheme!r}: only https is followed")
     if url.user is not None or url.password is not None:
-        raise PartError(f"the link to {host} holds credentials: not followed")
+        raise PartError(f"the link to {host} contains credentials: not followed")
     return url
 
 
@@ -169,24 +171,24 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> str:
         target = resolved(url, location)
         URL(target, encoded=True)
     except ValueError:
-        raise PartError(f"the file host {url.host} redirected to what is no URL") from None
+        raise PartError(f"the file host {url.host} redirected to an invalid URL") from None
     if not target:
-        raise PartError(f"the file host {url.host} redirected without saying where to")
+        raise PartError(f"the file host {url.host} redirected without a Location")
     return target
 
 
 async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeless: set[str], *, ranged: bool) -> Body:
-    """The answer of a host, which was asked for a range if `ranged`."""
+    """Return the body of an answer; `ranged` says whether a range was requested."""
     status, host, content = response.status, response.url.host or "", response.content
     if status in _EXPIRED:
-        raise LinkExpiredError(status)
+        raise LinkExpiredError(f"the file host answered {status}", status=status)
     granted = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if status == 200 or (status == 206 and not ranged and (granted is None or granted[1] == "0")):
         return await _whole(response, stall_timeout)
     if status == 206:
         if not granted or encodings(_label(response)):
             rangeless.add(host)
-            raise RangeRefusedError(f"{host} granted a range without saying which", status=status)
+            raise RangeRefusedError(f"{host} sent a range without Content-Range", status=status)
         length = None if granted[2] == "*" else int(granted[2])
         framed = _framed(response)
         chunks = _decoded(content, stall_timeout, framed=framed)
@@ -198,25 +200,25 @@ async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeles
         raise RangeRefusedError(f"{host} answered 416", status=status)
     wait = retry_after(response.headers.get("Retry-After")) or 0.0
     if status in _NOT_READY:
-        raise NotReadyError(f"{host} has not got the file yet (it answered {status})", status=status, wait=wait)
+        raise FileNotReadyError(f"{host} does not have the file yet ({status})", status=status, wait=wait)
     if status in (408, 429) or (status >= 500 and not (ranged and status in _NO_RANGES)):
-        raise TransientError(f"{host} answered {status}", status=status, wait=wait)
+        raise TransferError(f"{host} answered {status}", status=status, wait=wait)
     if ranged:
         if status in _NO_RANGES:
             rangeless.add(host)
-        raise RangeRefusedError(f"{host} answered {status} to a range", status=status)
+        raise RangeRefusedError(f"{host} answered {status} to a range request", status=status)
     raise PartError(f"the file host {host} answered {status}")
 
 
 async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Body:
-    """A file from its start. Its first bytes are awaited: they tell whether it is compressed."""
+    """Return a file from its start. Waits for its first bytes, which tell whether it is compressed."""
     head = b""
     async for chunk in _raw(response.content, stall_timeout):
         head += chunk
-        if len(head) >= MAGIC:
+        if len(head) >= MAGIC_BYTES:
             break
     framed, labels = _framed(response), encodings(_label(response))
-    # The first bytes of gzip and zstd tell; those of a deflated body do not.
+    # A deflated body cannot be identified by its first bytes.
     if not is_compressed(head) and "deflate" not in labels:
         chunks = _decoded(response.content, stall_timeout, head, framed=framed)
         return Body(
@@ -224,10 +226,10 @@ async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Body
             length=response.content_length,
             validator=_validator(response),
             is_framed=framed,
-            is_checked=head.startswith(ZIPS),
+            is_checked=head.startswith(ZIP_MAGIC),
             is_empty=not head,
         )
-    # A compressed body has another length and other offsets than the file: no ranges, no length.
+    # Length and ranges of a compressed body are not those of the file.
     chunks = _decoded(response.content, stall_timeout, head, Decoder(labels), framed=framed)
     return Body(chunks, is_framed=framed, is_checked=True, is_empty=not head)
 
@@ -237,12 +239,12 @@ def _label(response: aiohttp.ClientResponse) -> str:
 
 
 def _framed(response: aiohttp.ClientResponse) -> bool:
-    """Whether the body's end is told by its length or its chunks (RFC 9112, 6.3), not by that of the connection."""
+    """Return whether length or chunks mark the end of the body (RFC 9112, 6.3), not just that of the connection."""
     coding = response.headers.get("Transfer-Encoding", "").lower()
     return response.content_length is not None or coding.endswith("chunked")
 
 
 def _validator(response: aiohttp.ClientResponse) -> str | None:
-    """A strong ETag: the only validator that proves byte equality (RFC 9110, 8.8.1 and 13.1.5)."""
+    """Return the strong ETag, the only validator that proves byte equality (RFC 9110, 8.8.1 and 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else None

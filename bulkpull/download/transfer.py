@@ -1,451 +1,296 @@
-"""Transfer: one stream of bytes from a host to a file, resumed where the host allows."""
+"""A transfer: one stream from a host to a file, retried and resumed until it is complete."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
-import aiofiles
 import anyio
-from aiofiles.threadpool.binary import AsyncFileIO
-from anyio import from_thread
-from xxhash import xxh3_128
 
-from bulkpull import patience
-from bulkpull.disk import disk_errors
-from bulkpull.download.encoding import ZIPS, DamagedBodyError
-from bulkpull.download.link import LinkExpiredError, NotReadyError, RangeRefusedError
-from bulkpull.download.unzip import unzip
-from bulkpull.errors import MalformedPartError, PartError
-from bulkpull.events import OnEvent, Received, Retried
-from bulkpull.journal.journal import Journal
-from bulkpull.pull.journey import ExportFailure, Part
-from bulkpull.pull.links import Links
-from bulkpull.retry import TransientError
-from bulkpull.rows.records import MAX_RECORD, CsvError, blocks, read_columns, records, too_long
-from bulkpull.rows.sink import write_all
-from bulkpull.source import Body, Source
-from bulkpull.threads import file_threads, in_thread
+from bulkpull.download.budget import PROGRESS_BYTES, Pause, RetryBudget
+from bulkpull.download.file import PartialFile
+from bulkpull.download.host import PromisedLengths, RangeSupport
+from bulkpull.download.protocols import Link, Opener, Progress, Version
+from bulkpull.errors import (
+    FileNotReadyError,
+    LinkExpiredError,
+    MalformedPartError,
+    PartError,
+    RangeRefusedError,
+    TransferError,
+)
+from bulkpull.retry import RetryPolicy
+from bulkpull.source import Body
 
-MAX_RENEWALS = 5  # fresh links in a row that bring nothing
-MAX_MALFORMED = 3  # whole bodies that are no CSV
-REFUSALS = 2  # requests for the rest of a file that bring nothing, after which the whole file is asked for
-PROGRESS = 64 * 1024  # bytes that a broken transfer must have brought for its attempts to start anew
-SLOW_SECONDS = 60.0  # in which PROGRESS bytes must come, or in those of the retry policy where they are more
-MAX_ASKED = 4  # times that a host is asked for more of a file that may have been cut
-_WRITE = 1024 * 1024  # bytes gathered before they go to the disk: one thread switch for several chunks
-_WRITE_SECONDS = 1.0  # after which fewer go there too: they are lost where the pull is interrupted
-_AGAIN = (0.2, 0.8)  # of patience.LAG, before a file that was no CSV is fetched again
-_SOON, _LATER = 0.05, 0.3  # of patience.LAG, between two questions for a file that is not there yet: at first, at most
+MAX_CONFIRMATIONS = 4  # requests for more of a file that may be truncated
+SLOW_SECONDS = 60.0  # in which PROGRESS_BYTES must arrive, unless the retry policy allows longer
+END_OF_FILE = sys.maxsize
 
 
-class StretchRefused(Exception):  # noqa: N818 - never leaves the pull: the file is brought in one stream then
-    """The host does not give the file in stretches, or gives another file meanwhile."""
+class SegmentRefused(Exception):  # noqa: N818 - never leaves the room: the file is downloaded as one stream then
+    """The host does not serve the file in segments, or serves another version of it."""
 
 
-class Meter(Protocol):
-    """Measures transfers, to limit their number."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all transfers of one download share."""
 
-    def record_bytes(self, size: int) -> None:
-        """Bytes came over the wire."""
+    opener: Opener
+    link: Link
+    progress: Progress
+    retry: RetryPolicy
 
-    def record_break(self) -> None:
-        """A transfer broke, and is tried again."""
 
-
-@dataclass(slots=True)
 class Transfer:
-    """How far the download of one part has come, or of the stretch of it that begins at byte `begin`.
+    """Downloads bytes to a `file`, up to byte `end`; without an end, all that there are.
 
-    Where there is an `until`, other transfers bring what comes from there on.
+    A transfer that starts or ends within the file is a segment: it cannot start over.
     """
 
-    source: Source
-    part: Part
-    links: Links
-    journal: Journal
-    file: AsyncFileIO
-    meter: Meter
-    on_event: OnEvent
-    begin: int = 0
-    until: int | None = None
-    offset: int = 0  # where the next byte belongs
-    digest: xxh3_128 = field(default_factory=xxh3_128)  # of the bytes that stand in the file
-    length: int | None = None
-    validator: str | None = None  # names the bytes in the file to the host
-    recorded: str | None = None  # the validator that the journal knows
-    line: int = 0  # bytes since the last newline
-    complete: bool = False
-    zipped: bool = False  # it is a zip, to be unpacked once it is complete
-    link: str = ""
-    # What limits the attempts.
-    attempt: int = 0  # failed, since the transfer last came on
-    failing_since: float | None = None
-    reached: int = 0  # the offset at which the attempts last started anew
-    restarts: int = 0
-    renewals: int = 0
-    malformed: int = 0
-    waits: int = 0  # for a file that is not there yet
-    missing_since: float | None = None
-    # What is known of the host.
-    ranges: bool = True  # it may be asked for the rest of the file
-    refusals: int = 0  # in a row; beyond REFUSALS, the whole file was to be had meanwhile
-    confirmed: bool = False  # it was asked whether the file ends where the body did
-    promised: dict[str, int] = field(default_factory=dict)  # the greatest length told, by validator
-    doubted: bool = False  # that a body came whole, since it was shorter than promised
-
-    async def to_end(self) -> None:
-        """Raises PartError or TransientError where the part cannot be had, ExportFailure where it is gone or no CSV,
-        StretchRefused."""
-        while not self.complete:
-            try:
-                await self._advance()
-            except NotReadyError as error:
-                await self._await_file(error)
-            except TransientError as error:
-                await self._pause(error)
-
-    async def take_up(self) -> None:
-        """Goes on with what an earlier run left."""
-        with disk_errors(f"read {self.part.path}"):
-            self.digest = await in_thread(digest_of, self.part.path)
-            self.offset = self.reached = await self.file.seek(0, 2)
-        self.validator, self.length = self.part.record.validator, self.part.record.length
-        if self.length is not None and self.offset > self.length:
-            await self._restart()
-
-    # One answer after another
-
-    async def _advance(self) -> None:
-        """Asks the host once. Raises TransientError where that is to be repeated later."""
-        self.link = self.link or await self.links.get(self.part)
-        resumes = bool(self.offset and self.validator and self.ranges)
-        # Where requests for the rest fail again and again, is it the host, or is it the range?
-        probes = resumes and self.refusals == REFUSALS
-        ranged = resumes and not probes
-        before = self.offset
-        try:
-            if self.offset and self.offset == self.length:
-                await self._finish()
-                return
-            async with self.source.download(
-                self.link, offset=self.offset if ranged else 0, validator=self.validator if ranged else None
-            ) as download:
-                if probes and not download.is_empty:
-                    self.refusals += 1  # it may be the range: the rest is asked for once more
-                    return
-                is_doubtful = await self._receive(download, ranged=ranged)
-            rounds = 0
-            while is_doubtful and rounds < MAX_ASKED:
-                is_doubtful = await self._ask_for_more()
-                rounds += 1
-            await self._finish()
-        except (DamagedBodyError, CsvError) as error:
-            await self._refuse(error)
-        except LinkExpiredError as expired:
-            self._suspect(ranged)
-            await self._renew(expired)
-        except RangeRefusedError as error:
-            if not ranged:
-                raise
-            self._give_up_ranges()
-            self._announce_retry(self.attempt + 1, 0.0, error)
-        except TransientError as error:
-            if self.offset > before:
-                self.refusals = 0
-            elif probes:
-                self.refusals = 0  # it is the host
-            else:
-                self._suspect(ranged)
-            if not ranged or error.wait <= self.source.retry.seconds:
-                raise
-            self.refusals = max(self.refusals, REFUSALS)  # a wait for ranges alone, perhaps
-            self._announce_retry(self.attempt + 1, 0.0, error)
-
-    def _suspect(self, ranged: bool) -> None:
-        """A request brought nothing; `ranged` says that it was one for the rest of the file."""
-        if not ranged:
-            return
-        self.refusals += 1
-        if self.refusals > REFUSALS + 1 or (self.refusals == REFUSALS and self._is_stretch):
-            self._give_up_ranges()
-
-    def _give_up_ranges(self) -> None:
-        """The file comes from its start, and what came of it is thrown away once that begins."""
-        if self._is_stretch:
-            raise StretchRefused
-        self.ranges = False
+    def __init__(self, job: Job, file: PartialFile, end: int = END_OF_FILE) -> None:
+        self.file = file
+        self._job = job
+        self._end = END_OF_FILE
+        self._link = ""  # the one used last
+        self._is_complete = False
+        self._is_end_confirmed = False
+        self._budget = RetryBudget(job.retry, file.offset)
+        self._ranges = RangeSupport()
+        self._promised = PromisedLengths()
+        self.limit_to(end)
 
     @property
-    def _is_stretch(self) -> bool:
-        return bool(self.begin) or self.until is not None
+    def is_complete(self) -> bool:
+        return self._is_complete
 
-    async def _receive(self, download: Body, *, ranged: bool) -> bool:
-        """Takes in the body; whether it is doubtful that it was all. Raises TransientError where it was not."""
-        if download.offset:
-            # Some hosts grant a range of another file than If-Range names, or tell the end of another.
-            same = download.validator == self.validator or (download.is_empty and download.validator is None)
-            if not same or download.offset != self.offset or self.length not in (None, download.length or self.length):
-                raise RangeRefusedError("the host granted a range of another file, or another range")
-            self.length = download.length or self.length
-            if download.is_empty:  # nothing is behind the last byte
-                return False
-        elif self.offset and download.is_empty:
-            reason = f"an empty body came, after {self.offset} bytes of the file"
-            raise RangeRefusedError(reason) if ranged else TransientError(reason)
-        else:
-            await self._restart()
-            self.validator, self.length = download.validator, download.length
-        await self._write(download.chunks)
-        if self.until is not None and self.offset >= self.until:
-            return False
-        if self.length is not None and self.offset != self.length:
-            reason = f"{self.offset} of {self.length} bytes came"
-            if self.offset > self.length:
-                raise RangeRefusedError(reason)
-            raise TransientError(reason)
-        if download.offset:
-            return False
-        self._compare_length()
-        # A body may have been cut by something in between. Where its length was told, and records end where it does,
-        # that is not to be seen, and the host is not asked again.
-        return not self.confirmed and not download.is_checked and bool(self.line or not download.is_framed)
+    @property
+    def is_segment(self) -> bool:
+        return self.file.start > 0 or self._end < END_OF_FILE
 
-    def _compare_length(self) -> None:
-        """Raises TransientError, once, where more was promised earlier of the same file than came now."""
-        promised = self.promised.get(self.validator or "", 0)
-        if promised > self.offset and not self.doubted:
-            self.doubted, self.length = True, promised
-            raise TransientError(f"{self.offset} of {promised} bytes came, though the host called them all")
+    def limit_to(self, end: int) -> None:
+        """Stop at byte `end`, even if the transfer is running."""
+        self._end = end
+        self._is_complete = self.file.offset >= end
 
-    async def _ask_for_more(self) -> bool:
-        """Takes in what more there is of the file, which ended without a line end, or with its connection; whether it
-        is doubtful again that it was all. No answer to this question does any harm, but for one that breaks off: raises
-        TransientError."""
-        offset = (
-            self.offset if self.validator and self.ranges else 0
-        )  # behind what came; else the whole's length is told
-        for attempt in range(1, MAX_ASKED + 1):
-            receiving = False
+    async def run(self) -> None:
+        """Download until the transfer is complete.
+
+        Raises:
+            FileMissingError: The host does not have the file.
+            MalformedPartError: What the host sends does not decompress, repeatedly.
+            PartError: The file could not be downloaded within the retry policy.
+            SegmentRefused: The segment could not be downloaded as such.
+        """
+        while not self._is_complete:
+            if self.file.offset and self.file.offset == self.file.version.length:
+                self._is_complete = True
+                return
             try:
-                async with self.source.download(self.link, offset=offset, validator=self.validator) as download:
-                    # What begins anew may be longer under another ETag, too: some hosts have a new one for each answer.
-                    fits = download.offset == 0 or (
-                        download.offset == self.offset and download.validator == self.validator
-                    )
-                    if fits and not download.is_empty and (download.length or 0) > self.offset:
-                        receiving, self.length = True, download.length
-                        return await self._receive(download, ranged=bool(offset))
-                break
-            except RangeRefusedError:
-                if receiving:
-                    raise
-                offset = 0
-            except (LinkExpiredError, PartError, TransientError) as error:
-                if receiving:
-                    raise
-                if isinstance(error, PartError):
-                    break
-                if isinstance(error, LinkExpiredError):
-                    self.link = await self.links.get(self.part, expired=self.link)
-                await anyio.sleep(self.source.retry.backoff(attempt))
-        self.confirmed = True
-        return False
+                await self._request()
+            except FileNotReadyError as error:
+                self._budget.record_progress(self.file.offset)
+                await self._pause(self._budget.after_missing(error), error)
+            except TransferError as error:
+                self._budget.record_progress(self.file.offset)
+                await self._pause(self._budget.after_failure(error), error)
+
+    async def reject(self, error: MalformedPartError) -> None:
+        """Discard a file that is malformed, and wait before it is downloaded again.
+
+        Raises:
+            MalformedPartError: It was malformed too often.
+        """
+        pause = self._budget.after_malformed(error)
+        await self._restart(Version())
+        self._is_complete = False
+        self._promised.clear()
+        await self._job.link.get(expired=self._link)
+        await self._pause(pause, error)
+
+    # One request
+
+    async def _request(self) -> None:
+        """Send one request, and one more where the end is in doubt. Raises TransferError to be retried after a wait."""
+        before, version = self.file.offset, self.file.version
+        can_resume = bool(before and version.validator and self._ranges.works)
+        is_probe = can_resume and self._ranges.should_probe
+        is_ranged = can_resume and not is_probe
+        self._link = await self._job.link.get()
+        try:
+            async with self._job.opener(
+                self._link, offset=before if is_ranged else 0, validator=version.validator if is_ranged else None
+            ) as body:
+                if is_probe and not body.is_empty:
+                    self._ranges.record_probe()
+                    return
+                is_doubtful = await self._receive(body, is_ranged=is_ranged)
+            await self._confirm_end(is_doubtful)
+            self._is_complete = True
+        except MalformedPartError as error:
+            await self.reject(error)
+        except LinkExpiredError as error:
+            if is_ranged:
+                self._record_range_failure()
+            await self._renew(error)
+        except RangeRefusedError as error:
+            if not is_ranged:
+                raise
+            self._give_up_ranges()
+            self._job.progress.retried(self._budget.next_attempt, 0.0, str(error))
+        except TransferError as error:
+            if self.file.offset > before or is_probe:
+                self._ranges.record_success()
+            elif is_ranged:
+                self._record_range_failure()
+            if not is_ranged or error.wait <= self._job.retry.seconds:
+                raise
+            self._ranges.suspect()  # the host may ask for this wait before ranges only
+            self._job.progress.retried(self._budget.next_attempt, 0.0, str(error))
+
+    async def _receive(self, body: Body, *, is_ranged: bool) -> bool:
+        """Write a body to the file. Returns whether it is in doubt that it was all of the file. Raises TransferError if
+        it certainly was not."""
+        file = self.file
+        if body.offset:
+            self._check_range(body)
+            file.expect(body.length)
+            if body.is_empty:  # there is nothing behind the last byte
+                return False
+        elif file.offset and body.is_empty:
+            reason = f"empty body after {file.offset} bytes of the file"
+            raise RangeRefusedError(reason) if is_ranged else TransferError(reason)
+        else:
+            await self._restart(Version(body.validator, body.length))
+        await self._write(body.chunks)
+        if file.offset >= self._end:
+            return False
+        length = file.version.length
+        if length is not None and file.offset != length:
+            if file.offset > length:
+                raise RangeRefusedError(f"oversized download: {file.offset} of {length} bytes")
+            raise TransferError(_truncated(file.offset, length))
+        if body.offset:
+            return False
+        if promised := self._promised.contradict(file.version, file.offset):
+            file.expect(promised)
+            raise TransferError(_truncated(file.offset, promised))
+        # A proxy may have truncated the body together with its length. If records end where it ends, that cannot be
+        # seen, and the host is not asked.
+        return not self._is_end_confirmed and not body.is_checked and (file.ends_in_line or not body.is_framed)
+
+    def _check_range(self, body: Body) -> None:
+        """Raise RangeRefusedError unless the body continues the file. Some hosts ignore If-Range, and serve a range of
+        another version, or the end of one."""
+        file = self.file
+        length = file.version.length
+        is_same = body.validator == file.version.validator or (body.is_empty and body.validator is None)
+        if not is_same or body.offset != file.offset or length not in (None, body.length or length):
+            raise RangeRefusedError("the host sent a range of another version of the file, or another range")
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
-        gathered: list[bytes] = []
-        size = brought = 0
-        written = watched = anyio.current_time()
-        slow = max(self.source.retry.seconds, SLOW_SECONDS)
+        file = self.file
+        speed = _MinimumSpeed(self._job.retry.seconds)
         try:
-            async for came in chunks:
-                now = anyio.current_time()
-                brought += len(came)
-                if brought >= PROGRESS:
-                    brought, watched = 0, now
-                elif now - watched > slow:
-                    raise TransientError(f"the transfer is too slow: {brought} bytes came in {now - watched:.0f} s")
-                if not came:
+            async for chunk in chunks:
+                speed.check(len(chunk))
+                if not chunk:
                     continue
-                self.meter.record_bytes(len(came))
-                self.on_event(Received(self.part.window, self.part.number, len(came)))
-                # Until may be set at any time.
-                chunk = came if self.until is None else came[: max(0, self.until - self.offset - size)]
-                gathered.append(chunk)
-                size += len(chunk)
-                if len(chunk) < len(came):
+                self._job.progress.received(len(chunk))
+                room = max(0, self._end - file.offset)
+                await file.append(chunk[:room])
+                if len(chunk) > room:
                     break
-                if size >= _WRITE or now - written >= _WRITE_SECONDS:
-                    await self._append(gathered)
-                    size, written = 0, now
-        except TransientError:  # what came before the break counts
-            await self._append(gathered)
+        except TransferError:
+            await file.flush()
             raise
-        await self._append(gathered, last=True)
+        await file.flush(is_last=True)
 
-    async def _append(self, gathered: list[bytes], *, last: bool = False) -> None:
-        pieces = gathered.copy()
-        gathered.clear()
-        size = sum(map(len, pieces))
-        # The last bytes of a file are not worth a record, unless they contradict the one that there is.
-        if self.validator != self.recorded and (self.recorded or (size and not last)):
-            await in_thread(self.journal.transferring, self.part.window, self.part.number, self.validator, self.length)
-            self.recorded = self.validator
-        needed = size if self.length is None else self.length - self.offset
-        with disk_errors(f"spool {self.part}", needed=needed, at=self.part.path):
-            await in_thread(self.store, pieces)
-        self.offset += size
-        if self.line > MAX_RECORD:
-            raise too_long(1)
+    async def _restart(self, version: Version) -> None:
+        if self.is_segment:
+            raise SegmentRefused
+        if self.file.offset:
+            self._budget.record_restart()
+        self._promised.record(self.file.version)
+        await self.file.restart(version)
 
-    def store(self, pieces: list[bytes]) -> None:
-        """All that is done to the bytes, in one turn of one thread."""
-        write_all(self.file.fileno(), pieces)
-        for piece in pieces:
-            self.digest.update(piece)
-            newline = piece.rfind(b"\n")
-            self.line = self.line + len(piece) if newline < 0 else len(piece) - newline - 1
+    # The end of the file
 
-    async def _restart(self) -> None:
-        if self._is_stretch:
-            raise StretchRefused
-        if self.offset:
-            with disk_errors(f"spool {self.part}"):
-                await self.file.seek(0)
-                await self.file.truncate()
-            self.restarts += 1
-            if self.restarts == 1:  # further ones must come farther than those before, for the attempts to start anew
-                self.reached = 0
-        if self.validator and self.length:
-            self.promised[self.validator] = max(self.length, self.promised.get(self.validator, 0))
-        self.offset = self.line = 0
-        self.digest = xxh3_128()
-        self.length = self.validator = None
+    async def _confirm_end(self, is_doubtful: bool) -> None:
+        """Download what the host has behind a doubtful end. Only an answer that breaks off is an error."""
+        for _ in range(MAX_CONFIRMATIONS):
+            if not is_doubtful:
+                return
+            async with AsyncExitStack() as stack:
+                body = await self._open_more(stack)
+                self._is_end_confirmed = body is None
+                if body is None:
+                    return
+                self.file.expect(body.length)
+                is_doubtful = await self._receive(body, is_ranged=False)
 
-    async def _finish(self) -> None:
-        """All bytes are there. Raises CsvError for an error page that came with status 200."""
-        if not self.begin:
-            self.zipped = await in_thread(_check_head, self.part.path, self.source.columns.key)
-        self.complete = True
+    async def _open_more(self, stack: AsyncExitStack) -> Body | None:
+        """Return a body that holds more of the file than has arrived, if the host has one."""
+        file = self.file
+        validator = file.version.validator
+        offset = file.offset if validator and self._ranges.works else 0  # 0: the length of the whole file tells
+        for attempt in range(1, MAX_CONFIRMATIONS + 1):
+            try:
+                body = await stack.enter_async_context(self._job.opener(self._link, offset=offset, validator=validator))
+            except RangeRefusedError:
+                offset = 0
+            except (LinkExpiredError, TransferError) as error:
+                if isinstance(error, LinkExpiredError):
+                    self._link = await self._job.link.get(expired=self._link)
+                await anyio.sleep(self._job.retry.backoff(attempt))
+            except PartError:
+                return None
+            else:
+                # A whole file may have another ETag and still be the same: some hosts change it with each answer.
+                is_same = body.offset == 0 or (body.offset == file.offset and body.validator == validator)
+                return body if is_same and not body.is_empty and (body.length or 0) > file.offset else None
+        return None
 
-    async def unzip(self) -> bool:
-        """Puts the file in the zip in its place; whether that was possible. Raises PartError for a zip of another
-        kind."""
-        # What the journal knows is the zip.
-        await in_thread(self.journal.transferring, self.part.window, self.part.number, None, None)
-        self.recorded = None
-        try:
-            self.offset = await in_thread(unzip, self.part.path)
-            self.zipped = await in_thread(_check_head, self.part.path, self.source.columns.key)
-            if self.zipped:
-                raise PartError("the file host gave a zip in a zip, where a CSV was expected")
-        except CsvError as error:
-            await self._refuse(error)
-            return False
-        self.digest = await in_thread(digest_of, self.part.path)
-        return True
+    # Failures
 
-    def _announce_retry(self, attempt: int, wait: float, error: Exception) -> None:
-        self.meter.record_break()
-        self.on_event(Retried(str(self.part), attempt, wait, str(error)))
+    def _record_range_failure(self) -> None:
+        self._ranges.record_failure()
+        if self.is_segment and self._ranges.is_suspect:
+            raise SegmentRefused
 
-    # What limits the attempts
+    def _give_up_ranges(self) -> None:
+        """Download the whole file. What arrived before is discarded once that starts."""
+        if self.is_segment:
+            raise SegmentRefused
+        self._ranges.give_up()
 
-    async def _pause(self, error: TransientError) -> None:
-        """Waits for the next attempt. Raises PartError or `error` where none is left."""
-        retry, now = self.source.retry, anyio.current_time()
-        if self.offset >= self.reached + PROGRESS:
-            self.reached = self.offset
-            self.attempt, self.failing_since, self.missing_since = 0, None, None
-            self.renewals = self.waits = 0
-        self.attempt += 1
-        self.failing_since = now if self.failing_since is None else self.failing_since
-        left = self.failing_since + retry.seconds - now
-        if error.wait > left:
-            raise PartError(retry.too_long_a_wait(error))
-        wait = max(error.wait, retry.backoff(self.attempt))
-        if self.attempt >= retry.attempts or wait > left:
-            raise error
-        self._announce_retry(self.attempt, wait, error)
-        await anyio.sleep(wait)
+    async def _renew(self, error: LinkExpiredError) -> None:
+        await anyio.sleep(self._budget.after_expiry(error))
+        self._link = await self._job.link.get(expired=self._link)
 
-    async def _await_file(self, error: NotReadyError) -> None:
-        """Waits for a file that is not there yet. Raises ExportFailure where that takes too long, or PartError where
-        the host still says that it will come."""
+    async def _pause(self, pause: Pause, error: PartError) -> None:
+        self._job.progress.retried(pause.attempt, pause.wait, str(error))
+        await anyio.sleep(pause.wait)
+
+
+def _truncated(size: int, length: int) -> str:
+    return f"truncated download: {size} of {length} bytes"
+
+
+class _MinimumSpeed:
+    """A limit below which a transfer counts as broken."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = max(seconds, SLOW_SECONDS)
+        self._bytes = 0
+        self._since = anyio.current_time()
+
+    def check(self, size: int) -> None:
+        """Record received bytes. Raises TransferError if there were too few."""
         now = anyio.current_time()
-        self.missing_since = now if self.missing_since is None else self.missing_since
-        promised = error.status == 202
-        limit = max(self.source.retry.seconds, patience.LAG) if promised else patience.LAG
-        left = self.missing_since + limit - now
-        if left <= 0 or error.wait > left:
-            if promised:
-                waited = now - self.missing_since
-                raise PartError(f"{error}, after {waited:,.0f} s (--retry-for). Pull again later to go on from here")
-            reason = f"part {self.part.number} is not there: {error}"
-            raise ExportFailure(self.links.export_id, reason, PartError) from error
-        most = (
-            _LATER * patience.LAG if left > limit - patience.LAG else max(_LATER * patience.LAG, self.source.retry.cap)
-        )
-        wait = min(max(error.wait, min(_SOON * patience.LAG * 2.0**self.waits, most)), left)
-        self.waits += 1
-        self._announce_retry(self.waits, wait, error)
-        await anyio.sleep(wait)
-
-    async def _refuse(self, error: CsvError | DamagedBodyError) -> None:
-        """What came is no CSV: it is thrown away, to be fetched anew after a while. Raises ExportFailure if that was so
-        too often."""
-        self.malformed += 1
-        if self.malformed == MAX_MALFORMED:
-            reason = f"part {self.part.number}: the file host gave something else than a CSV: {error}"
-            raise ExportFailure(self.links.export_id, reason, MalformedPartError) from error
-        await self._restart()
-        self.complete = False
-        self.promised.clear()
-        self.link = await self.links.get(self.part, expired=self.link)
-        wait = _AGAIN[self.malformed - 1] * patience.LAG
-        self._announce_retry(self.malformed, wait, error)
-        await anyio.sleep(wait)
-
-    async def _renew(self, expired: LinkExpiredError) -> None:
-        if expired.status == 404 and self.renewals:  # to a fresh link too: it may not have come to all backends yet
-            raise NotReadyError(f"{expired} to a fresh link too", status=404)
-        self.renewals += 1
-        if self.renewals > MAX_RENEWALS:
-            reason = f"part {self.part.number} is gone: {expired} to {MAX_RENEWALS} fresh links too"
-            raise ExportFailure(self.links.export_id, reason, PartError) from expired
-        if self.renewals > 1:  # the first link may just have grown old
-            await anyio.sleep(self.source.retry.backoff(self.renewals))
-        self.link = await self.links.get(self.part, expired=self.link)
-
-
-def digest_of(path: Path) -> xxh3_128:
-    digest = xxh3_128()
-    with path.open("rb") as file:
-        for block in blocks(file, from_thread.check_cancelled):
-            digest.update(block)
-    return digest
-
-
-def _check_head(path: Path, key: str) -> bool:
-    """Whether the file is a zip. Raises CsvError where it is neither that, nor a CSV, nor empty."""
-    with disk_errors(f"read {path.name}"), path.open("rb") as file:
-        if file.read(4).startswith(ZIPS):
-            return True
-        file.seek(0)
-        read_columns(records(blocks(file, from_thread.check_cancelled)), key)
-        return False
-
-
-@asynccontextmanager
-async def spooled(path: Path, mode: Literal["ab", "wb"]) -> AsyncIterator[AsyncFileIO]:
-    """A file to write, closed whatever happens: a cancelled open or close would leave it to the garbage collector."""
-    with anyio.CancelScope(shield=True), disk_errors(f"spool to {path.name}", at=path):
-        file = await aiofiles.open(path, mode, buffering=0, executor=file_threads())
-    try:
-        yield file
-    finally:
-        with anyio.CancelScope(shield=True), disk_errors(f"spool to {path.name}", at=path):
-            await file.close()
+        self._bytes += size
+        if self._bytes >= PROGRESS_BYTES:
+            self._bytes, self._since = 0, now
+        elif now - self._since > self._seconds:
+            raise TransferError(f"transfer too slow: {self._bytes} bytes in {now - self._since:.0f} s")

@@ -1,62 +1,73 @@
-"""Unzip: from a file that came as a zip to the one file in it."""
+"""Unpacking of a file that arrived as a zip archive."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from anyio import from_thread
 
 from bulkpull.disk import disk_errors
-from bulkpull.download.encoding import BOMB_RATIO, BOMB_SIZE
-from bulkpull.errors import PartError
-from bulkpull.rows.records import CsvError
+from bulkpull.download.encoding import MAX_EXPANSION, MIN_EXPANSION_BYTES, ZIP_MAGIC
+from bulkpull.errors import MalformedPartError, PartError
 
-_BLOCK = 1024 * 1024
-_ENCRYPTED = 1  # a flag
-_BESIDES = "__MACOSX/"  # what macOS adds to its zips
+_BLOCK_BYTES = 1024 * 1024
+_ENCRYPTED_FLAG = 1
+_MACOS_METADATA = "__MACOSX/"
 
 
-def unzip(path: Path) -> int:
-    """Puts the file that is in a zip in its place; returns its size. Blocks on the disk.
+def is_zip(path: Path) -> bool:
+    """Return whether a file begins as a zip archive. Blocks on the disk."""
+    with disk_errors(f"read {path.name}"), path.open("rb") as file:
+        return file.read(4).startswith(ZIP_MAGIC)
 
-    No name in the zip is used. Raises PartError where there is no such file, several, or one that cannot be unpacked,
-    CsvError where the zip is damaged.
+
+def unzip(path: Path, verify: Callable[[Path], None]) -> None:
+    """Replace an archive by the only file in it, if that passes `verify`. Blocks on the disk.
+
+    No name in the archive is used for a path.
+
+    Raises:
+        MalformedPartError: The archive is corrupt, or its file does not pass `verify`.
+        PartError: It holds no file, several, one that cannot be unpacked, or another archive.
     """
-    beside = path.with_name(f"{path.name}.unzipped")
+    unpacked = path.with_name(f"{path.name}.unzipped")
     with disk_errors(f"unpack {path.name}", at=path):
         try:
-            size = _unpack(path, beside)
-            beside.replace(path)
+            _unpack(path, unpacked)
+            if is_zip(unpacked):
+                raise PartError("the file host sent a zip within a zip; expected a CSV")
+            verify(unpacked)
+            unpacked.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
-    return size
+            unpacked.unlink(missing_ok=True)
 
 
-def _unpack(path: Path, beside: Path) -> int:
+def _unpack(path: Path, unpacked: Path) -> None:
     size = 0
     try:
         zipped = path.stat().st_size
-        most = max(BOMB_SIZE, BOMB_RATIO * zipped)
-        with zipfile.ZipFile(path) as archive, archive.open(_only_file(archive)) as file, beside.open("wb") as out:
-            while block := file.read(_BLOCK):
+        limit = max(MIN_EXPANSION_BYTES, MAX_EXPANSION * zipped)
+        with zipfile.ZipFile(path) as archive, archive.open(_only_file(archive)) as file, unpacked.open("wb") as out:
+            while block := file.read(_BLOCK_BYTES):
                 from_thread.check_cancelled()
                 size += len(block)
-                if size > most:
-                    raise PartError(f"the file host sends a zip of {zipped} bytes that expand to more than {size}")
+                if size > limit:
+                    raise PartError(f"the file host sent a zip of {zipped} bytes that expands to more than {limit}")
                 out.write(block)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise CsvError(1, f"a damaged zip: {error}") from None
+        raise MalformedPartError(f"corrupt zip: {error}") from None
     except NotImplementedError as error:
-        raise PartError(f"the file host sends a zip that cannot be unpacked: {error}") from None
-    return size
+        raise PartError(f"the file host sent a zip that cannot be unpacked: {error}") from None
 
 
 def _only_file(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
-    files = [entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.startswith(_BESIDES)]
+    entries = (entry for entry in archive.infolist() if not entry.is_dir())
+    files = [entry for entry in entries if not entry.filename.startswith(_MACOS_METADATA)]
     if len(files) != 1:
-        raise PartError(f"the file host sends a zip with {len(files)} files, where one CSV was expected")
-    if files[0].flag_bits & _ENCRYPTED:
-        raise PartError("the file host sends an encrypted zip, where a CSV was expected")
+        raise PartError(f"the file host sent a zip with {len(files)} files; expected one CSV")
+    if files[0].flag_bits & _ENCRYPTED_FLAG:
+        raise PartError("the file host sent an encrypted zip; expected a CSV")
     return files[0]

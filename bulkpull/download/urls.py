@@ -1,4 +1,4 @@
-"""URLs that others wrote: made legal as browsers do it, and left alone byte for byte where they are."""
+"""URLs from outside: made valid as browsers do it, and unchanged byte for byte where they are valid."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ _BLANK = "".join(map(chr, range(0x21)))
 
 
 def resolved(base: URL, link: str) -> str:
-    """`link` as a URL, which may be relative to `base`, with all that may not stand in one percent-encoded.
+    """Return `link`, which may be relative to `base`, as a URL with illegal characters percent-encoded.
 
-    What is encoded already stays as it is: signatures are made over it. Raises ValueError for what is no URL.
+    What is encoded already stays unchanged, since signatures cover it.
+
+    Raises:
+        ValueError: It cannot be a URL.
     """
     url = legal(link)
     if url and not _SCHEME.match(url):
@@ -27,8 +30,14 @@ def resolved(base: URL, link: str) -> str:
 
 
 def legal(link: str) -> str:
-    """`link` with what may not stand in a URL left out (line ends, tabs, blanks around it), percent-encoded (as UTF-8),
-    or, in a host's name, encoded as IDNA has it. Raises ValueError for a host that cannot be."""
+    """Return `link` with only legal characters.
+
+    Line ends, tabs and surrounding blanks are removed, a host name is encoded with IDNA, all else percent-encoded as
+    UTF-8.
+
+    Raises:
+        ValueError: The host name cannot be encoded.
+    """
     text = re.sub(r"[\t\r\n]", "", link).strip(_BLANK)
     head, mark, query = _split(text)
     match = _PARTS.fullmatch(head.replace("\\", "/") + mark + query)
@@ -39,7 +48,7 @@ def legal(link: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Text, what ends a URL's path, and what is behind it."""
+    """Split at the character that ends the path of a URL."""
     at = min((at for at in (text.find("?"), text.find("#")) if at >= 0), default=len(text))
     return text[:at], text[at : at + 1], text[at + 1 :]
 
@@ -50,10 +59,10 @@ def _authority(text: str) -> str:
         host, colon, port = place.partition(":")
         encoded = URL.build(scheme="https", host=host).raw_host or ""
         if not _HOST.fullmatch(encoded):
-            raise ValueError("a host's name that cannot be encoded")
+            raise ValueError("the host name cannot be encoded")
         text = f"//{_quoted(user)}{at}{encoded}{colon}{port}"
     if not text.isascii() or _ILLEGAL.search(text.encode()):
-        raise ValueError("a host's name with what may not stand in one")
+        raise ValueError("the host name has illegal characters")
     return text
 
 

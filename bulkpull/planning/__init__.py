@@ -1,4 +1,4 @@
-"""From a range of time to windows: of equal length, or of equal volume, as counted; and how a window is cut."""
+"""Planning: divides a time range into windows of equal length, or of equal volume according to counts."""
 
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.plan import Plan, plan

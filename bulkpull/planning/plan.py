@@ -1,4 +1,4 @@
-"""Plan: from a range of time to windows, in order."""
+"""The plan of a pull: the windows of its time range, in order."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from datetime import datetime
 from bulkpull.planning.length import AUTO, by_length
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.range import span
-from bulkpull.planning.volume import Uncounted, by_volume
+from bulkpull.planning.volume import CountUnavailable, by_volume
 from bulkpull.source import Source
-from bulkpull.window import Window, counted
+from bulkpull.window import Window, total_count
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The windows of a pull of `[start, end)`, one export each, and how many `probes` (requests that count) they took.
+    """The windows of a pull of `[start, end)`, one export each.
 
-    `uncounted` is why they are of equal length where they should be of equal volume, and `doubt` why their counts
-    cannot be trusted; empty otherwise. `total` is what was counted in the whole range, where its windows were not.
+    `probes` is the number of counting requests that planning took. `uncounted` is the reason why the windows have equal
+    length instead of equal volume, `doubt` the reason why their counts cannot be trusted; both are empty otherwise.
+    `total` is the count of the whole range if its windows could not be counted.
     """
 
     start: datetime
@@ -31,8 +32,8 @@ class Plan:
 
     @property
     def rows(self) -> int | None:
-        """The activities that were counted; None where they were not."""
-        return counted(self.windows)
+        """The total count of the windows; None if any of them was not counted."""
+        return total_count(self.windows)
 
 
 async def plan(source: Source, options: PlanOptions) -> Plan:
@@ -58,7 +59,7 @@ async def plan(source: Source, options: PlanOptions) -> Plan:
         volume = await by_volume(
             source, first, last, source.check_filter(options.filter), options.rows_per_export, options.max_windows
         )
-    except Uncounted as uncounted:
+    except CountUnavailable as uncounted:
         windows = by_length(first, last, AUTO, options.max_windows)
         return Plan(first, last, windows, uncounted.probes, str(uncounted), total=uncounted.total)
     return Plan(first, last, volume.windows, volume.probes, doubt=volume.doubt)

@@ -1,4 +1,4 @@
-"""Sizes: how large a window may be for the server, by what succeeded and what failed."""
+"""The largest export that the server can make, estimated from exports that succeeded and failed."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ _TOO_LARGE = re.compile(
 )
 
 
-def is_about_size(message: str) -> bool:
-    """Whether a failed export's message says that a smaller one may succeed."""
+def suggests_smaller_export(message: str) -> bool:
+    """Return whether the message of a failed export suggests that a smaller one may succeed."""
     return bool(_TOO_LARGE.search(message))
 
 
 @dataclass(slots=True)
-class Sizes:
-    """`fits` is the largest number of activities whose export succeeded, `fails` the smallest whose export was too
-    large."""
+class SizeLimit:
+    """Bounds on the number of activities per export.
+
+    `fits` is the largest number whose export succeeded, `fails` the smallest number whose export was too large.
+    """
 
     fits: int = 0
     fails: int | None = None
 
     def succeeded(self, rows: int) -> None:
-        """An export with so many records succeeded."""
+        """Record that an export of `rows` activities succeeded."""
         self.fits = max(self.fits, rows)
 
     def failed(self, window: Window) -> None:
-        """The window's export was too large."""
+        """Record that the export of `window` was too large."""
         if window.rows:
             self.fails = min(self.fails or window.rows, window.rows)
 
     def is_hopeless(self, window: Window) -> bool:
-        """Whether the window's export need not be tried: smaller ones were too large, and none as large succeeded."""
+        """Return whether the export of `window` is bound to fail: one no larger failed, and none as large succeeded."""
         return self.fails is not None and window.rows is not None and window.rows >= max(self.fails, self.fits + 1)
 
     @property
     def limit(self) -> int | None:
-        """How many activities are known to fit, where not all numbers do."""
+        """The number of activities known to fit into an export; None if no limit is known."""
         return self.fits if self.fits and self.fails is not None else None

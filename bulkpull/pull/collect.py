@@ -1,21 +1,23 @@
-"""Collect: from a succeeded export to its files, whole on the disk."""
+"""Collect: the files of a succeeded export are downloaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.disk import disk_errors
-from bulkpull.download.fetch import fetch
-from bulkpull.events import OnEvent
+from bulkpull.download import Downloaded, Downloader, FileMissingError, Version, verify_csv
+from bulkpull.errors import MalformedPartError, PartError
+from bulkpull.events import OnEvent, PartFetched, Received, Retried
 from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing import Backpressure
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
-from bulkpull.pull.links import Links, link_name, part_records
+from bulkpull.pull.links import Links, PartLink, link_name, part_records
 from bulkpull.pull.poll import known
 from bulkpull.pull.slots import Slots
 from bulkpull.source import Export, Source
@@ -25,7 +27,7 @@ from bulkpull.window import Window
 
 @dataclass(slots=True)
 class Collector:
-    """Downloads the files of exports, as many at a time as `slots` and `backpressure` allow."""
+    """Downloads the files of exports, as many concurrently as `slots` and `backpressure` allow."""
 
     source: Source
     journal: Journal
@@ -37,33 +39,35 @@ class Collector:
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
 
     async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
-        """Downloads the files of the export, behind which the journey's former parts stay. `records` are what an
-        earlier run left of them. Raises ExportFailure where one is gone or no CSV."""
+        """Download the files of the export, and put them before those of the journey's earlier exports.
+
+        `records` are what an earlier run left of them. Raises ExportFailure if a file is missing or malformed.
+        """
         if not records:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.record_success, journey.window, export.id, records)
         self.backpressure.export_succeeded(journey.window, len(records))
         await self._download(journey, Links(self.source, export, records), records)
-        # The newest export's first: where it is whole, its rows come as if it were alone.
+        # The newest export first: if it is complete, the order of the rows is the same as without the others.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)
         journey.export_id = export.id
 
     async def collect_late(self, journey: Journey) -> bool:
-        """Asks the newest export again for its links: whether there are more than before, which are downloaded then.
+        """Get the newest export again, and download the files that were added to it. Returns whether there were any.
         Raises ExportFailure."""
         former = [part.record for part in journey.parts if part.record.export_id == journey.export_id]
         export = await known(self.source, journey.export_id)
         names = {record.name for record in former}
         if export is None or len(export.links) <= len(former):
             return False
-        # Where links differ in their queries alone, nothing tells which is new.
+        # If the links differ in their queries only, it is unknown which are new.
         late = [link for link in export.links if link_name(link) not in names] or export.links
         late_export = replace(export, links=tuple(late))
         await self.collect(journey, late_export)
         return True
 
     async def download_again(self, journey: Journey, part: Part) -> None:
-        """Downloads a damaged part anew. Raises ExportFailure where it is gone."""
+        """Download a damaged part again. Raises ExportFailure if it is missing or malformed."""
         with disk_errors(f"remove {part.path}"):
             await in_thread(part.path.unlink, True)
         await in_thread(self.journal.damaged, part.window, part.number)
@@ -110,26 +114,76 @@ class Collector:
             raise cancelled_from_within()
 
     async def _fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
-        """Streams one part, once there is room for it; what makes the export useless goes to `failures`."""
-        streams = self.slots.downloads
+        """Download one part once there is room for it. What makes the export useless is added to `failures`."""
         while True:
             while not self.backpressure.may_start(part.window):
                 await self._spool_shrank.wait()
-            async with streams:
-                if not self.backpressure.may_start(part.window):  # any more: no slot is held while that is waited for
+            async with self.slots.downloads:
+                if not self.backpressure.may_start(part.window):  # wait again, but not with a place in hand
                     continue
                 try:
-                    size = await fetch(
-                        self.source,
-                        part,
-                        links,
-                        self.journal,
-                        streams=streams,
-                        meter=self.slots,
-                        on_event=self.on_event,
-                    )
-                    self.backpressure.part_downloaded(part.window, size)
+                    await self._download_part(part, links)
                 except ExportFailure as failure:
                     failures.append(failure)
                     group.cancel_scope.cancel()
                 return
+
+    async def _download_part(self, part: Part, links: Links) -> None:
+        """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
+        verify = partial(verify_csv, key=self.source.columns.key)
+        downloader = Downloader(self.source.download, self.source.retry, self.slots.downloads, verify)
+        try:
+            downloaded = await downloader.download(
+                PartLink(links, part.number),
+                part.path,
+                _PartCheckpoints(self.journal, part),
+                _PartProgress(part, self.slots, self.on_event),
+                _known(part.record),
+            )
+        except FileMissingError as error:
+            raise ExportFailure(links.export_id, f"part {part.number} is missing: {error}", PartError) from error
+        except MalformedPartError as error:
+            raise ExportFailure(links.export_id, f"part {part.number}: {error}", MalformedPartError) from error
+        except PartError as error:
+            raise PartError(f"{part}: {error}") from error
+        part.size = downloaded.size
+        self.backpressure.part_downloaded(part.window, downloaded.size)
+        self.on_event(PartFetched(part.window, part.number, downloaded.size))
+
+
+@dataclass(frozen=True, slots=True)
+class _PartProgress:
+    """Reports the download of a part, and lets the limit of downloads adapt to it."""
+
+    part: Part
+    slots: Slots
+    on_event: OnEvent
+
+    def received(self, size: int) -> None:
+        self.slots.record_bytes(size)
+        self.on_event(Received(self.part.window, self.part.number, size))
+
+    def retried(self, attempt: int, wait: float, reason: str) -> None:
+        self.slots.record_break()
+        self.on_event(Retried(str(self.part), attempt, wait, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _PartCheckpoints:
+    """Records the download of a part in the journal."""
+
+    journal: Journal
+    part: Part
+
+    def save_partial(self, version: Version) -> None:
+        self.journal.transferring(self.part.window, self.part.number, version.validator, version.length)
+
+    def save_complete(self, downloaded: Downloaded) -> None:
+        self.journal.fetched(self.part.window, self.part.number, downloaded.size, downloaded.checksum)
+
+
+def _known(record: PartRecord) -> Version | Downloaded:
+    """Return what an earlier run recorded of a part."""
+    if record.size is not None and record.checksum is not None:
+        return Downloaded(record.size, record.checksum)
+    return Version(record.validator, record.length)

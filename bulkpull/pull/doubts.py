@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bulkpull.journal import Verdict
-from bulkpull.planning.volume import could_be_a_cap
+from bulkpull.planning.volume import looks_like_a_limit
 from bulkpull.window import Window
 
 _ROUND_RECORDS = 500  # an export that ends at a multiple of it may have been truncated there
@@ -21,7 +21,7 @@ _MAX_TRIAL_DEPTH = 5  # consecutive trials that show nothing because all rows ar
 
 def is_suspicious(records: int) -> bool:
     """Whether this number of records looks like a cap: a round number, or a limit of spreadsheets."""
-    return could_be_a_cap(records) or (records > 0 and records % _ROUND_RECORDS == 0)
+    return looks_like_a_limit(records) or (records > 0 and records % _ROUND_RECORDS == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Doubts:
         may be a cap of counts; ids that an earlier window had delivered were counted there."""
         if window.rows is None or delivery.rows > window.rows:
             return False
-        return not (self.are_counts_doubtful and could_be_a_cap(delivery.ids))
+        return not (self.are_counts_doubtful and looks_like_a_limit(delivery.ids))
 
     def _suspect(self, window: Window, delivery: Delivery, *, is_uncountable: bool) -> Doubt | None:
         records = delivery.records

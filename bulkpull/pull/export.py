@@ -11,8 +11,8 @@ from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
 from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
 from bulkpull.journal import ExportRecord, Journal
-from bulkpull.planning.size import Sizes
-from bulkpull.planning.volume import PATIENCE, Uncounted, counted
+from bulkpull.planning.size import SizeLimit
+from bulkpull.planning.volume import PROBE_TIMEOUT_S, CountUnavailable, count_window
 from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.launch import launch
@@ -45,7 +45,7 @@ class Exporter:
     unlaunched: set[int]
     export_timeout: float
     on_event: OnEvent
-    sizes: Sizes = field(default_factory=Sizes)
+    sizes: SizeLimit = field(default_factory=SizeLimit)
     poller: Poller = field(init=False)
     proof: anyio.Event = field(default_factory=anyio.Event)  # an export has succeeded
     _launching: anyio.Lock = field(default_factory=anyio.Lock)
@@ -125,11 +125,11 @@ class Exporter:
             return None
         try:
             rows = await self.count_again(window)
-        except Uncounted as uncounted:
+        except CountUnavailable as uncounted:
             if uncounted.has_activity:
                 return False
             try:
-                with anyio.fail_after(PATIENCE):
+                with anyio.fail_after(PROBE_TIMEOUT_S):
                     empty = not await self.source.any_activity(self.source.window_filter(window, self.filter))
             except (ApiError, TimeoutError) as error:
                 if isinstance(error, AuthenticationError) and error.status == 401:
@@ -160,10 +160,10 @@ class Exporter:
 
     async def count_again(self, window: Window, ids: int = 0) -> int:
         """The window's count. One that goes back to what came (`ids`), or below, is asked for again for a while before
-        it is believed. Raises Uncounted."""
+        it is believed. Raises CountUnavailable."""
 
         def count() -> Awaitable[int]:
-            return counted(self.source, window.start, window.end, self.filter)
+            return count_window(self.source, window.start, window.end, self.filter)
 
         if (window.rows or 0) <= ids:
             return await count()

@@ -12,7 +12,7 @@ from bulkpull.errors import BulkpullError, ExportError
 from bulkpull.events import CountsDoubted, Exported, OnEvent, Retried, Skipped, Split
 from bulkpull.journal import Journal
 from bulkpull.pacing import LaunchQueue
-from bulkpull.planning.volume import pieces
+from bulkpull.planning.volume import split_window
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
@@ -251,7 +251,7 @@ class Journeys:
         """Start the journeys of a window's pieces; none if it cannot be cut. `delivery` may have been truncated; it is
         the window's own unless that `is_merged`."""
         limits = [number for number in (delivery and delivery.records, self.exporter.sizes.limit) if number]
-        cut = await pieces(
+        cut = await split_window(
             self.source, window, self.exporter.filter, min(limits, default=None), self.exporter.extra.left
         )
         if not cut:

@@ -18,8 +18,8 @@ from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, Wi
 from bulkpull.journal import Figures, Journal
 from bulkpull.pull.doubts import Delivery, Doubt
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
-from bulkpull.rows.dedup import Deduplicator, Merged
-from bulkpull.rows.follow import Followed
+from bulkpull.rows.dedup import Deduplicator, PartStats
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
@@ -40,7 +40,7 @@ async def merge(
     memory: int,
     judge: Callable[[Journey, Delivery], Doubt | None],
     release: Callable[[Window], None],
-    followed: Followed,
+    followed: GrowingFile,
     on_event: OnEvent,
 ) -> Path:
     """Merge the parts of all journeys into one CSV: the first row of each id, in the order window, part, row.
@@ -125,7 +125,7 @@ async def _commit(
                 _announce(done.journey, done.parts, on_event)
 
 
-def _announce(journey: Journey, merged: Sequence[Merged], on_event: OnEvent) -> None:
+def _announce(journey: Journey, merged: Sequence[PartStats], on_event: OnEvent) -> None:
     for part, came in zip(journey.parts, merged, strict=True):
         if came.missing or came.unasked:
             on_event(ColumnsDiffer(part.window, part.number, came.missing, came.unasked))
@@ -138,7 +138,7 @@ class _MergedWindow:
     """A window whose rows end at byte `offset` of the CSV, with `columns` as its header; `parts` are in order."""
 
     journey: Journey
-    parts: list[Merged]
+    parts: list[PartStats]
     delivery: Delivery
     offset: int
     columns: tuple[str, ...]
@@ -152,7 +152,7 @@ class _Merge:
     deduplicator: Deduplicator
     journal: Journal
     path: Path
-    followed: Followed
+    followed: GrowingFile
     committed: int = 0  # windows, in this run
     before: tuple[int, list[str]] = (0, [])  # the sink's offset and columns before the last window
 
@@ -163,7 +163,7 @@ class _Merge:
         journal: Journal,
         names: Sequence[str],
         columns: Columns,
-        followed: Followed,
+        followed: GrowingFile,
         *,
         fixed: bool,
         memory: int,
@@ -188,7 +188,7 @@ class _Merge:
                     ) from error
                 stack.pop_all()
         if offset:
-            followed.reach(offset, sink.columns)
+            followed.advance(offset, sink.columns)
         return cls(sink, deduplicator, journal, path, followed)
 
     def merge(self, journey: Journey) -> _MergedWindow:
@@ -197,7 +197,7 @@ class _Merge:
         self.before = sink.offset, list(sink.columns)
         start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
         needed = sum(part.size or 0 for part in journey.parts)
-        merged: list[Merged] = []
+        merged: list[PartStats] = []
         with disk_errors(f"merge {journey.window}", needed=needed, at=self.path):
             for part in journey.parts:
                 try:
@@ -238,7 +238,7 @@ class _Merge:
                     ids=merged.delivery.ids,
                 )
                 self.committed += 1
-                self.followed.reach(merged.offset, merged.columns)
+                self.followed.advance(merged.offset, merged.columns)
                 for part in merged.journey.parts:
                     part.path.unlink(missing_ok=True)
 
@@ -246,7 +246,7 @@ class _Merge:
         """Complete and sync the CSV; return its path."""
         with disk_errors("finish the output", at=self.path):
             finished = self.sink.finish(from_thread.check_cancelled)
-            self.followed.end(finished)
+            self.followed.finish(finished)
             return finished
 
     def close(self) -> None:
@@ -263,7 +263,7 @@ async def _opened(
     journal: Journal,
     names: Sequence[str],
     columns: Columns,
-    followed: Followed,
+    followed: GrowingFile,
     *,
     fixed: bool,
     memory: int,

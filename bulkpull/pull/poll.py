@@ -10,7 +10,7 @@ from bulkpull import patience
 from bulkpull.errors import NotFoundError
 from bulkpull.events import OnEvent, Polled
 from bulkpull.pacing import JITTER, PendingExport, PollSchedule
-from bulkpull.planning.size import is_about_size
+from bulkpull.planning.size import suggests_smaller_export
 from bulkpull.pull.journey import ExportFailure
 from bulkpull.pull.slots import Slots
 from bulkpull.source import Export, Source
@@ -64,7 +64,7 @@ class Poller:
             self._wake_rescheduled()
         if export.failed:
             reason = export.message or "it failed, and the API gave no message"
-            explained = is_about_size(reason)
+            explained = suggests_smaller_export(reason)
             raise ExportFailure(export.id, reason, too_large=explained, is_explained=explained)
         return export
 

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
 from bulkpull.journal import ExportRecord
-from bulkpull.planning.volume import MILLISECOND, Uncounted, could_be_a_cap, counted, middle_of
+from bulkpull.planning.volume import MILLISECOND, CountUnavailable, count_window, looks_like_a_limit, midpoint
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
@@ -83,24 +83,24 @@ class Reconciler:
         self._tell(journey, doubt, "counting it")
         window = journey.window
         try:
-            rows = await counted(self.exporter.source, window.start, window.end, self.exporter.filter)
+            rows = await count_window(self.exporter.source, window.start, window.end, self.exporter.filter)
             if rows < ids:
                 return None
-            if rows == ids and could_be_a_cap(rows):
+            if rows == ids and looks_like_a_limit(rows):
                 if window.end - window.start < 2 * MILLISECOND:
                     return None
-                middle = middle_of(window)
+                middle = midpoint(window)
                 for start, end in ((window.start, middle), (middle, window.end)):
-                    rows -= await counted(self.exporter.source, start, end, self.exporter.filter)
+                    rows -= await count_window(self.exporter.source, start, end, self.exporter.filter)
                 rows = ids - rows if rows < 0 else ids
-        except Uncounted:
+        except CountUnavailable:
             return None
         await self.exporter.recounted(journey, rows)
         return rows == ids
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")
-        with suppress(Uncounted):
+        with suppress(CountUnavailable):
             await self.exporter.recounted(journey, await self.exporter.count_again(journey.window, doubt.delivery.ids))
 
     async def _late_links(self, journey: Journey) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bulkpull import events
 from bulkpull.events import Event
 from bulkpull.pull.completeness import Completeness, CountMismatch, KnownBy
-from bulkpull.window import Window, counted
+from bulkpull.window import Window, total_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Tally:
             case events.Planned():
                 counts["windows"] = len(event.windows)
                 counts["probes"] = event.probes
-                self.counted = counted(event.windows)
+                self.counted = total_count(event.windows)
             case events.Split():
                 counts["windows"] += len(event.pieces) - (not event.is_merged)
                 counts["splits"] += 1

@@ -1,1 +1,1 @@
-"""CSV bytes to records, the set of ids seen, and the sink: pure and synchronous, no network, no asyncio."""
+"""CSV parsing, deduplication and output formats. Synchronous: no network, no asyncio."""

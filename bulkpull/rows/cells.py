@@ -1,4 +1,4 @@
-"""What the cells of a block hold."""
+"""The values in the cells of a block."""
 
 from __future__ import annotations
 
@@ -14,51 +14,55 @@ _QUOTE = ord('"')
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """The values of all cells of a block, record by record: where each begins and ends in `data`, and which of them are
-    nothing at all, not even quotes."""
+class CellValues:
+    """The values of all cells of a block, in row order.
+
+    Each is `data[start:end]`. A cell without any character is null; a quoted empty one is an empty string.
+    """
 
     data: Bytes
-    begins: Positions
+    starts: Positions
     ends: Positions
-    nothing: NDArray[np.bool_]
+    is_null: NDArray[np.bool_]
 
 
-def values(block: Block) -> Values:
-    """The values of a block's cells, without the quotes around them and those that double others."""
+def cell_values(block: Block) -> CellValues:
+    """Return the values of a block's cells, with enclosing quotes removed and doubled quotes reduced to one."""
     data = np.frombuffer(block.data, np.uint8)
     separators = block.separators.reshape(-1)
-    begins = np.empty_like(separators)
-    begins[0], begins[1:] = 0, separators[:-1] + 1
-    nothing = begins == separators
-    is_quoted = data[begins] == _QUOTE  # in other values quotes are literal
-    begins += is_quoted
+    starts = np.empty_like(separators)
+    starts[0], starts[1:] = 0, separators[:-1] + 1
+    is_null = starts == separators
+    is_quoted = data[starts] == _QUOTE  # a quote inside an unquoted value is literal
+    starts += is_quoted
     ends = separators - is_quoted
     if is_quoted.any():
         quotes = np.flatnonzero(data == _QUOTE)
         if (np.diff(quotes) == 1).any():
             cells = np.searchsorted(separators, quotes)
-            inner = quotes[is_quoted[cells] & (quotes >= begins[cells]) & (quotes < ends[cells])]
+            inner = quotes[is_quoted[cells] & (quotes >= starts[cells]) & (quotes < ends[cells])]
             doubles = inner[1::2]
             data = np.delete(data, doubles)
-            begins -= np.searchsorted(doubles, begins)
+            starts -= np.searchsorted(doubles, starts)
             ends -= np.searchsorted(doubles, ends)
-    return Values(data, begins, ends, nothing)
+    return CellValues(data, starts, ends, is_null)
 
 
 def has_value(block: Block, columns: Positions) -> NDArray[np.bool_]:
-    """For each cell of some columns, record by record, whether there is anything in it, be it quoted or not."""
+    """Return for each record and each of `columns` whether the cell is neither empty nor a quoted empty string."""
     separators = block.separators
-    begins = np.where(columns > 0, separators[:, columns - 1] + 1, block.starts[:, np.newaxis])
-    sizes = separators[:, columns] - begins
+    starts = np.where(columns > 0, separators[:, columns - 1] + 1, block.starts[:, np.newaxis])
+    sizes = separators[:, columns] - starts
     found: NDArray[np.bool_] = sizes > 0
     quoted = sizes == 2
-    found[quoted] = np.frombuffer(block.data, np.uint8)[begins[quoted]] != _QUOTE
+    found[quoted] = np.frombuffer(block.data, np.uint8)[starts[quoted]] != _QUOTE
     return found
 
 
-def no_text(block: Block, columns: tuple[str, ...], at: int, row: int) -> FormatError:
-    """The error that names the cell in which byte `at` of a block stands, which is no UTF-8; `row` is the number of the
-    block's first record."""
+def not_utf8_error(block: Block, columns: tuple[str, ...], at: int, row: int) -> FormatError:
+    """Return the error for a block whose byte `at` is not valid UTF-8; it names the cell.
+
+    `row` is the row number of the block's first record.
+    """
     record, column = divmod(int(np.searchsorted(block.separators.reshape(-1), at)), len(columns))
-    return FormatError(row + record, block.id(record).decode(errors="replace"), f"{columns[column]} is no UTF-8")
+    return FormatError(row + record, block.id(record).decode(errors="replace"), f"{columns[column]} is not valid UTF-8")

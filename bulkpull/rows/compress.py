@@ -1,7 +1,7 @@
-"""Bytes to gzip members (RFC 1952) or Zstandard frames (RFC 8878) of a fixed length, several at a time.
+"""Parallel compression to gzip (RFC 1952) or Zstandard (RFC 8878).
 
-Either may stand one behind the other in a file. Each depends on its own bytes alone, so what comes of the same data is
-the same, whatever the number of threads.
+The data is split into frames of a fixed length, which are compressed independently and concatenated: both formats allow
+that. The output is therefore deterministic, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-FRAME = 4 * 1024 * 1024  # bytes
-_MOST_THREADS = 4  # each has a frame in memory
-_GZIP_LEVEL = 6  # gzip's own choice
-_ZSTD_LEVEL = 3  # zstd's
+FRAME_BYTES = 4 * 1024 * 1024  # uncompressed
+_MAX_THREADS = 4  # each holds a frame in memory
+_GZIP_LEVEL = 6  # the default of gzip(1)
+_ZSTD_LEVEL = 3  # the default of zstd(1)
 
 
 def compressed(pieces: Iterable[bytes], compression: str) -> Generator[bytes]:
-    """The frames (`gz` or `zst`) of the bytes in `pieces`, which may be cut anywhere."""
+    """Yield the bytes in `pieces` as compressed frames; `compression` is `gz` or `zst`."""
     compress = _gzip if compression == "gz" else _zstd
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    coming: deque[Future[bytes]] = deque()
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    pending: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(threads, "compress") as pool:
-        for frame in _frames(pieces):
-            coming.append(pool.submit(compress, frame))
-            if len(coming) > threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+        for frame in _fixed_frames(pieces):
+            pending.append(pool.submit(compress, frame))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
-def _frames(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes, in frames of equal length but for the last; a single empty one where there are none."""
-    gathered, size, any_frame = [b""], 0, False
+def _fixed_frames(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in frames of equal length, except the last; one empty frame if there are no bytes."""
+    buffered, size, any_frame = [b""], 0, False
     for piece in pieces:
-        begin = 0
-        while size + len(piece) - begin >= FRAME:
-            behind = begin + FRAME - size
-            yield b"".join((*gathered, piece[begin:behind]))
-            gathered, size, begin, any_frame = [], 0, behind, True
-        gathered.append(piece[begin:])
-        size += len(piece) - begin
+        start = 0
+        while size + len(piece) - start >= FRAME_BYTES:
+            end = start + FRAME_BYTES - size
+            yield b"".join((*buffered, piece[start:end]))
+            buffered, size, start, any_frame = [], 0, end, True
+        buffered.append(piece[start:])
+        size += len(piece) - start
     if size or not any_frame:
-        yield b"".join(gathered)
+        yield b"".join(buffered)
 
 
 def _gzip(frame: bytes) -> bytes:

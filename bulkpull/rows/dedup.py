@@ -1,4 +1,4 @@
-"""The heart of the merge: parts go in one after another, each id comes out once."""
+"""Deduplication: merges parts one after another and keeps the first row of each id."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.rows.cells import has_value
-from bulkpull.rows.records import CsvError, records, value
-from bulkpull.rows.scan import Ahead, Block, Keys, Layout, Positions, Scanner, layout_of, read_header
-from bulkpull.rows.seen import Seen
+from bulkpull.rows.key_index import KeyIndex
+from bulkpull.rows.records import CsvError, records, unquote
+from bulkpull.rows.scan import Block, Keys, Layout, Positions, Prefetcher, Scanner, layout_of, read_header
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 
-_MANY_SPANS = 4096  # in a block: that many pieces are copied together rather than written one by one
-_READ_BACK = 64 * 1024  # bytes of the output that are read together
+_MAX_SPANS = 4096  # of kept rows in a block; more are copied into one buffer instead of being written one by one
+_READ_BACK_BYTES = 64 * 1024  # of the output, in one read
 
 
 @dataclass(slots=True)
-class Merged:
-    """What came of one part; `missing` and `unasked` are columns, the rest rows.
+class PartStats:
+    """Counts of one merged part.
 
-    `delivered` are the records that stand in the file. `earlier` counts the ids that an earlier window had delivered
-    already, each once a window: `rows + earlier` of a window's parts is how many ids the window has.
+    `delivered` is the number of records in the file, `rows` those that were new. `duplicates` repeat an id, `conflicts`
+    of them with other values. `outside` is the number of records whose time is not in the window. `earlier` is the
+    number of ids that an earlier window had delivered already, each counted once per window, so that `rows + earlier`
+    summed over a window's parts is its number of distinct ids. `missing` are columns of the output that the part lacks,
+    `unasked` columns of the part that the output lacks.
     """
 
     delivered: int = 0
@@ -43,271 +46,281 @@ class Merged:
 
 
 @dataclass(slots=True)
-class _Alike:
-    """What has the same key: rows of a block, and earlier rows by where they stand; values of both, once they are
-    read."""
+class _SameKey:
+    """Rows with the same key: those of the current block by index, those in the output by offset.
+
+    The values of both are cached once they have been read.
+    """
 
     rows: list[int] = field(default_factory=list)
-    places: set[int] = field(default_factory=set)
-    at_place: dict[int, list[bytes]] = field(default_factory=dict)
-    of_row: dict[int, list[bytes]] = field(default_factory=dict)
+    offsets: set[int] = field(default_factory=set)
+    values_at: dict[int, list[bytes]] = field(default_factory=dict)
+    values_of: dict[int, list[bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _First:
-    """The first row of an id, beside one that came again: whether that differs, and where it stands, unless that is in
-    the same block."""
+class _FirstRow:
+    """The first row of an id, compared with a repeat: whether they differ, and the first row's offset in the output.
+
+    The offset is None if the first row is in the same block as the repeat.
+    """
 
     differs: bool
-    place: int | None = None
+    offset: int | None = None
 
 
 class Deduplicator:
-    """Writes the first row of each id to `sink`, in the order in which the parts are added.
+    """Writes the first row of each id to `sink`, in the order in which parts are added.
 
-    The ids that were seen take `memory` bytes; beyond that they are beside the sink's file. What was added since the
-    last `keep` can be rolled back.
+    The index of ids takes up to `memory` bytes of memory; the rest is spilled to a file in the sink's directory. Rows
+    added since the last `keep` can be rolled back.
     """
 
     def __init__(self, sink: CsvSink, memory: int, columns: Columns) -> None:
         self._sink = sink
         self._columns = columns
         self._scanner = Scanner()
-        self._ahead = Ahead()
-        # One thread for all blocks: what was freed is kept for the thread that had it, and threads would add up.
+        self._prefetcher = Prefetcher()
+        # One thread for all blocks: the allocator keeps freed memory per thread, so more threads take more memory.
         self._thread = ThreadPoolExecutor(1, "merge")
-        self._seen = Seen(sink.path.parent, memory)
+        self._index = KeyIndex(sink.path.parent, memory)
         self._kept_offset = 0
-        self._earlier: list[Positions] = []  # where ids stand that came again since the last `keep`: sorted runs
-        self._filled = np.zeros(0, np.bool_)  # which columns have a value in any row
+        self._earlier: list[Positions] = []  # sorted runs of offsets counted as `earlier` since `keep`
+        self._filled = np.zeros(0, np.bool_)  # for each column, whether any row has a value
         self._kept_filled = self._filled
 
     def restore(self, checkpoint: Callable[[], None]) -> None:
-        """Learns the ids of the rows that stand in the sink from an earlier run."""
+        """Index the ids of the rows that an earlier run wrote to the sink."""
         with self._sink.reader() as file:
             if self._sink.offset:
-                columns, place = read_header(file, checkpoint, self._columns.key)
+                columns, offset = read_header(file, checkpoint, self._columns.key)
                 if not columns:
-                    raise CsvError(1, "there is no header")
+                    raise CsvError(1, "the header is missing")
                 layout = Layout(width=None, key_at=columns.index(self._columns.key))
 
-                def learn(block: Block) -> None:
-                    nonlocal place
-                    self._look_for_values(block)
+                def index(block: Block) -> None:
+                    nonlocal offset
+                    self._update_filled(block)
                     order = np.argsort(block.keys, kind="stable")
-                    self._seen.add(block.keys[order], block.starts[order] + place)
-                    place += int(block.ends[-1])
+                    self._index.add(block.keys[order], block.starts[order] + offset)
+                    offset += int(block.ends[-1])
 
-                self._each(self._scanner.blocks(file, place, layout, b"", b""), learn, checkpoint)
+                self._for_each(self._scanner.blocks(file, offset, layout, b"", b""), index, checkpoint)
         self.keep()
 
-    def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> Merged:
-        """Merges the CSV at `path`; rows whose time is outside [start, end) are counted.
+    def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> PartStats:
+        """Merge the CSV at `path`; count the rows whose time is outside [start, end).
 
-        `start` and `end` are 24-character instants. `checkpoint` is called now and then, and may raise to stop. A file
-        may be empty, without a header even: that merges nothing.
-        Raises CsvError for what is no CSV with the key column, and for ragged rows.
+        `start` and `end` are 24-character instants. `checkpoint` is called between blocks and may raise to stop. An
+        empty file, even one without a header, is a part without rows. Raises CsvError if the file is not a CSV with the
+        key column, or has ragged rows.
         """
         with path.open("rb", buffering=0) as file:
             columns, body = read_header(file, checkpoint, self._columns.key)
             if not columns:
-                return Merged()
-            self._sink.adopt(columns)
-            theirs, ours = frozenset(columns), frozenset(self._sink.columns)
-            merged = Merged(
-                missing=tuple(column for column in self._sink.columns if column not in theirs),
-                unasked=tuple(column for column in columns if column not in ours),
+                return PartStats()
+            self._sink.add_columns(columns)
+            of_part, of_output = frozenset(columns), frozenset(self._sink.columns)
+            stats = PartStats(
+                missing=tuple(column for column in self._sink.columns if column not in of_part),
+                unasked=tuple(column for column in columns if column not in of_output),
             )
             layout = layout_of(columns, self._sink.columns, self._columns)
-            found = self._scanner.blocks(file, body, layout, start, end)
-            self._each(found, partial(self._merge, merged=merged), checkpoint)
-        return merged
+            blocks = self._scanner.blocks(file, body, layout, start, end)
+            self._for_each(blocks, partial(self._merge, stats=stats), checkpoint)
+        return stats
 
     def keep(self) -> None:
-        """What was added stays."""
-        self._thread.submit(self._seen.keep).result()
+        """Keep the rows added since the last call; they can no longer be rolled back."""
+        self._thread.submit(self._index.keep).result()
         self._kept_offset = self._sink.offset
         self._kept_filled = self._filled
         self._earlier.clear()
 
     def roll_back(self, offset: int, columns: Sequence[str]) -> None:
-        """Forgets what was added since the last `keep`, when the sink's offset and columns were these."""
-        self._seen.forget_fresh()
-        self._sink.cut(offset, columns)
+        """Discard the rows added since the last `keep`, when the sink had this offset and these columns."""
+        self._index.discard_fresh()
+        self._sink.truncate(offset, columns)
         self._filled = self._kept_filled
         self._earlier.clear()
 
     def empty_columns(self) -> tuple[str, ...]:
-        """The columns that no row has a value in, be it that of a quoted empty field; none where there are no rows."""
+        """Return the columns in which all rows are empty (quoted or not); none if there are no rows."""
         if not self._filled.any():
             return ()
         filled = frozenset(np.flatnonzero(self._filled).tolist())
         return tuple(column for at, column in enumerate(self._sink.columns) if at not in filled)
 
     def close(self) -> None:
-        """Lets go of the ids, and ends what helps."""
-        self._ahead.close()
+        """Close the index and stop the threads."""
+        self._prefetcher.close()
         self._thread.shutdown()
-        self._seen.close()
+        self._index.close()
 
-    def _each(self, found: Generator[Block], work: Callable[[Block], None], checkpoint: Callable[[], None]) -> None:
-        """Does `work` on each block in the merge's thread, while the next one is found."""
-        with closing(self._ahead.blocks(found)) as blocks:
+    def _for_each(self, scan: Generator[Block], work: Callable[[Block], None], checkpoint: Callable[[], None]) -> None:
+        """Call `work` with each block in the merge's thread, while the next one is scanned."""
+        with closing(self._prefetcher.blocks(scan)) as blocks:
             for block in blocks:
                 checkpoint()
                 self._thread.submit(work, block).result()
 
-    def _look_for_values(self, block: Block) -> None:
-        """Learns which columns are filled that were empty so far."""
+    def _update_filled(self, block: Block) -> None:
+        """Note the columns that have their first value in this block."""
         width = block.separators.shape[1]
         if len(self._filled) < width:
             self._filled = np.pad(self._filled, (0, width - len(self._filled)))
         empty = np.flatnonzero(~self._filled[:width])
         if len(empty) and len(found := empty[has_value(block, empty).any(axis=0)]):
-            self._filled = self._filled.copy()  # what is kept stays as it is
+            self._filled = self._filled.copy()  # `_kept_filled` may share the array
             self._filled[found] = True
 
-    def _merge(self, block: Block, merged: Merged) -> None:
-        # A row that is passed over as a repeat has the values of one that stays, but where it is a conflict.
-        self._look_for_values(block)
-        merged.delivered += len(block)
-        merged.outside += block.outside
+    def _merge(self, block: Block, stats: PartStats) -> None:
+        # Rows that will be dropped count as well: except for conflicts, they have the values of a row that is kept.
+        self._update_filled(block)
+        stats.delivered += len(block)
+        stats.outside += block.outside
         order = np.argsort(block.keys, kind="stable")
         keys = block.keys[order]
-        hits, places = self._seen.find(keys)
-        as_before = keys[1:] == keys[:-1]
-        offset = self._sink.offset
-        if not len(hits) and not as_before.any():
+        hits, offsets = self._index.find(keys)
+        repeats_previous = keys[1:] == keys[:-1]
+        end = self._sink.offset
+        if not len(hits) and not repeats_previous.any():
             self._sink.append([block.data])
-            self._seen.add(keys, block.starts[order] + offset)
-            merged.rows += len(keys)
+            self._index.add(keys, block.starts[order] + end)
+            stats.rows += len(keys)
             return
-        kept = self._first_rows(block, order, keys, as_before, hits, places, merged)
-        merged.rows += int(np.count_nonzero(kept))
+        kept = self._first_rows(block, order, keys, repeats_previous, hits, offsets, stats)
+        stats.rows += int(np.count_nonzero(kept))
         sizes = np.where(kept, block.ends - block.starts, 0)
-        stands_at = offset + np.cumsum(sizes) - sizes
-        self._sink.append(_pieces(block, kept))
+        new_offsets = end + np.cumsum(sizes) - sizes
+        self._sink.append(_kept_spans(block, kept))
         order = order[kept[order]]
-        self._seen.add(block.keys[order], stands_at[order])
+        self._index.add(block.keys[order], new_offsets[order])
 
     def _first_rows(
         self,
         block: Block,
         order: Positions,
         keys: Keys,
-        as_before: NDArray[np.bool_],
+        repeats_previous: NDArray[np.bool_],
         hits: Positions,
-        places: Positions,
-        merged: Merged,
+        offsets: Positions,
+        stats: PartStats,
     ) -> NDArray[np.bool_]:
-        """Which rows of the block are the first of their id: those whose keys are equal are compared."""
+        """Return which rows of the block are the first of their id, by comparing the rows that share a key."""
         kept = np.ones(len(order), np.bool_)
         data = bytes(block.data)
-        same = self._same(block, data, order[hits], places)
+        same = self._equal_output(block, data, order[hits], offsets)
         kept[order[hits[same]]] = False
-        found = [places[same]]
-        seen = np.zeros(len(order), np.bool_)
-        seen[hits] = True
-        twins = 1 + np.flatnonzero(as_before & ~seen[1:])
-        begins = np.diff(twins, prepend=-1) != 1
-        firsts = (twins[begins] - 1)[np.cumsum(begins) - 1]
+        repeated = [offsets[same]]
+        is_hit = np.zeros(len(order), np.bool_)
+        is_hit[hits] = True
+        twins = 1 + np.flatnonzero(repeats_previous & ~is_hit[1:])
+        starts_run = np.diff(twins, prepend=-1) != 1
+        firsts = (twins[starts_run] - 1)[np.cumsum(starts_run) - 1]
         equal = _equal_rows(block, data, order[twins], order[firsts])
         kept[order[twins[equal]]] = False
-        merged.duplicates += len(order) - int(np.count_nonzero(kept))
-        # What is left is rare: other values, or another id with the same key.
-        left = ~same & kept[order[hits]]
-        hits, places = hits[left], places[left]
+        stats.duplicates += len(order) - int(np.count_nonzero(kept))
+        # The rest is rare: a repeat with other values, or another id with the same key.
+        undecided = ~same & kept[order[hits]]
+        hits, offsets = hits[undecided], offsets[undecided]
         suspects = np.unique(np.concatenate((hits, twins[~equal], firsts[~equal])))
-        alike: dict[int, _Alike] = {}
+        groups: dict[int, _SameKey] = {}
         for at in suspects[kept[order[suspects]]].tolist():
-            alike.setdefault(int(keys[at]), _Alike()).rows.append(int(order[at]))
-        for hit, place in zip(hits.tolist(), places.tolist(), strict=True):
-            alike[int(keys[hit])].places.add(place)
-        for group in alike.values():
+            groups.setdefault(int(keys[at]), _SameKey()).rows.append(int(order[at]))
+        for hit, offset in zip(hits.tolist(), offsets.tolist(), strict=True):
+            groups[int(keys[hit])].offsets.add(offset)
+        for group in groups.values():
             distinct: list[int] = []
             for row in group.rows:
                 raw = bytes(block.data[block.starts[row] : block.ends[row]])
-                first = self._first(block, row, raw, group, distinct)
+                first = self._find_first(block, row, raw, group, distinct)
                 if first is None:
                     distinct.append(row)
                     continue
                 kept[row] = False
-                merged.duplicates += 1
-                merged.conflicts += first.differs
-                if first.place is not None:
-                    found.append(np.array([first.place]))
-        merged.earlier += self._count_earlier(np.concatenate(found))
+                stats.duplicates += 1
+                stats.conflicts += first.differs
+                if first.offset is not None:
+                    repeated.append(np.array([first.offset]))
+        stats.earlier += self._count_earlier(np.concatenate(repeated))
         return kept
 
-    def _count_earlier(self, places: Positions) -> int:
-        """How many rows of earlier windows stand at `places`, but for those counted since the last `keep`."""
-        places = np.unique(places[places < self._kept_offset])
+    def _count_earlier(self, offsets: Positions) -> int:
+        """Count the rows of earlier windows at `offsets`, without those counted since the last `keep`."""
+        offsets = np.unique(offsets[offsets < self._kept_offset])
         for run in self._earlier:
-            places = places[run[np.minimum(np.searchsorted(run, places), len(run) - 1)] != places]
-        if len(places):
-            self._earlier.append(places)
+            offsets = offsets[run[np.minimum(np.searchsorted(run, offsets), len(run) - 1)] != offsets]
+        if len(offsets):
+            self._earlier.append(offsets)
             while len(self._earlier) > 1 and len(self._earlier[-2]) <= 2 * len(self._earlier[-1]):
                 self._earlier[-2:] = [np.sort(np.concatenate(self._earlier[-2:]))]
-        return len(places)
+        return len(offsets)
 
-    def _same(self, block: Block, data: bytes, rows: Positions, places: Positions) -> NDArray[np.bool_]:
-        """Whether each of `rows` stands at the place beside it already, byte for byte."""
-        by_place = np.argsort(places)
-        rows, there = rows[by_place], places[by_place].tolist()
+    def _equal_output(self, block: Block, data: bytes, rows: Positions, offsets: Positions) -> NDArray[np.bool_]:
+        """Return for each of `rows` whether the output holds the same bytes at the corresponding offset."""
+        by_offset = np.argsort(offsets)
+        rows, ascending = rows[by_offset], offsets[by_offset].tolist()
         found: list[bool] = []
         begin, read = 0, b""
-        for place, at, to in zip(there, block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True):
-            if place + to - at > begin + len(read):
-                # What stands close by is likely to be asked for next.
-                near = bisect_left(there, place + _READ_BACK, lo=len(found))
-                begin, read = place, self._sink.read(place, max(to - at, there[near - 1] + to - at - place))
-            found.append(read[place - begin : place - begin + to - at] == data[at:to])
+        for offset, start, end in zip(ascending, block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True):
+            size = end - start
+            if offset + size > begin + len(read):
+                # One read also covers the next rows, if they are close.
+                near = bisect_left(ascending, offset + _READ_BACK_BYTES, lo=len(found))
+                begin, read = offset, self._sink.read(offset, max(size, ascending[near - 1] + size - offset))
+            found.append(read[offset - begin : offset - begin + size] == data[start:end])
         same = np.empty(len(rows), np.bool_)
-        same[by_place] = found
+        same[by_offset] = found
         return same
 
-    def _first(self, block: Block, row: int, raw: bytes, group: _Alike, firsts: list[int]) -> _First | None:
-        """The first row of a row's id, which stands at one of the group's places or is one of `firsts` in the same
-        block; None where it is that itself."""
+    def _find_first(self, block: Block, row: int, raw: bytes, group: _SameKey, firsts: list[int]) -> _FirstRow | None:
+        """Find the first row with the id of `row`: in the output, or among `firsts` of the same block.
+
+        Returns None if `row` itself is the first.
+        """
         key_at = self._sink.columns.index(self._columns.key)
-        for place in group.places:
-            if self._sink.stands_at(place, raw):
-                return _First(False, place)
-            if place not in group.at_place:  # it may be long, and many may be compared with it
-                group.at_place[place] = self._values(self._sink.fields_at(place))
-            first_values = group.at_place[place]
+        for offset in group.offsets:
+            if self._sink.has_record_at(offset, raw):
+                return _FirstRow(False, offset)
+            if offset not in group.values_at:  # read once: it may be long, and many rows may be compared with it
+                group.values_at[offset] = self._values(self._sink.fields_at(offset))
+            first_values = group.values_at[offset]
             if first_values[key_at] == block.id(row):
-                return _First(first_values != self._values_of(raw), place)
+                return _FirstRow(first_values != self._values_of(raw), offset)
         for first in firsts:
             if block.id(first) == block.id(row):
-                if first not in group.of_row:
+                if first not in group.values_of:
                     first_raw = bytes(block.data[block.starts[first] : block.ends[first]])
-                    group.of_row[first] = self._values_of(first_raw)
-                return _First(group.of_row[first] != self._values_of(raw))
+                    group.values_of[first] = self._values_of(first_raw)
+                return _FirstRow(group.values_of[first] != self._values_of(raw))
         return None
 
     def _values_of(self, raw: bytes) -> list[bytes]:
         return self._values(next(records([raw], 2))[1])
 
     def _values(self, fields: list[bytes]) -> list[bytes]:
-        """The values of a record, quoting aside; an empty value and a quoted empty one are not the same. A row kept
-        earlier may lack columns that came later."""
+        """Return the unquoted values of a record, padded to the output's columns.
+
+        A quoted empty field stays quoted, since it differs from an empty one. A row written earlier may lack the
+        columns that were added later.
+        """
         padded = fields + [b""] * (len(self._sink.columns) - len(fields))
-        return [field if field == b'""' else value(field) for field in padded]
+        return [field if field == b'""' else unquote(field) for field in padded]
 
 
 def _equal_rows(block: Block, data: bytes, rows: Positions, others: Positions) -> NDArray[np.bool_]:
-    """Whether each of `rows` is, byte for byte, what the one of `others` beside it is."""
+    """Return for each of `rows` whether it has the same bytes as the corresponding one of `others`."""
     spans = (edges[some].tolist() for some in (rows, others) for edges in (block.starts, block.ends))
-    equal = (data[at:to] == data[begin:end] for at, to, begin, end in zip(*spans, strict=True))
+    equal = (data[a:b] == data[c:d] for a, b, c, d in zip(*spans, strict=True))
     return np.fromiter(equal, np.bool_, len(rows))
 
 
-def _pieces(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:
-    """The bytes of the rows that are kept."""
+def _kept_spans(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:
+    """Return the bytes of the rows that are kept, one piece per span of consecutive rows."""
     edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
-    first, behind = block.starts[edges[0::2]], block.ends[edges[1::2] - 1]
-    if len(first) > _MANY_SPANS:
-        of_kept = np.repeat(kept, block.ends - block.starts)
-        return [np.frombuffer(block.data, np.uint8)[of_kept].tobytes()]
-    return [block.data[begin:end] for begin, end in zip(first.tolist(), behind.tolist(), strict=True)]
+    starts, ends = block.starts[edges[0::2]], block.ends[edges[1::2] - 1]
+    if len(starts) > _MAX_SPANS:
+        is_kept_byte = np.repeat(kept, block.ends - block.starts)
+        return [np.frombuffer(block.data, np.uint8)[is_kept_byte].tobytes()]
+    return [block.data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""What the output looks like: CSV as it was merged, or another format that is rendered from it."""
+"""Output formats: the merged CSV itself, or a format that is rendered from it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from bulkpull.errors import UsageError
 
 FORMATS = ("csv", "ndjson", "parquet")
 PARTITIONS = ("month",)
-DATA_SET_FILE = "activity.parquet"  # in the directory of a month
+DATA_SET_FILE = "activity.parquet"  # the name of the file in each partition's directory
 _SUFFIXES = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".pq": "parquet"}
 _COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-_KNOWN = ".csv, .ndjson or .jsonl (each also with .gz or .zst behind it), .parquet or .pq"
+_KNOWN = ".csv, .ndjson or .jsonl (each optionally followed by .gz or .zst), .parquet or .pq"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`name` is one of FORMATS; `compression` is gz, zst or empty (Parquet compresses itself). `flat` keeps NDJSON's
-    dotted names, `all_strings` Parquet's times as text; `partition_by` makes Parquet a directory of files."""
+    """An output format and its options.
+
+    `name` is one of FORMATS. `compression` is gz, zst or empty; Parquet has its own. `flat` keeps dotted names flat in
+    NDJSON, `all_strings` keeps times as text in Parquet, and `partition_by` writes Parquet as a directory of files.
+    """
 
     name: str = "csv"
     compression: str = ""
@@ -29,7 +32,7 @@ class Format:
 
     @property
     def is_merged_already(self) -> bool:
-        """Whether the merge's own file is the output, as it stands."""
+        """Whether the merged CSV is the output itself, so that nothing is rendered."""
         return self == Format()
 
     @property
@@ -46,10 +49,9 @@ def format_of(
     all_strings: bool = False,
     partition_by: str | None = None,
 ) -> Format:
-    """The format with a `name`, or else the one of the path's extension. CSV where there is neither.
+    """Return the format called `name`, or that of the path's extension, or CSV if there is neither.
 
-    Raises UsageError for an unknown extension without a `name`, for options that contradict each other, and where a
-    library is missing.
+    Raises UsageError for an unknown extension without a `name`, for contradictory options, and for a missing library.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != "."]
     compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
@@ -58,21 +60,22 @@ def format_of(
     if name is None and suffixes and suffixes[-1] not in _SUFFIXES:
         raise UsageError(
             f"{path.name}: {suffixes[-1]} is not the extension of a format. Use {_KNOWN}, "
-            f"or choose the format with --format {'|'.join(FORMATS)}"
+            f"or choose the format with --format {'|'.join(FORMATS)}."
         )
     name = name or (_SUFFIXES[suffixes[-1]] if suffixes else "csv")
     if name not in FORMATS:
-        raise UsageError(f"the format {name!r} is none of {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {name!r}: use one of {', '.join(FORMATS)}")
     if partition_by is not None and partition_by not in PARTITIONS:
-        raise UsageError(f"a data set can be partitioned by {' or '.join(PARTITIONS)}, not by {partition_by!r}")
+        raise UsageError(f"the output can be partitioned by {' or '.join(PARTITIONS)}, not by {partition_by!r}")
     if name == "parquet" and compression:
-        raise UsageError(f"Parquet compresses itself: take a name without .{compression}")
+        raise UsageError(f"Parquet files are compressed already: use a file name without .{compression}")
     if name != "parquet" and (all_strings or partition_by):
-        raise UsageError(f"{'partitions' if partition_by else 'all strings'}: Parquet has that, {name} has not")
+        option = "--partition-by" if partition_by else "--all-strings"
+        raise UsageError(f"{option} works with Parquet only, not with {name}")
     if partition_by and all_strings:
-        raise UsageError("partitions are by the time of rows as an instant: not with all strings")
+        raise UsageError("--partition-by needs times as timestamps: it cannot be used with --all-strings")
     if name != "ndjson" and flat:
-        raise UsageError(f"flat names: NDJSON has that choice, {name} has not")
+        raise UsageError(f"--flat works with NDJSON only, not with {name}")
     if name == "parquet" and find_spec("pyarrow") is None:
-        raise UsageError("Parquet takes pyarrow: pip install 'bulkpull[parquet]'")
+        raise UsageError("Parquet output needs pyarrow: pip install 'bulkpull[parquet]'")
     return Format(name, compression, flat, all_strings, partition_by)

@@ -1,4 +1,4 @@
-"""Instants as ISO 8601 writes them, as whole nanoseconds."""
+"""ISO 8601 instants as nanoseconds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _EPOCH = date(1970, 1, 1)
 
 
 def nanoseconds(text: bytes, *, zone: bytes | None = None) -> int | None:
-    """Nanoseconds from 1970 to the instant in `text`: a date and a time with up to nine fractional digits, after a
-    period or a comma, in the extended or the basic format. None where it is none.
+    """Return the nanoseconds from 1970 to the instant in `text`, or None if it is not a valid instant.
 
-    Without an offset from UTC it is no instant, unless `zone` is given, such as `b"Z"`; then a date is its midnight.
+    Accepts a date and a time with up to nine fractional digits, after a period or a comma, in the extended or the basic
+    format. An offset from UTC is required, unless a default `zone` such as `b"Z"` is given; then a date alone stands
+    for its midnight.
     """
     found = _ISO.fullmatch(text)
     if found is None or (offset := found["zone"] or zone) is None:
@@ -43,7 +44,7 @@ def nanoseconds(text: bytes, *, zone: bytes | None = None) -> int | None:
 
 
 def _day(found: re.Match[bytes]) -> int | None:
-    """Days from 1970 to the date."""
+    """Return the days from 1970 to the date; None if there is no such date."""
     year = int(found["year"])
     try:
         if found["week"]:
@@ -60,7 +61,7 @@ def _day(found: re.Match[bytes]) -> int | None:
 
 
 def _shift(offset: bytes) -> int | None:
-    """Nanoseconds by which a local time is ahead of UTC."""
+    """Return the nanoseconds by which a local time is ahead of UTC; None if the offset is not valid."""
     if offset in b"Zz":
         return 0
     hours, minutes = int(offset[1:3]), int(offset[3:].removeprefix(b":") or 0)

@@ -1,4 +1,4 @@
-"""CSV to NDJSON: an object for each record, with strings, and null where there is nothing."""
+"""CSV to NDJSON: one object per record. Values are strings; empty fields become null."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bulkpull.rows.cells import no_text
-from bulkpull.rows.records import File, value
+from bulkpull.rows.cells import not_utf8_error
+from bulkpull.rows.records import File, unquote
 from bulkpull.rows.scan import Block, Layout, Scanner, read_header
 
-_ROWS = 1024  # that are rendered together: in few calls, yet none that keeps other threads waiting for long
-_DEEPEST = 100  # objects in objects: readers refuse some hundreds more
-_EMPTY = b"\x00"  # stands for an empty string for a moment; no JSON holds it bare
+_ROWS_PER_CALL = 1024  # enough to need few calls, few enough that no call holds the GIL for long
+_MAX_DEPTH = 100  # of nested objects: many JSON readers refuse a few hundred
+_EMPTY_STRING = b"\x00"  # a placeholder for an empty string: JSON cannot contain this byte unescaped
 _LF, _QUOTE, _BACKSLASH, _SPACE = b'\n"\\ '
 
 
 def ndjson(file: File, *, key: str, flat: bool) -> Generator[bytes]:
-    """The lines of a merged CSV, several at a time. Dotted names become objects in objects, as in the API's list route,
-    unless `flat`; one that leads through another column stays as it is, and so does one of more than 100 names.
+    """Yield the lines of a merged CSV, several at a time.
 
-    Raises FormatError for text that is no UTF-8.
+    Dotted names become nested objects, as in the API's list route, unless `flat`. A name stays flat if a prefix of it
+    is a column too, or if it has more than 100 components. Raises FormatError for text that is not valid UTF-8.
     """
     columns, body = read_header(file, lambda: None, key)
-    shape = _Shape(columns, flat=flat)
+    shape = _LineTemplate(columns, flat=flat)
     layout = Layout(width=len(columns), key_at=columns.index(key))
     row = 1
     for block in Scanner().blocks(file, body, layout, b"", b""):
-        for first in range(0, len(block), _ROWS):
-            last = min(len(block), first + _ROWS)
+        for first in range(0, len(block), _ROWS_PER_CALL):
+            last = min(len(block), first + _ROWS_PER_CALL)
             try:
                 fields = _fields(block, first, last)
             except UnicodeDecodeError as error:
-                raise no_text(block, columns, int(block.starts[first]) + error.start, row) from None
+                raise not_utf8_error(block, columns, int(block.starts[first]) + error.start, row) from None
             yield shape.lines(fields, last - first)
         row += len(block)
 
 
-class _Shape:
-    """What stands between the values of a line, and which column's value comes when."""
+class _LineTemplate:
+    """The constant text of a line, and the order of the columns whose values go in between."""
 
     def __init__(self, columns: tuple[str, ...], *, flat: bool) -> None:
         tree: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class _Shape:
         for at, column in enumerate(columns):
             path = column.split(".")
             upper = (".".join(path[:depth]) for depth in range(1, len(path)))
-            if flat or "" in path or len(path) > _DEEPEST or not names.isdisjoint(upper):
+            if flat or "" in path or len(path) > _MAX_DEPTH or not names.isdisjoint(upper):
                 path = [column]
             node = tree
             for name in path[:-1]:
@@ -72,7 +72,7 @@ class _Shape:
         self._between[-1] += b"}"
 
     def lines(self, fields: list[bytes], count: int) -> bytes:
-        """The lines of `count` records, whose `fields`, escaped and without quotes, stand one behind the other."""
+        """Return the lines of `count` records, given all their `fields` in row order, escaped and unquoted."""
         width = len(self._order)
         step = 2 * width + 1
         pieces = [b""] * (step * count)
@@ -80,13 +80,13 @@ class _Shape:
             pieces[2 * position :: step] = [between] * count
         for position, column in enumerate(self._order):
             pieces[2 * position + 1 :: step] = fields[column::width]
-        # A colon and two quotes: inside a string the first quote would be escaped.
+        # `:""` cannot occur inside a string, where a quote is escaped.
         text = b"".join(pieces).replace(b':""', b":null")
-        return text.replace(b':"' + _EMPTY + b'"', b':""')
+        return text.replace(b':"' + _EMPTY_STRING + b'"', b':""')
 
 
 def _fields(block: Block, first: int, last: int) -> list[bytes]:
-    """The fields of some records as JSON has them between quotes; nothing at all for null."""
+    """Return the fields of the records as JSON string contents; null is an empty one."""
     begin, end = int(block.starts[first]), int(block.ends[last - 1])
     raw = bytes(block.data[begin:end])
     raw.decode()
@@ -102,17 +102,17 @@ def _fields(block: Block, first: int, last: int) -> list[bytes]:
     starts = np.empty_like(ends)
     starts[0], starts[1:] = 0, ends[:-1] + 1
     quoted = np.flatnonzero(data[starts] == _QUOTE)
-    inner, behind = starts.copy(), ends.copy()
-    inner[quoted] += 1
-    behind[quoted] -= 1
-    special[starts[quoted]] = special[behind[quoted]] = False
-    fields = [raw[at:to] for at, to in zip(inner.tolist(), behind.tolist(), strict=True)]
+    inner_starts, inner_ends = starts.copy(), ends.copy()
+    inner_starts[quoted] += 1
+    inner_ends[quoted] -= 1
+    special[starts[quoted]] = special[inner_ends[quoted]] = False
+    fields = [raw[start:end] for start, end in zip(inner_starts.tolist(), inner_ends.tolist(), strict=True)]
     to_escape = np.searchsorted(ends, np.flatnonzero(special), "right")
-    empty = quoted[inner[quoted] == behind[quoted]]
+    empty = quoted[inner_starts[quoted] == inner_ends[quoted]]
     for at in np.concatenate((np.unique(to_escape), empty)).tolist():
         fields[at] = _escaped(raw[starts[at] : ends[at]])
     return fields
 
 
 def _escaped(field: bytes) -> bytes:
-    return orjson.dumps(value(field).decode())[1:-1] or (_EMPTY if field else b"")
+    return orjson.dumps(unquote(field).decode())[1:-1] or (_EMPTY_STRING if field else b"")

@@ -1,10 +1,10 @@
-"""CSV bytes to blocks of records: by NumPy where the bytes are plain, by the record reader where they are not.
+"""A vectorized CSV scanner: reads a file in blocks of records.
 
-Both find the same records, or raise the same error. The fast way takes a block's separators (commas and newlines
-outside quotes) in a few passes over the bytes; if the newlines stand where a table of the header's width has them, the
-separators say where each record and each field is. It gives up, and leaves the block to the record reader, where
-anything is out of the ordinary: a quote within an unquoted value or within an id, a bare carriage return, a blank line,
-a ragged row, a record that is longer than a block.
+There are two paths, which find the same records or raise the same error. The fast path locates a block's separators
+(commas and newlines outside quotes) with NumPy; if every n-th one is a newline, where n is the number of columns, they
+are the boundaries of all fields. The slow path is the parser in `records`. It takes over where a block has a quote
+inside an unquoted value or inside an id, a bare carriage return, a blank line, a ragged row, or a record longer than a
+block.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from bulkpull.rows.instants import nanoseconds
-from bulkpull.rows.records import CsvError, File, blocks, read_columns, records, value
+from bulkpull.rows.records import CsvError, File, read_chunks, read_columns, records, unquote
 from bulkpull.source import Columns
 
-BLOCK = 2 * 1024 * 1024  # bytes that are looked at together
-_CHUNK = 256 * 1024  # bytes of a pass: what it writes is still in the processor's cache when the next pass reads it
-_PIECE = 64 * 1024  # bytes of a copy: larger ones are of new memory each time
-_SLOW_BLOCK = 1024 * 1024
-_ARRANGED = 512 * 1024  # fields that are put into another order together
-_LONG_ID = 1024  # bytes
+BLOCK_BYTES = 2 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024  # per pass: small enough that the next pass finds it in the processor's cache
+_COPY_BYTES = 64 * 1024  # per copy: malloc maps fresh pages for larger ones each time
+_SLOW_BLOCK_BYTES = 1024 * 1024
+_REORDERED_FIELDS = 512 * 1024  # per call: bounds the memory that reordering columns takes
+_LONG_ID_BYTES = 1024
 _COMMA, _LF, _CR, _QUOTE = b',\n\r"'
 _ZERO = ord("0")
-_FORM = np.frombuffer(b"0000-00-00T00:00:00.000Z", np.uint8)  # of the usual instant
-_IS_DIGIT = _FORM == _ZERO
-_INSTANT = len(_FORM)
-_USUAL = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_CANONICAL_FORM = np.frombuffer(b"0000-00-00T00:00:00.000Z", np.uint8)  # the form in which the API writes instants
+_IS_DIGIT = _CANONICAL_FORM == _ZERO
+_INSTANT_BYTES = len(_CANONICAL_FORM)
+_CANONICAL = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 Positions = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -42,10 +42,10 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a file's columns mean for the output's: `order` says where each of the output's stands, where that differs;
-    -1 is nowhere.
+    """The position of the key and time columns in a file, and how its columns map to the output's.
 
-    Without `width`, records of any width are taken.
+    `order` holds for each of the output's columns its position in the file, or -1 if it is missing there; None means
+    that the columns are the same. If `width` is None, records may have any number of fields.
     """
 
     width: int | None
@@ -56,10 +56,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of the output, one behind the other in `data`, each with its LF, all of as many fields.
+    """Consecutive records in the output's column order, all with the same number of fields.
 
-    `starts` and `ends` (behind the LF) are theirs; `separators` are where the fields of each end; `keys` come of their
-    ids and tell almost all of them apart. `outside` rows have a time outside their window.
+    Record i is `data[starts[i]:ends[i]]`, including its LF. `separators[i]` are the ends of its fields, `keys[i]` is
+    a 64-bit key of its id (see `compute_keys`). `outside` is the number of records whose time is outside the window.
     """
 
     data: memoryview
@@ -73,128 +73,126 @@ class Block:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def begins(self, column: int) -> Positions:
-        """Where the fields of a column begin."""
-        return self.starts if column == 0 else self.separators[:, column - 1] + 1
-
     def id(self, row: int) -> bytes:
-        """The id of a record, without quotes."""
+        """Return the id of a record, unquoted."""
         begin = int(self.separators[row, self.key_at - 1]) + 1 if self.key_at else int(self.starts[row])
-        return value(bytes(self.data[begin : self.separators[row, self.key_at]]))
+        return unquote(bytes(self.data[begin : self.separators[row, self.key_at]]))
 
 
-class Ahead:
-    """A thread that finds the next block while one is worked on."""
+class Prefetcher:
+    """A thread that scans the next block while the caller processes one."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "scan")
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stop the thread."""
         self._thread.shutdown()
 
-    def blocks(self, found: Generator[Block]) -> Generator[Block]:
-        """The same blocks. To be closed before what they are read from is."""
-        coming = self._thread.submit(next, found, None)
+    def blocks(self, scan: Generator[Block]) -> Generator[Block]:
+        """Yield the blocks of `scan`. The generator must be closed before the file that `scan` reads."""
+        pending = self._thread.submit(next, scan, None)
         try:
-            while block := coming.result():
-                coming = self._thread.submit(next, found, None)
+            while block := pending.result():
+                pending = self._thread.submit(next, scan, None)
                 yield block
         finally:
-            wait((coming,))
+            wait((pending,))
 
 
 class Scanner:
-    """Reads files block by block, into the same memory again and again."""
+    """Reads files block by block; the buffers are reused."""
 
     def __init__(self) -> None:
-        # Two that are used in turn, each with room for a newline that a file lacks.
-        self._buffer, self._next_buffer = (bytearray(BLOCK + 1) for _ in range(2))
+        # Two buffers, used in turn. The extra byte is for a final newline, if the file lacks it.
+        self._buffer, self._next_buffer = (bytearray(BLOCK_BYTES + 1) for _ in range(2))
         self._bytes, self._next_bytes = (np.frombuffer(data, np.uint8) for data in (self._buffer, self._next_buffer))
-        self._is_comma = np.empty(_CHUNK, np.bool_)
-        self._is_newline = np.empty(_CHUNK, np.bool_)
+        self._is_comma = np.empty(_CHUNK_BYTES, np.bool_)
+        self._is_newline = np.empty(_CHUNK_BYTES, np.bool_)
 
     def blocks(self, file: File, body: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
-        """The records of an unbuffered `file` behind its header, from byte `body` on; those outside [start, end) are
-        counted. Raises CsvError.
+        """Yield the records of an unbuffered `file` from byte `body` on, where its header ends.
 
-        A block may be gone when the one after the next is asked for.
+        Counts the records outside [start, end). A block is valid until the second next one is requested, since its
+        buffer is reused. Raises CsvError.
         """
         file.seek(body)
         have, row = 0, 2
-        while have := self._filled(file, have):
-            have = self._with_plain_line_ends(have)
-            if plain := self._plain(have, layout, start, end):
-                block, used = plain
-                yield from _arranged(block, layout)
+        while have := self._fill(file, have):
+            have = self._normalize_line_ends(have)
+            if fast := self._scan_fast(have, layout, start, end):
+                block, used = fast
+                yield from _reordered(block, layout)
                 row += len(block)
                 self._next_buffer[: have - used] = self._buffer[used:have]
                 have -= used
                 self._buffer, self._next_buffer = self._next_buffer, self._buffer
                 self._bytes, self._next_bytes = self._next_bytes, self._bytes
             else:
-                have, row = yield from self._careful(file, have, row, layout, start, end)
+                have, row = yield from self._scan_slowly(file, have, row, layout, start, end)
 
-    def _filled(self, file: File, have: int) -> int:
-        """Fills the buffer, which has `have` bytes, from the file; how many it has then."""
+    def _fill(self, file: File, have: int) -> int:
+        """Fill the buffer, which holds `have` bytes, from the file; return how many it holds then."""
         with memoryview(self._buffer) as buffer:
-            while have < BLOCK and (came := file.readinto(buffer[have:BLOCK])):
-                have += came
-        if 0 < have < BLOCK and self._buffer[have - 1] != _LF:
+            while have < BLOCK_BYTES and (count := file.readinto(buffer[have:BLOCK_BYTES])):
+                have += count
+        if 0 < have < BLOCK_BYTES and self._buffer[have - 1] != _LF:
             self._buffer[have] = _LF
             have += 1
         return have
 
-    def _careful(
+    def _scan_slowly(
         self, file: File, have: int, row: int, layout: Layout, start: bytes, end: bytes
     ) -> Generator[Block, None, tuple[int, int]]:
-        """The records in the first `have` bytes, the first being record `row` of its file, and what the last of them
-        has in the file behind. Returns how many bytes the buffer has then, and the number of the next record."""
-        chunk, given, behind = bytes(self._buffer[:have]), 0, 0
+        """Yield the records that start in the first `have` bytes, reading on to the end of the last one.
+
+        The first is row number `row`. Returns the number of bytes left in the buffer, and the next row number.
+        """
+        chunk, given, parsed = bytes(self._buffer[:have]), 0, 0
 
         def chunks() -> Iterator[bytes]:
             nonlocal chunk, given
             while chunk:
                 given += len(chunk)
                 yield chunk
-                chunk = file.read(BLOCK) or b""
+                chunk = file.read(BLOCK_BYTES) or b""
 
-        gathered = _Gathered(layout)
-        for raw, fields, behind in records(chunks(), row):
-            if gathered.is_full or gathered.width != len(fields):
-                yield from gathered.blocks()
-                gathered = _Gathered(layout)
-            gathered.add(raw, fields, row, start, end)
+        builder = _BlockBuilder(layout)
+        for raw, fields, parsed in records(chunks(), row):
+            if builder.is_full or builder.width != len(fields):
+                yield from builder.blocks()
+                builder = _BlockBuilder(layout)
+            builder.add(raw, fields, row, start, end)
             row += 1
-            if behind >= have:
+            if parsed >= have:
                 break
-        yield from gathered.blocks()
-        left = chunk[len(chunk) - (given - behind) :] if behind < given else b""
+        yield from builder.blocks()
+        left = chunk[len(chunk) - (given - parsed) :] if parsed < given else b""
         self._buffer[: len(left)] = left
         return len(left), row
 
-    def _with_plain_line_ends(self, have: int) -> int:
-        """Turns CRLF into LF in the first `have` bytes, where that is all that CR is used for; how many are left."""
+    def _normalize_line_ends(self, have: int) -> int:
+        """Replace CRLF by LF in the first `have` bytes, unless there are other CRs; return how many bytes are left."""
         buffer = self._buffer
         if buffer.find(b"\r", 0, have) < 0:
             return have
         if buffer.find(b'"', 0, have) >= 0:
-            return self._with_plain_line_ends_outside_quotes(have)
+            return self._normalize_line_ends_outside_quotes(have)
         whole = buffer.rfind(b"\n", 0, have) + 1
         data = self._bytes[:whole]
         if (data[1 + np.flatnonzero(data[:-1] == _CR)] != _LF).any():
             return have
         left = 0
-        for at in range(0, whole, _PIECE):
-            piece = buffer[at : min(at + _PIECE, whole)].translate(None, b"\r")
+        for at in range(0, whole, _COPY_BYTES):
+            piece = buffer[at : min(at + _COPY_BYTES, whole)].translate(None, b"\r")
             buffer[left : left + len(piece)] = piece
             left += len(piece)
         rest = buffer[whole:have]
         buffer[left : left + len(rest)] = rest
         return left + len(rest)
 
-    def _with_plain_line_ends_outside_quotes(self, have: int) -> int:
-        """The same where there are quotes: what stands within them stays."""
+    def _normalize_line_ends_outside_quotes(self, have: int) -> int:
+        """Do the same for bytes with quotes, and leave quoted values unchanged."""
         data = self._bytes[:have]
         quotes, newlines = np.flatnonzero(data == _QUOTE), np.flatnonzero(data == _LF)
         newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
@@ -203,14 +201,14 @@ class Scanner:
         if not len(returns) or (data[np.maximum(returns, 1) - 1] == _CR).any():
             return have
         quotes = quotes[quotes < newlines[-1]]
-        plain = np.delete(data, returns)  # other ones outside quotes are still there to be found
-        if not _usual_quotes(plain, quotes - np.searchsorted(returns, quotes)):
+        plain = np.delete(data, returns)  # bare CRs outside quotes remain, and are found later
+        if not _are_quotes_regular(plain, quotes - np.searchsorted(returns, quotes)):
             return have
         self._bytes[: len(plain)] = plain
         return len(plain)
 
-    def _plain(self, have: int, layout: Layout, start: bytes, end: bytes) -> tuple[Block, int] | None:
-        """The whole records in the first `have` bytes, and how many bytes they are; None where it takes more care."""
+    def _scan_fast(self, have: int, layout: Layout, start: bytes, end: bytes) -> tuple[Block, int] | None:
+        """Return the complete records in the first `have` bytes and their size; None if the slow path must do it."""
         data, width = self._bytes[:have], layout.width
         separators = self._separators(data)
         quotes = np.flatnonzero(data == _QUOTE) if self._buffer.find(b'"', 0, have) >= 0 else None
@@ -224,7 +222,7 @@ class Scanner:
         if layout.key_at >= width:
             return None
         used = int(separators[newlines[-1]]) + 1
-        if quotes is not None and not _usual_quotes(data, quotes[quotes < used]):
+        if quotes is not None and not _are_quotes_regular(data, quotes[quotes < used]):
             return None
         if self._buffer.find(b"\r", 0, used) >= 0:
             returns = np.flatnonzero(data[:used] == _CR)
@@ -240,12 +238,12 @@ class Scanner:
         starts[0], starts[1:] = 0, ends[:-1]
 
         def values(column: int) -> tuple[Positions, Positions]:
-            """Where the values of a column begin and end, within their quotes."""
-            begins, behind = starts if column == 0 else fields[:, column - 1] + 1, fields[:, column]
+            """Return where the values of a column start and end, without their quotes."""
+            first, last = starts if column == 0 else fields[:, column - 1] + 1, fields[:, column]
             if quotes is None:
-                return begins, behind
-            is_quoted = data[begins] == _QUOTE
-            return begins + is_quoted, behind - is_quoted
+                return first, last
+            is_quoted = data[first] == _QUOTE
+            return first + is_quoted, last - is_quoted
 
         id_starts, id_ends = values(layout.key_at)
         if (id_starts == id_ends).any():
@@ -259,10 +257,10 @@ class Scanner:
         return Block(memoryview(self._buffer)[:used], starts, ends, fields, found, outside, layout.key_at), used
 
     def _separators(self, data: Bytes) -> Positions:
-        """Where commas and newlines stand, those inside quotes included."""
+        """Return the positions of all commas and newlines, also those inside quotes."""
         found = []
-        for at in range(0, len(data), _CHUNK):
-            chunk = data[at : at + _CHUNK]
+        for at in range(0, len(data), _CHUNK_BYTES):
+            chunk = data[at : at + _CHUNK_BYTES]
             is_comma, is_newline = self._is_comma[: len(chunk)], self._is_newline[: len(chunk)]
             np.equal(chunk, _COMMA, out=is_comma)
             np.equal(chunk, _LF, out=is_newline)
@@ -272,37 +270,37 @@ class Scanner:
             found.append(positions)
         return np.concatenate(found)
 
-    def _windows(self, size: int, have: int) -> NDArray[np.void]:
-        """All runs of `size` bytes, each beginning one byte further: indexing takes fields out of it."""
+    def _sliding_views(self, size: int, have: int) -> NDArray[np.void]:
+        """Return a view of every run of `size` bytes in the buffer: indexing it by start positions copies fields."""
         return np.ndarray((have - size + 1,), f"V{size}", self._buffer, strides=(1,))
 
     def _keys(self, starts: Positions, ends: Positions, have: int) -> Keys:
         sizes = ends - starts
         size = int(sizes[0])
         if (sizes == size).all():
-            return keys(self._windows(size, have)[starts].view(np.uint8).reshape(-1, size))
+            return compute_keys(self._sliding_views(size, have)[starts].view(np.uint8).reshape(-1, size))
         found = np.empty(len(starts), np.uint64)
         for size in np.unique(sizes).tolist():
             rows = np.flatnonzero(sizes == size)
-            found[rows] = keys(self._windows(size, have)[starts[rows]].view(np.uint8).reshape(-1, size))
+            found[rows] = compute_keys(self._sliding_views(size, have)[starts[rows]].view(np.uint8).reshape(-1, size))
         return found
 
     def _outside(self, starts: Positions, ends: Positions, have: int, start: bytes, end: bytes) -> int:
-        """How many instants lie outside [start, end)."""
-        long = ends - starts == _INSTANT
-        instants = self._windows(_INSTANT, max(have, _INSTANT))[starts[long]]
-        digits = instants.view(np.uint8).reshape(-1, _INSTANT)
-        usual = ((digits - _ZERO <= 9) == _IS_DIGIT).all(axis=1)
-        usual &= (digits[:, ~_IS_DIGIT] == _FORM[~_IS_DIGIT]).all(axis=1)
-        texts = instants[usual].view(f"S{_INSTANT}")
+        """Count the instants outside [start, end): those in canonical form by NumPy, the others one by one."""
+        is_full = ends - starts == _INSTANT_BYTES
+        instants = self._sliding_views(_INSTANT_BYTES, max(have, _INSTANT_BYTES))[starts[is_full]]
+        digits = instants.view(np.uint8).reshape(-1, _INSTANT_BYTES)
+        is_canonical = ((digits - _ZERO <= 9) == _IS_DIGIT).all(axis=1)
+        is_canonical &= (digits[:, ~_IS_DIGIT] == _CANONICAL_FORM[~_IS_DIGIT]).all(axis=1)
+        texts = instants[is_canonical].view(f"S{_INSTANT_BYTES}")
         count = int(np.count_nonzero((texts < start) | (texts >= end)))
-        doubtful = np.concatenate((np.flatnonzero(~long), np.flatnonzero(long)[~usual])).tolist()
+        others = np.concatenate((np.flatnonzero(~is_full), np.flatnonzero(is_full)[~is_canonical])).tolist()
         buffer = self._buffer
-        return count + sum(is_outside(bytes(buffer[starts[row] : ends[row]]), start, end) for row in doubtful)
+        return count + sum(is_outside(bytes(buffer[starts[row] : ends[row]]), start, end) for row in others)
 
 
-class _Gathered:
-    """Records of one width that become a block."""
+class _BlockBuilder:
+    """Collects records with the same number of fields into a block."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -314,19 +312,19 @@ class _Gathered:
 
     @property
     def is_full(self) -> bool:
-        return len(self._data) >= _SLOW_BLOCK
+        return len(self._data) >= _SLOW_BLOCK_BYTES
 
     def add(self, raw: bytes, fields: list[bytes], row: int, start: bytes, end: bytes) -> None:
-        """Takes in record `row`. Raises CsvError."""
+        """Add row number `row`. Raises CsvError for a ragged row and an empty id."""
         layout = self._layout
         if layout.width is not None and len(fields) != layout.width:
             raise CsvError(row, f"{len(fields)} fields where the header has {layout.width}")
-        if layout.key_at >= len(fields) or not (id := value(fields[layout.key_at])):
+        if layout.key_at >= len(fields) or not (id := unquote(fields[layout.key_at])):
             raise CsvError(row, "the id is empty")
         self.width = len(fields)
         self._ids.append(id)
         if layout.time_at is not None:
-            self._outside += is_outside(value(fields[layout.time_at]), start, end)
+            self._outside += is_outside(unquote(fields[layout.time_at]), start, end)
         if layout.order is not None:
             fields = [*fields, b""]
             fields = [fields[at] for at in layout.order]
@@ -336,86 +334,88 @@ class _Gathered:
         self._sizes.extend(map(len, fields))
 
     def blocks(self) -> Iterator[Block]:
-        """The block; none without records."""
+        """Yield the block; nothing if there are no records."""
         if not self._ids:
             return
         sizes = np.fromiter(map(len, self._ids), np.int64, len(self._ids))
         found = np.empty(len(sizes), np.uint64)
         for size in np.unique(sizes).tolist():
             rows = np.flatnonzero(sizes == size)
-            alike = b"".join([self._ids[row] for row in rows.tolist()])
-            found[rows] = keys(np.frombuffer(alike, np.uint8).reshape(-1, size))
+            same_size = b"".join([self._ids[row] for row in rows.tolist()])
+            found[rows] = compute_keys(np.frombuffer(same_size, np.uint8).reshape(-1, size))
         separators = (np.cumsum(np.array(self._sizes, np.int64) + 1) - 1).reshape(len(sizes), -1)
         ends = separators[:, -1] + 1
         starts = np.concatenate(([0], ends[:-1]))
         yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, _key_at(self._layout))
 
 
-def _arranged(block: Block, layout: Layout) -> Iterator[Block]:
-    """The records of a block with the output's columns in the output's order, in one or several blocks."""
+def _reordered(block: Block, layout: Layout) -> Iterator[Block]:
+    """Yield the records of a block with the output's columns in the output's order, in one or more blocks."""
     if layout.order is None:
         yield block
         return
     data = np.frombuffer(block.data, np.uint8)
     order = np.array(layout.order)
     outside = block.outside
-    step = max(1, _ARRANGED // len(order))
+    step = max(1, _REORDERED_FIELDS // len(order))
     for first in range(0, len(block), step):
         fields = block.separators[first : first + step]
         begins = np.empty_like(fields)
         begins[:, 0], begins[:, 1:] = block.starts[first : first + step], fields[:, :-1] + 1
-        begins, sizes = begins[:, order], (fields + 1 - begins)[:, order]  # with a byte for the separator
+        begins, sizes = begins[:, order], (fields + 1 - begins)[:, order]  # including the separator
         sizes[:, order < 0] = 1
-        behind = np.cumsum(sizes).reshape(sizes.shape)
-        from_to = np.repeat((begins - (behind - sizes)).reshape(-1), sizes.reshape(-1))
-        from_to += np.arange(len(from_to))
-        arranged = data[from_to]
-        separators = behind - 1
-        arranged[separators] = _COMMA
-        arranged[separators[:, -1]] = _LF
-        ends = behind[:, -1]
+        field_ends = np.cumsum(sizes).reshape(sizes.shape)
+        sources = np.repeat((begins - (field_ends - sizes)).reshape(-1), sizes.reshape(-1))
+        sources += np.arange(len(sources))
+        reordered = data[sources]
+        separators = field_ends - 1
+        reordered[separators] = _COMMA
+        reordered[separators[:, -1]] = _LF
+        ends = field_ends[:, -1]
         starts = np.concatenate(([0], ends[:-1]))
         found = block.keys[first : first + step]
-        yield Block(arranged.data, starts, ends, separators, found, outside, _key_at(layout))
+        yield Block(reordered.data, starts, ends, separators, found, outside, _key_at(layout))
         outside = 0
 
 
 def _key_at(layout: Layout) -> int:
-    """Which of the output's columns is the id."""
+    """Return the position of the id among the output's columns."""
     return layout.key_at if layout.order is None else layout.order.index(layout.key_at)
 
 
 def _parity(separators: Positions, quotes: Positions) -> Positions:
-    """For each separator, 1 where it stands behind an odd number of quotes, so inside some."""
+    """Return for each separator 1 if an odd number of quotes precedes it, so that it is inside quotes, else 0."""
     before = np.bincount(np.searchsorted(separators, quotes), minlength=len(separators) + 1)
     return np.cumsum(before[: len(separators)]) & 1
 
 
-def _usual_quotes(data: Bytes, quotes: Positions) -> bool:
-    """Whether quotes open where a field begins, close where it ends, and are doubled in between."""
+def _are_quotes_regular(data: Bytes, quotes: Positions) -> bool:
+    """Return whether all quotes enclose a whole field or are doubled inside one."""
     opening, closing = quotes[0::2], quotes[1::2]
-    before, behind = data[np.maximum(opening, 1) - 1], data[closing + 1]
+    before, after = data[np.maximum(opening, 1) - 1], data[closing + 1]
     opens = (before == _COMMA) | (before == _LF) | (before == _QUOTE) | (opening == 0)
-    closes = (behind == _COMMA) | (behind == _LF) | (behind == _QUOTE)
+    closes = (after == _COMMA) | (after == _LF) | (after == _QUOTE)
     return bool(opens.all() and closes.all())
 
 
 def read_header(file: File, checkpoint: Callable[[], None], key: str) -> tuple[tuple[str, ...], int]:
-    """A file's columns, and the byte at which its records begin; no columns where it is empty. Raises CsvError where it
-    has no header with the column `key`."""
-    rows = records(blocks(file, checkpoint))
+    """Return a file's columns and the offset of its first record; no columns if it is empty.
+
+    Raises CsvError if it has no header with the column `key`.
+    """
+    rows = records(read_chunks(file, checkpoint))
     first = next(rows, None)
     return read_columns(iter([first] if first else []), key), first[2] if first else 0
 
 
-def keys(ids: Bytes) -> Keys:
-    """A 64-bit key for each row of `ids`, an array of equally long ids; other ids have other keys, almost always.
+def compute_keys(ids: Bytes) -> Keys:
+    """Return a 64-bit key for each row of `ids`, an array of ids of the same length; collisions are rare but possible.
 
-    The upper half are the first eight bytes, read as hexadecimal digits: the second of an ObjectId, so that ids of one
-    time have keys of one range. The lower half is a hash of all.
+    The upper half is the first eight bytes, read as hexadecimal digits: the timestamp of an ObjectId, so that ids of
+    one time have keys of one range. The lower half is a hash of the whole id.
     """
     count, size = ids.shape
-    if size > _LONG_ID:
+    if size > _LONG_ID_BYTES:
         return np.fromiter((xxh3_64_intdigest(id.tobytes()) for id in ids), np.uint64, count)
     padded = -(-size // 8) * 8
     if padded != size:
@@ -437,9 +437,11 @@ def keys(ids: Bytes) -> Keys:
 
 
 def is_outside(created: bytes, start: bytes, end: bytes) -> bool:
-    """Whether an instant, however written, lies outside [start, end), two of the usual form, in which instants are
-    compared as text; without an offset it is one of UTC. What is no instant counts as inside."""
-    if _USUAL.fullmatch(created):
+    """Return whether an instant in any ISO 8601 form is outside [start, end), two instants in canonical form.
+
+    An instant without an offset is taken as UTC. Text that is not an instant counts as inside.
+    """
+    if _CANONICAL.fullmatch(created):
         return not start <= created < end
     first, moment, last = (nanoseconds(text, zone=b"Z") for text in (start, created, end))
     return moment is not None and first is not None and last is not None and not first <= moment < last

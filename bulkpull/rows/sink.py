@@ -1,4 +1,4 @@
-"""Where merged rows go: a CSV whose records can be read back while it grows."""
+"""The merged CSV: append-only, with random access to earlier records."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from io import FileIO
 from pathlib import Path
 
 from bulkpull.disk import sync_file
-from bulkpull.rows.records import blocks, records
+from bulkpull.rows.records import read_chunks, records
 
-_READ_BACK = 16 * 1024
-_BUFFER = 1024 * 1024
-_CACHED = 16 * 1024 * 1024  # bytes behind the last that stay in the page cache
-_PAGE = 1024 * 1024
-_MOST_MISSES = 1000  # reads from what is not cached any more, after which it stays cached
-_AT_ONCE = os.sysconf("SC_IOV_MAX")  # pieces in one call
+_READ_BACK_BYTES = 16 * 1024
+_BUFFER_BYTES = 1024 * 1024
+_CACHED_BYTES = 16 * 1024 * 1024  # at the end of the file, that stay in the page cache
+_PAGE_BYTES = 1024 * 1024
+_MAX_MISSES = 1000  # reads of evicted bytes, after which nothing is evicted any more
+_MAX_PIECES = os.sysconf("SC_IOV_MAX")  # per writev call
 
 
 class CsvSink:
-    """A CSV with one line end (LF) and one header: the columns given, or the union of those that come.
+    """A CSV with LF line ends and one header for all rows.
 
-    `columns` are the header's first; with `fixed` they are all. Otherwise `adopt` appends what else comes, in the
-    order it first appears, and `finish` fills the earlier rows up with empty values.
-    `offset` is where the next record will stand; a file that was begun before is taken up there.
+    The header starts with `columns`; if `fixed`, these are all. Otherwise `add_columns` appends further ones in the
+    order of their first appearance, and `finish` pads earlier rows with empty fields. `offset` is the position of the
+    next record; if it is not 0, the existing file is continued there.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, fixed: bool, offset: int = 0) -> None:
@@ -31,28 +31,28 @@ class CsvSink:
         self.offset = 0
         self.path = path
         self._fixed = fixed
-        self._uncached = self._misses = 0  # bytes that the page cache forgot, and how often they were asked for
+        self._uncached = self._misses = 0  # bytes evicted from the page cache, and reads of them
         self._file = path.open("r+b" if offset else "w+b", buffering=0)
-        self.cut(offset, columns)
+        self.truncate(offset, columns)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def adopt(self, columns: Iterable[str]) -> None:
-        """Takes new columns into the header, unless it is fixed; to be called before the first record."""
+    def add_columns(self, columns: Iterable[str]) -> None:
+        """Append new columns to the header, unless it is fixed. Must be called before the first record."""
         if not self._fixed:
             known = frozenset(self.columns)
             self.columns += [column for column in columns if column not in known]
         if not self.offset:
-            self.append([header(self.columns) + b"\n"])
+            self.append([header_record(self.columns) + b"\n"])
 
     def append(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Appends whole records, each with its LF, in `pieces` cut anywhere."""
+        """Append complete records, each with its LF; `pieces` may be split anywhere."""
         self.offset += write_all(self._file.fileno(), pieces)
 
-    def cut(self, offset: int, columns: Sequence[str]) -> None:
-        """Goes back to an earlier `offset`, and the columns of then."""
+    def truncate(self, offset: int, columns: Sequence[str]) -> None:
+        """Truncate the file to an earlier `offset`, and restore the columns of that time."""
         self._file.seek(offset)
         self._file.truncate()
         self.offset = offset
@@ -60,58 +60,60 @@ class CsvSink:
         self.columns = list(columns)
 
     def reader(self) -> FileIO:
-        """A handle to read what was written; to be closed."""
+        """Open the file for reading. The caller closes it."""
         return self.path.open("rb", buffering=0)
 
     def sync(self, needed: int | None = None) -> None:
-        """Brings all that was written to the disk, and lets the page cache forget what is unlikely to be read back,
-        which is not what stands from byte `needed` on: a cache that grows with the output costs more than the rest of
-        the writing, above all on virtual machines."""
+        """Flush the file to disk, and evict bytes from the page cache that are unlikely to be read back.
+
+        Bytes from `needed` on stay cached. Letting the cache grow with the output would cost more than the writing
+        itself, above all on virtual machines.
+        """
         written = self.offset
         sync_file(self._file.fileno())
-        behind = (min(written - _CACHED, written if needed is None else needed)) // _PAGE * _PAGE
-        if behind > self._uncached and self._misses < _MOST_MISSES and hasattr(os, "posix_fadvise"):
+        end = (min(written - _CACHED_BYTES, written if needed is None else needed)) // _PAGE_BYTES * _PAGE_BYTES
+        if end > self._uncached and self._misses < _MAX_MISSES and hasattr(os, "posix_fadvise"):
             advice = os.POSIX_FADV_DONTNEED
-            os.posix_fadvise(self._file.fileno(), self._uncached, behind - self._uncached, advice)
-            self._uncached = behind
+            os.posix_fadvise(self._file.fileno(), self._uncached, end - self._uncached, advice)
+            self._uncached = end
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes that stand at `offset`, at most `size`."""
+        """Return up to `size` bytes from `offset` on."""
         self._misses += offset < self._uncached
         return os.pread(self._file.fileno(), size, offset)
 
-    def stands_at(self, offset: int, record: bytes) -> bool:
-        """Whether the record at `offset` is `record`, byte for byte, LF included."""
+    def has_record_at(self, offset: int, record: bytes) -> bool:
+        """Return whether the file holds exactly `record`, including its LF, at `offset`."""
         return self.read(offset, len(record)) == record
 
     def fields_at(self, offset: int) -> list[bytes]:
-        """The raw fields of the record that begins at `offset`."""
+        """Return the raw fields of the record at `offset`."""
         return next(records(self._read_from(offset), 2))[1]
 
     def finish(self, checkpoint: Callable[[], None]) -> Path:
-        """Brings all rows to the header's width, and all bytes to the disk; returns where the finished file is.
+        """Pad all rows to the header's width and flush to disk; return the path of the finished file.
 
-        The file that is at the sink's path stays as it is, so that a finish which was broken off can be repeated.
-        `checkpoint` is called now and then, and may raise to stop.
+        The file at the sink's own path is not changed, so that an interrupted `finish` can be repeated. `checkpoint` is
+        called between chunks and may raise to stop.
         """
-        self.adopt(())  # a header even where no part came
+        self.add_columns(())  # writes the header if there was no part
         self.sync()
-        if self.stands_at(0, header(self.columns) + b"\n"):
+        if self.has_record_at(0, header_record(self.columns) + b"\n"):
             return self.path
         return self._widen(checkpoint)
 
     def _read_from(self, offset: int) -> Iterator[bytes]:
-        while block := os.pread(self._file.fileno(), _READ_BACK, offset):
+        while block := os.pread(self._file.fileno(), _READ_BACK_BYTES, offset):
             yield block
             offset += len(block)
 
     def _widen(self, checkpoint: Callable[[], None]) -> Path:
-        """A second file: the final header, and every record with as many fields."""
+        """Write a second file with the final header and padded records; return its path."""
         wide_path = self.path.with_name(f"{self.path.name}.wide")
-        with self.path.open("rb") as narrow, wide_path.open("wb", buffering=_BUFFER) as wide:
-            rows = records(blocks(narrow, checkpoint))
+        with self.path.open("rb") as narrow, wide_path.open("wb", buffering=_BUFFER_BYTES) as wide:
+            rows = records(read_chunks(narrow, checkpoint))
             next(rows)
-            wide.write(header(self.columns) + b"\n")
+            wide.write(header_record(self.columns) + b"\n")
             for raw, fields, _ in rows:
                 wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
             wide.flush()
@@ -120,22 +122,22 @@ class CsvSink:
 
 
 def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
-    """Writes all `pieces` to a file descriptor; returns their bytes. Raises OSError."""
+    """Write all `pieces` to a file descriptor; return their size in bytes. Raises OSError."""
     size = 0
-    for at in range(0, len(pieces), _AT_ONCE):
-        some = pieces[at : at + _AT_ONCE]
+    for at in range(0, len(pieces), _MAX_PIECES):
+        some = pieces[at : at + _MAX_PIECES]
         left = sum(map(len, some))
         size += left
         left -= os.writev(file, some)
-        if left:  # a signal, or a disk that is about to be full
+        if left:  # a partial write: a signal, or a disk that is almost full
             rest = memoryview(b"".join(some))[-left:]
             while rest:
                 rest = rest[os.write(file, rest) :]
     return size
 
 
-def header(columns: Iterable[str]) -> bytes:
-    """The header record of `columns`."""
+def header_record(columns: Iterable[str]) -> bytes:
+    """Return the header record of `columns`, without a line end."""
     return b",".join(_quoted(column.encode()) for column in columns)
 
 

@@ -1,6 +1,6 @@
-"""A local Clickwrap, to try things on: its API, its files on another origin, its limits. Nothing leaves loopback."""
+"""A local Clickwrap server for experiments and tests, with the API, a separate file host and a rate limit."""
 
-from bulkpull.sandbox.config import SandboxConfig, Seen
+from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.server import Sandbox
 
-__all__ = ["Sandbox", "SandboxConfig", "Seen"]
+__all__ = ["Sandbox", "SandboxConfig", "SandboxStats"]

@@ -1,4 +1,4 @@
-"""Files as hosts were seen to send them: compressed in many ways, and labelled as something else."""
+"""Bodies as real file hosts send them: compressed in several ways, sometimes with a wrong Content-Encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# The labels of bodies that are sent as they are.
+# The Content-Encoding of bodies that are not encoded.
 LABELS = {
     "label-utf-8": "UTF8",
     "label-binary": "binary",
@@ -34,8 +34,8 @@ _CODED = {
 }
 
 
-def coded(kind: str, content: bytes) -> tuple[bytes, str] | None:
-    """The body and the label under the mode `kind`; None for a mode that leaves the body alone."""
+def encode_body(kind: str, content: bytes) -> tuple[bytes, str] | None:
+    """Encode a file under the mode `kind`; return the body and its Content-Encoding, or None if it is not encoded."""
     if kind not in _CODED:
         return None
     match kind:
@@ -54,7 +54,7 @@ def coded(kind: str, content: bytes) -> tuple[bytes, str] | None:
             half = len(content) // 2
             body = gzip.compress(content[:half], 1) + gzip.compress(content[half:], 1) + b"\0" * 100
         case "body-br":
-            body = b"\x0b" + content  # whatever it is: nobody here writes Brotli
+            body = b"\x0b" + content  # not valid Brotli, which no client here supports
         case _:
             body = gzip.compress(content, 1)
     return body, _CODED[kind]

@@ -1,4 +1,4 @@
-"""Made-up activity: any row can be computed from its number, so a million take no memory and always look alike."""
+"""Synthetic activity. Every row is computed from its number, so the data takes no memory and is reproducible."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
 
 _MASK = (1 << 64) - 1
 _WEEK_MS = 7 * 86_400_000
-_PEAK_AT = 0.6  # of the range, where the busy week begins
+_PEAK_AT = 0.6  # fraction of the range before the busy week
 
 
 @cache
 def _clock() -> tuple[str, ...]:
-    """The seconds of a day."""
+    """All times of a day, in whole seconds."""
     return tuple(f"T{at // 3600:02d}:{at // 60 % 60:02d}:{at % 60:02d}." for at in range(86_400))
 
 
@@ -63,7 +63,7 @@ Row = tuple[str | None, ...]
 
 
 def csv_value(value: str | None) -> str:
-    """A CSV field: nothing at all for None, a quoted nothing for an empty string, quotes only where needed."""
+    """Return a value as a CSV field: None is empty, an empty string is quoted, others are quoted only if necessary."""
     if value is None:
         return ""
     if not value or any(character in value for character in ',"\r\n'):
@@ -73,7 +73,7 @@ def csv_value(value: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Pools:
-    """The values that rows draw from, in 2^n lots each."""
+    """The values from which rows are drawn; each pool has a power of two entries."""
 
     events: tuple[Any, ...] = _EVENTS
     titles: tuple[Any, ...] = _TITLES
@@ -82,17 +82,17 @@ class _Pools:
     plans: tuple[Any, ...] = _PLANS
 
     def encoded(self) -> _Pools:
-        """The same pools as CSV fields."""
+        """Return the same pools as CSV fields."""
         return _Pools(*(tuple(map(csv_value, getattr(self, name))) for name in _Pools.__dataclass_fields__))
 
 
 @dataclass(slots=True)
 class Activities:
-    """`rows` activities spread over `[start, end)`, in the order of their time: evenly, but for a share `peak` of them
-    that falls into one week, or for a `burst` of so many that share the instant in the middle.
+    """`rows` activities in `[start, end)`, ordered by time.
 
-    Exports also deliver `repeats` (a share of rows) a second time, byte for byte, and under `conflicts` of the rows'
-    times the id of an earlier activity with other values.
+    They are evenly distributed, except that the fraction `peak` falls into one week, or `burst` of them share the
+    instant in the middle. Exports also repeat the fraction `repeats` of the rows, and for the fraction `conflicts` they
+    contain an additional row with the id of an earlier activity and other values.
     """
 
     rows: int
@@ -104,8 +104,8 @@ class Activities:
     peak: float = 0.0
     burst: int = 0
     _start_ms: int = field(init=False)
-    _slots: list[int] = field(init=False)  # between these, of 2^16 for each row, rows are evenly spread
-    _times: list[int] = field(init=False)  # over these milliseconds since the start
+    _slots: list[int] = field(init=False)  # positions, 2^16 per row, between which rows are evenly distributed
+    _times: list[int] = field(init=False)  # the corresponding milliseconds since the start
     _values: _Pools = field(init=False, default_factory=_Pools)
     _encoded: _Pools = field(init=False)
     _days: dict[int, str] = field(init=False, default_factory=dict)
@@ -128,21 +128,21 @@ class Activities:
         self._encoded = self._values.encoded()
 
     def between(self, start: datetime, end: datetime) -> range:
-        """The numbers of the activities with start <= created_time < end."""
+        """Return the numbers of the activities with start <= created_time < end."""
         return range(self._first_from(start), self._first_from(end))
 
     def row(self, number: int) -> Row:
-        """The values of one activity, in the order of FIELDS."""
+        """Return the values of one activity, in the order of FIELDS."""
         return self._row(number, self._mix(number), self._values)
 
-    def delivered(self, numbers: range, wanted: Callable[[Row], bool] | None) -> Iterator[tuple[str, ...]]:
-        """The rows, as CSV fields, that an export of these activities holds: repeats come last."""
+    def export_rows(self, numbers: range, matches: Callable[[Row], bool] | None) -> Iterator[tuple[str, ...]]:
+        """Yield the rows of an export of these activities, as CSV fields; repeats come last."""
         repeat_below = int(self.repeats * 65536)
         conflict_below = int(self.conflicts * 65536)
         row, pools = self._row, self._encoded
         again: list[tuple[str, ...]] = []
         for number in numbers:
-            if wanted is not None and not wanted(self.row(number)):
+            if matches is not None and not matches(self.row(number)):
                 continue
             draw = self._mix(number)
             fields = row(number, draw, pools)
@@ -156,7 +156,7 @@ class Activities:
         yield from again
 
     def _row(self, number: int, draw: int, pools: _Pools) -> tuple[Any, ...]:
-        slot = number << 16 | draw & 0xFFFF  # an even spread, moved within its own slot: the order is the numbers'
+        slot = number << 16 | draw & 0xFFFF  # a random position in its own slot, which keeps the order
         ms = self._moment(slot)
         return (
             self._id(number, ms),
@@ -171,14 +171,14 @@ class Activities:
         )
 
     def _id(self, number: int, ms: int) -> str:
-        """24 hexadecimal digits that begin with the second, as MongoDB's ObjectIds do."""
+        """Return 24 hexadecimal digits that start with the second, like MongoDB's ObjectIds."""
         return f"{ms // 1000:08x}{self.seed & 0xFFFFFFFFFF:010x}{number & 0xFFFFFF:06x}"
 
     def _ms(self, number: int) -> int:
         return self._moment(number << 16 | self._mix(number) & 0xFFFF)
 
     def _moment(self, slot: int) -> int:
-        if len(self._slots) == 2:  # the same as below, in less time: all rows come by here
+        if len(self._slots) == 2:  # a fast path for the common case
             return self._start_ms + slot * self._times[1] // self._slots[1]
         return self._start_ms + _scaled(slot, self._slots, self._times)
 
@@ -198,7 +198,7 @@ class Activities:
         return number
 
     def _mix(self, number: int) -> int:
-        """64 bits that depend on seed and number alone (the finaliser of splitmix64)."""
+        """Hash seed and number to 64 bits (the finalizer of splitmix64)."""
         bits = (number + self.seed * 0x632BE59BD9B4E019) * 0x9E3779B97F4A7C15 & _MASK
         bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _MASK
         bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _MASK
@@ -206,7 +206,7 @@ class Activities:
 
 
 def _scaled(value: int, points: list[int], scale: list[int]) -> int:
-    """Where a value between two points lies on another scale."""
+    """Map a value from one piecewise linear scale to another."""
     after = min(len(points) - 1, max(1, bisect_left(points, value)))
     first, last = points[after - 1], points[after]
     if last == first:
@@ -215,12 +215,12 @@ def _scaled(value: int, points: list[int], scale: list[int]) -> int:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Milliseconds since 1970."""
+    """Return the milliseconds since 1970."""
     return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
-def nested(row: Row, *, lean: bool, fields: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A row as the list route shows it: dotted names reach into objects; `lean` leaves those objects out."""
+def to_json(row: Row, *, lean: bool, fields: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a row as the list route does: dotted names become nested objects, which `lean` omits."""
     activity: dict[str, Any] = {}
     for name, value in zip(FIELDS, row, strict=True):
         if fields and name not in fields:

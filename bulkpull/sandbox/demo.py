@@ -1,4 +1,4 @@
-"""`make demo`: the real `bulkpull pull` against a sandbox of half a million activities."""
+"""`make demo`: run `bulkpull pull` against a sandbox with half a million activities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = "event_type,connection_data.remote_address,connection_data.page_title,c
 
 
 def main() -> int:
-    """Runs the demo; returns the pull's exit code."""
+    """Run the demo; return the pull's exit code."""
     OUTPUT.parent.mkdir(exist_ok=True)
     say(f"Starting a sandbox with {ROWS:,} activities from {START} to {END} ...")
     with sandbox_process("--rows", str(ROWS), "--start", START, "--end", END) as sandbox:
@@ -28,21 +28,21 @@ def main() -> int:
         command = [sys.executable, "-m", "bulkpull", *arguments]
         code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603
     if code == 0:
-        say("\nThe output begins so:\n")
+        say("\nThe first lines of the output:\n")
         with OUTPUT.open(encoding="utf-8", newline="") as lines:
             say("".join(islice(lines, 6)))
-        say(f"It is {OUTPUT.absolute()}")
-        seen = sandbox.seen
+        say(f"Output: {OUTPUT.absolute()}")
+        stats = sandbox.stats
         say(
-            f"The sandbox saw {sum(seen['requests'].values())} requests ({seen['throttled']} throttled), "
-            f"{seen['exports']} exports ({seen['peak_exports']} at once), {seen['downloads']} downloads "
-            f"({seen['peak_downloads']} at once), and the token on the file host {seen['leaks']} times."
+            f"Sandbox: {sum(stats['requests'].values())} requests ({stats['throttled']} throttled), "
+            f"{stats['exports']} exports ({stats['peak_exports']} at once), {stats['downloads']} downloads "
+            f"({stats['peak_downloads']} at once), {stats['leaks']} token leaks to the file host."
         )
     return code
 
 
 def say(text: str) -> None:
-    """Prints at once, since the pull writes to the same terminal."""
+    """Print and flush, since the pull writes to the same terminal."""
     print(text, flush=True)
 
 

@@ -1,5 +1,7 @@
-"""Misbehaviour on demand: faults strike now and then, drawn from a seed by what is asked for and how often it was
-before; modes are how the server is all the time."""
+"""Fault injection: random faults and permanent modes.
+
+Random faults are reproducible: whether one occurs depends on the seed, the request and how often it was made before.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Literal
 from aiohttp import web
 
 from bulkpull.errors import UsageError
-from bulkpull.sandbox.modes import COMES, COSTS, MODES
+from bulkpull.sandbox.modes import COSTLY, HARMLESS, MODES
 
 Group = Literal["api", "export", "file", "host"]
 
@@ -23,41 +25,41 @@ EVERYTHING, ODD = "everything", "odd"
 KINDS: dict[Group, dict[str, str]] = {
     "api": {
         "server-error": "500, 502 or 503, in JSON or HTML",
-        "throttle": "one to three times 429 for whatever comes",
+        "throttle": "429 for one to three consecutive requests",
         "html": "an HTML page with status 200",
-        "reset": "the connection is reset, nothing was done",
-        "lost": "the connection is reset, though it was done",
-        "hang": "nothing comes for a while, then a reset",
+        "reset": "the connection is reset before the request is processed",
+        "lost": "the connection is reset after the request is processed",
+        "hang": "no response for a while, then a reset",
     },
     "export": {
-        "export-fails": "it ends as failed",
-        "export-always-fails": "so does every other of its filter; where it is named, that of the first export too",
-        "export-never-ends": "it stays started",
-        "export-vanishes": "it is not found any more",
-        "purged": "its files are gone",
-        "damaged": "one of its files is cut within a record",
+        "export-fails": "the export fails",
+        "export-always-fails": "every export of a filter fails; if named explicitly, also those of the first filter",
+        "export-never-ends": "the export stays started",
+        "export-vanishes": "the export no longer exists",
+        "purged": "the files of the export no longer exist",
+        "damaged": "one file of the export is truncated within a record",
     },
     "file": {
         "file-error": "500, 502 or 503",
         "file-reset": "the connection is reset before the headers",
-        "file-hang": "nothing comes for a while, then a reset",
-        "stall": "the body stops for a while, then a reset",
-        "cut": "the body ends before its length",
-        "cut-short-length": "the body ends early, and its length says so too",
-        "trickle": "the body comes in small pieces",
-        "expire": "the body ends early, and the link is no longer good",
-        "range-ignored": "the whole file, where a range was asked for",
-        "wrong-range": "another range than was asked for, or of another length",
-        "changed": "other bytes and another ETag for the length of an answer, which breaks off",
+        "file-hang": "no response for a while, then a reset",
+        "stall": "the body stalls for a while, then a reset",
+        "cut": "the body ends before its Content-Length",
+        "cut-short-length": "the body is truncated, with a matching Content-Length",
+        "trickle": "the body is sent slowly, in small pieces",
+        "expire": "the body ends early, and the link expires",
+        "range-ignored": "a range request gets the whole file",
+        "wrong-range": "a range request gets another range, or another total length",
+        "changed": "one response has other bytes and another ETag, and is cut off",
         "error-page": "an HTML page with status 200",
-        "gzip": "the body is compressed",
+        "gzip": "the body is compressed with gzip",
     },
-    "host": {"outage": "once, all connections to API and files are reset for a while"},
+    "host": {"outage": "once, all connections to the API and the file host are reset for a while"},
 }
-_SHARE: dict[Group, float] = {"api": 0.1, "export": 0.2, "file": 0.3, "host": 1.0}
-MAX_DRAWN = 3  # modes in EVERYTHING
-_RARE = 0.005  # the share of filters whose exports always fail, and
-_RARE_OUTAGE = 0.1  # of seeds with an outage, in EVERYTHING
+_PROBABILITY: dict[Group, float] = {"api": 0.1, "export": 0.2, "file": 0.3, "host": 1.0}
+MAX_DRAWN = 3  # modes that a profile draws
+_RARE_PROBABILITY = 0.005  # of filters whose exports always fail, in EVERYTHING
+_RARE_OUTAGE_PROBABILITY = 0.1  # of an outage, in EVERYTHING
 _STRIKES = {kind for kinds in KINDS.values() for kind in kinds}
 _DEFAULTS = {kind: mode.default for kinds in MODES.values() for kind, mode in kinds.items()}
 _KNOWN = "; ".join(
@@ -69,20 +71,20 @@ _NUMBER = re.compile("[0-9]{1,15}")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault; `draw` decides on its details."""
+    """An injected fault; `draw` determines its details."""
 
     kind: str
     draw: random.Random
 
 
 class Faults:
-    """The faults of a `profile`. Raises UsageError.
+    """The faults of a `profile`. Raises UsageError if it is not valid.
 
-    A profile is made of kinds joined by +, each with a value (`counts-capped:10000`) where it takes one, and may end
-    with :SEED. `everything` stands for every kind that strikes and, by seed, for a few modes under which a pull needs
-    no more exports than otherwise; `odd` also draws modes that cost exports.
+    A profile consists of kinds joined by +, each optionally with a value (`counts-capped:10000`) if it takes one, and
+    may end with :SEED. `everything` stands for all random faults and a few harmless modes drawn by seed; `odd` also
+    draws modes that cost exports.
 
-    `seconds` is what a hang or a stall takes; an outage takes twice as long. `injected` counts by kind.
+    A hang or a stall takes `seconds`, an outage twice as long. `injected` counts faults by kind.
     """
 
     def __init__(self, profile: str, seconds: float) -> None:
@@ -95,64 +97,64 @@ class Faults:
             self._modes = self._drawn_modes(odd=ODD in named) | self._modes
         self.seconds = seconds
         self.injected: Counter[str] = Counter()
-        self._always_fails = _RARE if drawn else _SHARE["export"]
-        self._first_is_doomed = "export-always-fails" in named
+        self._always_fails_probability = _RARE_PROBABILITY if drawn else _PROBABILITY["export"]
+        self._first_always_fails = "export-always-fails" in named
         self._first_filter: str | None = None
         self._uses: Counter[tuple[object, ...]] = Counter()
-        self._storm = 0
+        self._throttles_left = 0
         luck = self._draw("outage")
-        self._outage = "outage" in strikes and (not drawn or luck.random() < _RARE_OUTAGE)
+        self._outage = "outage" in strikes and (not drawn or luck.random() < _RARE_OUTAGE_PROBABILITY)
         self._outage_after = luck.uniform(0.2, 2.0)
         self._first_request: float | None = None
 
     def has(self, kind: str) -> bool:
-        """Whether the mode `kind` is on."""
+        """Return whether the mode `kind` is on."""
         return kind in self._modes
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The modes that are on, as a profile names them."""
+        """The active modes, as a profile names them."""
         return tuple(kind if value is None else f"{kind}:{value}" for kind, value in self._modes.items())
 
     def value(self, kind: str) -> int:
-        """The value of the mode `kind`, which is on and takes one."""
+        """Return the value of the active mode `kind`."""
         value = self._modes[kind]
         assert value is not None
         return value
 
     def note(self, kind: str) -> Literal[True]:
-        """Counts that a mode has made a difference."""
+        """Count that a mode took effect. Always returns True, for use in conditions."""
         self.injected[kind] += 1
         return True
 
-    def launched(self, filter: str) -> None:
-        """Notes that an export of `filter` is launched: the first one of all may be doomed."""
+    def note_launch(self, filter: str) -> None:
+        """Note the launch of an export: those of the first filter may always fail."""
         if self._first_filter is None:
             self._first_filter = filter
 
-    def strike(self, group: Group, *key: object, without: Collection[str] = ()) -> Fault | None:
-        """What befalls this use of what `key` names, if anything does."""
+    def draw_fault(self, group: Group, *key: object, without: Collection[str] = ()) -> Fault | None:
+        """Draw the fault for this use of the thing identified by `key`, if any."""
         if not self._kinds[group]:
             return None
         self._uses[group, *key] += 1
         draw = self._draw(group, *key, self._uses[group, *key])
-        if group == "api" and self._storm:
-            self._storm -= 1
+        if group == "api" and self._throttles_left:
+            self._throttles_left -= 1
             kind = "throttle"
-        elif group == "export" and self.dooms(*key):
+        elif group == "export" and self.always_fails(*key):
             kind = "export-always-fails"
         else:
             kinds = [kind for kind in self._kinds[group] if kind not in without and kind != "export-always-fails"]
-            if not kinds or draw.random() >= _SHARE[group]:
+            if not kinds or draw.random() >= _PROBABILITY[group]:
                 return None
             kind = draw.choice(kinds)
             if kind == "throttle":
-                self._storm = draw.randrange(3)
+                self._throttles_left = draw.randrange(3)
         self.injected[kind] += 1
         return Fault(kind, draw)
 
     def outage(self, now: float) -> bool:
-        """Whether the host cannot be reached at `now`, in seconds of the event loop's clock."""
+        """Return whether the host is unreachable at `now`, in seconds of the event loop's clock."""
         if not self._outage:
             return False
         if self._first_request is None:
@@ -161,17 +163,17 @@ class Faults:
         self.injected["outage"] += out
         return out
 
-    def dooms(self, *key: object) -> bool:
-        """Whether every export of what `key` names fails."""
+    def always_fails(self, *key: object) -> bool:
+        """Return whether every export of the filter `key` fails."""
         if "export-always-fails" not in self._kinds["export"]:
             return False
-        first = self._first_is_doomed and key == (self._first_filter,)
-        return first or self._draw("doom", *key).random() < self._always_fails
+        first = self._first_always_fails and key == (self._first_filter,)
+        return first or self._draw("doom", *key).random() < self._always_fails_probability
 
     def _drawn_modes(self, *, odd: bool) -> dict[str, int | None]:
-        """A few modes, each of another group."""
+        """Draw a few modes, each from another group."""
         draw = self._draw("modes")
-        known = COMES | COSTS if odd else COMES
+        known = HARMLESS | COSTLY if odd else HARMLESS
         groups = [found for kinds in MODES.values() if (found := [kind for kind in kinds if kind in known])]
         number = draw.randint(1 if odd else 0, min(MAX_DRAWN, len(groups)))
         kinds = [draw.choice(group) for group in draw.sample(groups, number)]
@@ -182,7 +184,7 @@ class Faults:
 
 
 def _parse(profile: str) -> tuple[dict[str, int | None], str]:
-    """The kinds that a profile names, with their values, and its seed. Raises UsageError."""
+    """Parse a profile into its kinds, with their values, and its seed. Raises UsageError."""
     named: dict[str, int | None] = {}
     seed = "0"
     entries = [entry.split(":") for entry in profile.split("+")]
@@ -192,7 +194,8 @@ def _parse(profile: str) -> tuple[dict[str, int | None], str]:
         known = kind in {"", EVERYTHING, ODD} or kind in _STRIKES or kind in _DEFAULTS
         if not known or len(numbers) > room or not all(_NUMBER.fullmatch(number) for number in numbers):
             raise UsageError(
-                f"no faults {profile!r}: name {EVERYTHING}, {ODD}, or some of {_KNOWN}, joined by +, and :SEED"
+                f"unknown fault profile {profile!r}: use {EVERYTHING}, {ODD}, or kinds joined by +, optionally with "
+                f":SEED. Kinds: {_KNOWN}"
             )
         if default is not None and numbers:
             default = int(numbers.pop(0))
@@ -204,7 +207,7 @@ def _parse(profile: str) -> tuple[dict[str, int | None], str]:
 
 
 def reset(request: web.Request) -> web.Response:
-    """Resets the request's connection (RST, not FIN); the answer that is returned goes nowhere."""
+    """Reset the request's connection (RST, not FIN); the returned response is never sent."""
     transport = request.transport
     if transport is not None:
         at_once = struct.pack("ii", 1, 0)
@@ -214,7 +217,7 @@ def reset(request: web.Request) -> web.Response:
 
 
 def server_error(fault: Fault) -> web.Response:
-    """A 500, 502 or 503, in JSON or in HTML."""
+    """Return a 500, 502 or 503, in JSON or HTML."""
     status = fault.draw.choice((500, 502, 503))
     if fault.draw.random() < 0.5:
         return web.json_response({"error": {"message": "Something went wrong", "status": status}}, status=status)
@@ -222,5 +225,5 @@ def server_error(fault: Fault) -> web.Response:
 
 
 def html_page() -> web.Response:
-    """What a proxy or a login page may put in the place of an answer."""
+    """Return a page like those of proxies and login forms, with status 200."""
     return web.Response(text="<!doctype html>\n<title>Please wait</title>\n<p>Just a moment", content_type="text/html")

@@ -1,4 +1,4 @@
-"""The file origin: signed links, ranges, and what may go wrong with them."""
+"""The file host: signed links and range requests, with injected faults."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
-from bulkpull.sandbox.bodies import LABELS, coded
-from bulkpull.sandbox.config import SandboxConfig, Seen
+from bulkpull.sandbox.bodies import LABELS, encode_body
+from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.exports import Exports, File, Task
 from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
 from bulkpull.sandbox.modes import MODES
 
-_CHUNK = 256 * 1024
-_TRICKLE = 16  # pieces
-_OF_RANGES = frozenset({"range-ignored", "wrong-range"})
-_OF_BODIES = frozenset({"stall", "cut", "cut-short-length", "trickle", "expire", "changed", "gzip"})
-_DAY = {"Retry-After": "86400"}
-_ODD = "name=Übersicht der Zustimmungen"
+_CHUNK_BYTES = 256 * 1024
+_TRICKLE_PIECES = 16
+_RANGE_FAULTS = frozenset({"range-ignored", "wrong-range"})
+_BODY_FAULTS = frozenset({"stall", "cut", "cut-short-length", "trickle", "expire", "changed", "gzip"})
+_RETRY_AFTER_A_DAY = {"Retry-After": "86400"}
+_ODD_QUERY = "name=Übersicht der Zustimmungen"
 
 
 @dataclass(slots=True)
 class _Delivery:
-    """The bytes from `offset` to `end` of a file that go out under `headers`; the body breaks off at `stop`."""
+    """A response with the bytes from `offset` to `end` of a file; the body is cut off at `stop`."""
 
     file: File
     offset: int
@@ -40,7 +40,7 @@ class _Delivery:
     status: int
     headers: dict[str, str]
     stop: int
-    claimed: int | None = None  # as the body's length, instead of the right one
+    claimed: int | None = None  # the Content-Length, if it is not the right one
     stalls: bool = False  # at `stop`
     trickles: bool = False
     swaps_case: bool = False
@@ -49,40 +49,41 @@ class _Delivery:
 
 
 class FileOrigin:
-    """Serves the files of exports; `url` must be set before links are made.
+    """Serves the files of exports. `url` must be set before links are created.
 
-    `deliveries` counts, by export and file (from 0), how often its last byte went out.
+    `deliveries` counts by export and file number (from 0) how often the last byte of a file was sent.
     """
 
-    def __init__(self, config: SandboxConfig, exports: Exports, faults: Faults, seen: Seen) -> None:
+    def __init__(self, config: SandboxConfig, exports: Exports, faults: Faults, stats: SandboxStats) -> None:
         self.url = ""
         self.deliveries: Counter[tuple[str, int]] = Counter()
         self._config = config
         self._exports = exports
         self._faults = faults
-        self._seen = seen
+        self._stats = stats
         self._secret = f"sandbox {config.seed}".encode()
         self._nonces = count()
         self._revoked: set[str] = set()
         self._downloads = 0
-        self._asked: Counter[tuple[str, int]] = Counter()  # requests for a file, since the sandbox runs
-        self._answers: Counter[tuple[str, int]] = Counter()  # and those that got it, or the rest of it
+        self._asked: Counter[tuple[str, int]] = Counter()  # requests for each file
+        self._answers: Counter[tuple[str, int]] = Counter()  # those that got the file, or a part of it
         self._etags = count()
 
     def app(self) -> web.Application:
-        """The origin's routes."""
+        """Return the application with the host's routes."""
         app = web.Application(middlewares=[self._count_downloads])
         app.router.add_get("/exports/{serial}/{number:[0-9]+}.csv", self._download)
         return app
 
     def link(self, task: Task, number: int) -> str:
-        """A fresh link to a task's file, from 0: at this origin, unless the files are kept elsewhere."""
+        """Return a fresh link to a task's file (from 0), on this host or on the storage server."""
         if storage := self._exports.storage:
             return storage.link(task.files[number].path)
         path = f"/exports/{task.serial}/{number}.csv"
         expires = str(int(time.time() + self._config.link_seconds))
         nonce = str(next(self._nonces))
-        odd = f"{_ODD}&" if self._faults.has("link-odd-characters") and self._faults.note("link-odd-characters") else ""
+        has_odd_query = self._faults.has("link-odd-characters") and self._faults.note("link-odd-characters")
+        odd = f"{_ODD_QUERY}&" if has_odd_query else ""
         return f"{self.url}{path}?{odd}expires={expires}&nonce={nonce}&signature={self._sign(path, expires, nonce)}"
 
     def _sign(self, path: str, expires: str, nonce: str) -> str:
@@ -92,9 +93,9 @@ class FileOrigin:
     async def _count_downloads(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._faults.outage(anyio.current_time()):
             return reset(request)
-        self._seen.downloads += 1
+        self._stats.downloads += 1
         self._downloads += 1
-        self._seen.peak_downloads = max(self._seen.peak_downloads, self._downloads)
+        self._stats.peak_downloads = max(self._stats.peak_downloads, self._downloads)
         try:
             return await handler(request)
         finally:
@@ -102,7 +103,7 @@ class FileOrigin:
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         if "Authorization" in request.headers:
-            self._seen.leaks += 1
+            self._stats.leaks += 1
             return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
         if not request.raw_path.isascii() or " " in request.raw_path:
             return _xml(400, "InvalidURI", "Couldn't parse the specified URI.")
@@ -116,26 +117,27 @@ class FileOrigin:
         if task is None or task.fault == "purged" or number >= len(task.files):
             return _xml(404, "NoSuchKey", "The specified key does not exist.")
         wanted = request.headers.get("Range", "")
-        refusal = self._not_yet(request, task, number) or (self._refused_range() if wanted else None)
+        refusal = self._early_response(request, task, number) or (self._range_response() if wanted else None)
         if refusal:
             return refusal
-        file = self._exports.served(task, number, anew=not wanted or wanted.startswith("bytes=0-"))
-        inapplicable = frozenset() if wanted else _OF_RANGES
-        delivery = _delivery(file, wanted, request.headers.get("If-Range", file.etag))
-        body = await to_thread.run_sync(self._coded, file)
-        if delivery.offset >= delivery.end or body or self._faults.has("until-close"):  # a cut is not to be seen there
-            inapplicable |= _OF_BODIES
-        fault = self._faults.strike("file", task.filter, number, without=inapplicable)
-        if fault and (instead := await self._disturb(fault, delivery, request, signature)):
+        file = self._exports.file_to_serve(task, number, from_start=not wanted or wanted.startswith("bytes=0-"))
+        inapplicable = frozenset() if wanted else _RANGE_FAULTS
+        delivery = _plan_delivery(file, wanted, request.headers.get("If-Range", file.etag))
+        body = await to_thread.run_sync(self._encoded_response, file)
+        # Truncation of an encoded body, or of one delimited by closing the connection, could not be detected.
+        if delivery.offset >= delivery.end or body or self._faults.has("until-close"):
+            inapplicable |= _BODY_FAULTS
+        fault = self._faults.draw_fault("file", task.filter, number, without=inapplicable)
+        if fault and (instead := await self._apply_fault(fault, delivery, request, signature)):
             return instead
         if body:
             self.deliveries[task.id, number] += 1
-            self._seen.bytes_sent += len(body.body) if isinstance(body.body, bytes) else 0
+            self._stats.bytes_sent += len(body.body) if isinstance(body.body, bytes) else 0
             return body
         self._answers[task.serial, number] += 1
-        self._in_mode(delivery, self._answers[task.serial, number])
+        self._apply_modes(delivery, self._answers[task.serial, number])
         if delivery.status != 200:
-            self._seen.ranges += 1
+            self._stats.ranges += 1
         if delivery.status == 416:
             answer = _xml(416, "InvalidRange", "The requested range is not satisfiable")
             answer.headers.update(delivery.headers)
@@ -145,16 +147,16 @@ class FileOrigin:
             self.deliveries[task.id, number] += 1
         return response
 
-    def _not_yet(self, request: web.Request, task: Task, number: int) -> web.Response | None:
-        """What is answered before a file is looked for."""
+    def _early_response(self, request: web.Request, task: Task, number: int) -> web.Response | None:
+        """Return the response of a mode that applies before the file is served, if any."""
         faults = self._faults
         if faults.has("redirect-odd-characters") and "name" not in request.query:
             faults.note("redirect-odd-characters")
-            return web.Response(status=302, headers={"Location": f"{request.raw_path}&{_ODD}"})
+            return web.Response(status=302, headers={"Location": f"{request.raw_path}&{_ODD_QUERY}"})
         self._asked[task.serial, number] += 1
         asked = self._asked[task.serial, number]
         if faults.has("file-retry-after-day") and faults.note("file-retry-after-day"):
-            return web.Response(status=503, headers=_DAY)
+            return web.Response(status=503, headers=_RETRY_AFTER_A_DAY)
         if faults.has("never-ready") and faults.note("never-ready"):
             return web.json_response({"status": "preparing"}, status=202)
         for kind, status in (("preparing", 202), ("preparing-200", 200), ("not-found-first", 404)):
@@ -162,13 +164,13 @@ class FileOrigin:
                 return web.json_response({"status": "preparing"}, status=status)
         return None
 
-    def _refused_range(self) -> web.Response | None:
-        """What a request with a Range gets instead of the rest of a file."""
+    def _range_response(self) -> web.Response | None:
+        """Return the response of a mode that rejects range requests, if any."""
         for kind, answer in (
             ("range-403", _xml(403, "AccessDenied", "Access Denied")),
             ("range-405", web.Response(status=405, headers={"Allow": "GET"})),
             ("range-500", web.Response(status=500)),
-            ("range-503-day", web.Response(status=503, headers=_DAY)),
+            ("range-503-day", web.Response(status=503, headers=_RETRY_AFTER_A_DAY)),
             ("range-empty", web.Response()),
             ("range-416", _xml(416, "InvalidRange", "The requested range is not satisfiable")),
             ("range-416-wrong", web.Response(status=416, headers={"Content-Range": "bytes */7"})),
@@ -177,16 +179,16 @@ class FileOrigin:
                 return answer
         return None
 
-    def _coded(self, file: File) -> web.Response | None:
-        """The file as the modes encode it, if they do; to be called in a thread."""
+    def _encoded_response(self, file: File) -> web.Response | None:
+        """Return the file encoded by a mode, if any. Blocks."""
         for kind in MODES["labels"]:
-            if self._faults.has(kind) and (found := coded(kind, file.path.read_bytes())):
+            if self._faults.has(kind) and (found := encode_body(kind, file.path.read_bytes())):
                 self._faults.note(kind)
                 return web.Response(body=found[0], headers={"Content-Encoding": found[1]} if found[1] else {})
         return None
 
-    def _in_mode(self, delivery: _Delivery, answers: int) -> None:
-        """Changes the delivery as the modes have it; it is the file's answer of this number."""
+    def _apply_modes(self, delivery: _Delivery, answers: int) -> None:
+        """Apply the active modes to a delivery; `answers` is the number of this response for its file."""
         faults, headers = self._faults, delivery.headers
         has_rest = delivery.status == 206
         for kind, content_range in (
@@ -219,10 +221,10 @@ class FileOrigin:
         delivery.until_close = faults.has("until-close") and faults.note("until-close")
         delivery.chunked = faults.has("chunked") and faults.note("chunked")
 
-    async def _disturb(
+    async def _apply_fault(
         self, fault: Fault, delivery: _Delivery, request: web.Request, signature: str
     ) -> web.StreamResponse | None:
-        """Changes the delivery as the fault has it, or answers something else instead."""
+        """Apply a fault to the delivery, or return a response to send instead."""
         draw, size = fault.draw, delivery.file.size
         somewhere = draw.randint(delivery.offset, max(delivery.offset, delivery.end - 1))
         match fault.kind:
@@ -244,7 +246,7 @@ class FileOrigin:
                 delivery.stop = somewhere
             case "cut-short-length":
                 somewhere = max(somewhere, delivery.offset + 1)
-                # Between two records, nobody could tell.
+                # Not between two records, where truncation could not be detected.
                 while somewhere > delivery.offset + 1 and await to_thread.run_sync(
                     _ends_line, delivery.file, somewhere
                 ):
@@ -256,11 +258,11 @@ class FileOrigin:
                 delivery.stop = somewhere
                 self._revoked.add(signature)
             case "changed":
-                whole = _delivery(delivery.file, "", "")  # no range of another file is granted
+                whole = _plan_delivery(delivery.file, "", "")  # the range is not granted for the other file
                 delivery.status, delivery.offset, delivery.headers = 200, 0, whole.headers | {"ETag": '"changed"'}
                 delivery.stop, delivery.swaps_case = somewhere, True
             case "range-ignored":
-                whole = _delivery(delivery.file, "", "")
+                whole = _plan_delivery(delivery.file, "", "")
                 delivery.status, delivery.offset, delivery.headers = 200, 0, whole.headers
                 delivery.end = delivery.stop = size
             case "wrong-range":
@@ -279,32 +281,32 @@ class FileOrigin:
         if not delivery.chunked:
             response.content_length = delivery.end - delivery.offset if delivery.claimed is None else delivery.claimed
         await anyio.sleep(self._config.file_latency)
-        piece = max(1, (delivery.stop - delivery.offset) // _TRICKLE + 1) if delivery.trickles else _CHUNK
-        with suppress(ConnectionError):  # clients may go
+        piece = max(1, (delivery.stop - delivery.offset) // _TRICKLE_PIECES + 1) if delivery.trickles else _CHUNK_BYTES
+        with suppress(ConnectionError):  # the client may disconnect
             await response.prepare(request)
             with delivery.file.path.open("rb") as content:
                 content.seek(delivery.offset)
                 while chunk := content.read(min(piece, delivery.stop - content.tell())):
                     await response.write(chunk.swapcase() if delivery.swaps_case else chunk)
-                    self._seen.bytes_sent += len(chunk)
+                    self._stats.bytes_sent += len(chunk)
                     if delivery.trickles:
-                        await anyio.sleep(self._faults.seconds / _TRICKLE / 4)
+                        await anyio.sleep(self._faults.seconds / _TRICKLE_PIECES / 4)
             if delivery.stalls:
                 await anyio.sleep(self._faults.seconds)
                 reset(request)
             elif delivery.stop < delivery.end and delivery.claimed is None and request.transport:
-                request.transport.close()  # what was written still arrives
+                request.transport.close()  # bytes already written still arrive
             await response.write_eof()
         return response
 
     async def _send_until_close(self, request: web.Request, delivery: _Delivery) -> web.Response:
-        """Sends by hand what aiohttp's server does not: a body without a length, which ends with the connection."""
+        """Send a body delimited by closing the connection, which aiohttp's server does not support."""
         lines = [f"HTTP/1.0 {delivery.status} OK", *(f"{name}: {value}" for name, value in delivery.headers.items())]
         content = await to_thread.run_sync(delivery.file.path.read_bytes)
         if request.transport:
             body = content[delivery.offset : delivery.stop]
             request.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
-            self._seen.bytes_sent += len(body)
+            self._stats.bytes_sent += len(body)
             request.transport.close()
         return web.Response()
 
@@ -315,8 +317,8 @@ def _ends_line(file: File, end: int) -> bool:
         return content.read(1) == b"\n"
 
 
-def _delivery(file: File, wanted: str, if_range: str) -> _Delivery:
-    """What a `Range` header gets: one range with a beginning; others are ignored."""
+def _plan_delivery(file: File, wanted: str, if_range: str) -> _Delivery:
+    """Return the delivery for a `Range` header: a single range with a start is granted, others are ignored."""
     headers = {"ETag": file.etag, "Accept-Ranges": "bytes", "Content-Type": "text/csv; charset=utf-8"}
     begin, _, last = wanted.removeprefix("bytes=").partition("-")
     if not wanted.startswith("bytes=") or if_range != file.etag or not begin.isdigit() or not (last + "0").isdigit():

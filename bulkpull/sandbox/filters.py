@@ -1,4 +1,4 @@
-"""The filter grammar of the API: comparisons joined by ` and `. Nothing here is shared with the client."""
+"""The filter grammar of the API: comparisons joined by ` and `. Deliberately shares no code with the client."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _OPERATORS: dict[str, Callable[[str, str], bool]] = {
 
 
 class FilterError(ValueError):
-    """A filter that the API would answer with 400."""
+    """A filter that the API rejects with 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a filter selects: numbers of activities, and what else must hold for a row."""
+    """The activities that a filter selects: a range of numbers, and an additional condition on rows, if any."""
 
     numbers: range
-    wanted: Callable[[Row], bool] | None
+    matches: Callable[[Row], bool] | None
 
 
 def select(activities: Activities, filter: str) -> Selection:
-    """Reads `filter`; raises FilterError."""
+    """Parse `filter`. Raises FilterError."""
     first, last = 0, activities.rows
     conditions: list[tuple[int, Callable[[str, str], bool], str]] = []
     for clause in re.split(r"\sand\s", filter) if filter.strip() else ():
@@ -66,10 +66,10 @@ def select(activities: Activities, filter: str) -> Selection:
 
 
 def _all(conditions: list[tuple[int, Callable[[str, str], bool], str]]) -> Callable[[Row], bool]:
-    def wanted(row: Row) -> bool:
+    def matches(row: Row) -> bool:
         return all(compare(row[at] or "", value) for at, compare, value in conditions)
 
-    return wanted
+    return matches
 
 
 def _moment(value: str) -> datetime:

@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own, so that it does not share its caller's event loop, or interpreter lock."""
+"""A sandbox in a separate process, so that it does not share the caller's event loop and GIL."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import orjson
 
 @dataclass(slots=True)
 class SandboxProcess:
-    """`seen` is empty until the sandbox has stopped; its keys are the fields of `Seen`."""
+    """A running sandbox. `stats` has the fields of `SandboxStats`, and is empty until the sandbox has stopped."""
 
     url: str
     token: str
-    seen: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
 def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
-    """Runs `bulkpull sandbox` with these options on a free port, and stops it at the end."""
+    """Run `bulkpull sandbox` with these options on a free port, and stop it at the end."""
     command = [sys.executable, "-m", "bulkpull", "sandbox", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         assert process.stdout is not None
@@ -37,4 +37,4 @@ def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
         finally:
             process.send_signal(signal.SIGINT)
             report = process.stdout.read()
-    running.seen.update(orjson.loads(report))
+    running.stats.update(orjson.loads(report))

@@ -1,4 +1,4 @@
-"""The rate limit: a fixed window that starts with the first request that uses it."""
+"""The rate limit: requests per fixed period, which starts with the first request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class _Count:
 
 @dataclass(slots=True)
 class RateLimit:
-    """At most `requests` in `seconds` for each key (a token, or an address)."""
+    """At most `requests` per `seconds` for each key (a token or an address)."""
 
     requests: int
     seconds: float = 60.0
     _counts: dict[str, _Count] = field(default_factory=dict)
 
     def retry_after(self, key: str, now: float) -> int | None:
-        """Counts a request at the time `now`; None if it may pass, else the whole seconds until the quota is reset."""
+        """Count a request at `now`; return None if it is allowed, else the whole seconds until the period ends."""
         count = self._counts.get(key)
         if count is None or now - count.since >= self.seconds:
             count = self._counts[key] = _Count(now)

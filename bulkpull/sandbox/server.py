@@ -1,4 +1,4 @@
-"""The local Clickwrap: its API origin, and the file origin beside it, on loopback."""
+"""The sandbox server: the API and the file host, on two ports of the loopback interface."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
-from bulkpull.sandbox.answers import error_answer, json_answer
-from bulkpull.sandbox.config import SandboxConfig, Seen
-from bulkpull.sandbox.counting import Counting
-from bulkpull.sandbox.data import FIELDS, Activities, nested
+from bulkpull.sandbox.config import SandboxConfig, SandboxStats
+from bulkpull.sandbox.counting import CountModes
+from bulkpull.sandbox.data import FIELDS, Activities, to_json
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
-from bulkpull.sandbox.storage import connected
-from bulkpull.sandbox.tasks import Tasks
+from bulkpull.sandbox.responses import error_response, json_response
+from bulkpull.sandbox.storage import open_storage
+from bulkpull.sandbox.tasks import TaskRoutes
 
 API = "/v1.1"
 MAX_PER_PAGE = 100
@@ -33,14 +33,18 @@ _LONG_POLICY = "default-src 'self'; img-src" + " https://images.example.com" * 4
 
 
 class Sandbox:
-    """A running sandbox, to be used with `async with`; stops with all it started."""
+    """A local Clickwrap server, used as an async context manager.
+
+    Args:
+        config: The configuration. Defaults to `SandboxConfig()`.
+    """
 
     def __init__(self, config: SandboxConfig | None = None) -> None:
         self.config = config or SandboxConfig()
         self.url = ""
-        self._seen = Seen()
+        self._stats = SandboxStats()
         self.faults = Faults(self.config.faults, self.config.fault_seconds)
-        self.counting = Counting(self.faults)
+        self.counting = CountModes(self.faults)
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
@@ -54,20 +58,20 @@ class Sandbox:
         )
         self.exports: Exports
         self.files: FileOrigin
-        self.tasks: Tasks
+        self.tasks: TaskRoutes
         self._stack = AsyncExitStack()
 
     @property
-    def seen(self) -> Seen:
-        """The figures so far."""
-        self._seen.exports = len(self.exports.tasks)
-        self._seen.peak_exports = self.exports.peak_running
-        self._seen.worked, self._seen.longest = self.exports.worked, self.exports.longest
-        self._seen.faults = dict(self.faults.injected)
-        return self._seen
+    def stats(self) -> SandboxStats:
+        """The statistics so far."""
+        self._stats.exports = len(self.exports.tasks)
+        self._stats.peak_exports = self.exports.peak_running
+        self._stats.worked, self._stats.longest = self.exports.worked, self.exports.longest
+        self._stats.faults = dict(self.faults.injected)
+        return self._stats
 
     async def distinct_ids(self) -> int:
-        """How many different ids all finished exports delivered, counted from their rows."""
+        """Count the distinct ids in all finished exports."""
         return await to_thread.run_sync(self.exports.distinct_ids)
 
     async def __aenter__(self) -> Self:
@@ -75,7 +79,7 @@ class Sandbox:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
             storage = None
             if self.config.store:
-                opening = connected(self.config.store, self.config.link_seconds)
+                opening = open_storage(self.config.store, self.config.link_seconds)
                 storage = await to_thread.run_sync(stack.enter_context, opening)
             self.exports = Exports(
                 self._activities,
@@ -87,11 +91,11 @@ class Sandbox:
                 faults=self.faults,
                 storage=storage,
             )
-            self.files = FileOrigin(self.config, self.exports, self.faults, self._seen)
+            self.files = FileOrigin(self.config, self.exports, self.faults, self._stats)
             self.files.url = await self._serve(stack, self.files.app(), 0)
-            self.tasks = Tasks(self.exports, self.files, self.faults, self._work)
+            self.tasks = TaskRoutes(self.exports, self.files, self.faults, self._start)
             self.url = await self._serve(stack, self._api_app(), self.config.port) + API
-            # Last, so that a port in use is an error of its own and not one of a group's.
+            # Last, so that the error for a port in use is not wrapped in an exception group.
             self._group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._group.cancel_scope.cancel)
             self._stack = stack.pop_all()
@@ -102,8 +106,8 @@ class Sandbox:
     ) -> None:
         await self._stack.aclose()
 
-    def _work(self, task: Task) -> None:
-        self._group.start_soon(self.exports.work, task)
+    def _start(self, task: Task) -> None:
+        self._group.start_soon(self.exports.run, task)
 
     async def _serve(self, stack: AsyncExitStack, app: web.Application, port: int) -> str:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -117,7 +121,9 @@ class Sandbox:
     # The API origin
 
     def _api_app(self) -> web.Application:
-        app = web.Application(middlewares=[self._count_requests, self._disturb, self._lengthen, self._guard])
+        app = web.Application(
+            middlewares=[self._count_requests, self._inject_faults, self._add_long_header, self._authorize]
+        )
         app.router.add_post(f"{API}/tasks/export/activity", self.tasks.launch)
         app.router.add_get(f"{API}/tasks/export/{{id}}", self.tasks.status)
         app.router.add_get(f"{API}/activity", self._activity)
@@ -131,50 +137,50 @@ class Sandbox:
             return await handler(request)
         resource = request.match_info.route.resource
         route = f"{request.method} {resource.canonical if resource else request.path}"
-        self._seen.requests[route] = self._seen.requests.get(route, 0) + 1
+        self._stats.requests[route] = self._stats.requests.get(route, 0) + 1
         self._requests += 1
-        self._seen.peak_requests = max(self._seen.peak_requests, self._requests)
+        self._stats.peak_requests = max(self._stats.peak_requests, self._requests)
         try:
             return await handler(request)
         finally:
             self._requests -= 1
 
     @web.middleware
-    async def _disturb(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """What may go wrong before a request is acted upon, or after."""
+    async def _inject_faults(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Inject the faults that occur before or after a request is processed."""
         if request.path == "/sandbox":
             return await handler(request)
         if self.faults.outage(anyio.current_time()):
             return reset(request)
-        # An export's id is drawn anew in each sandbox; its filter is not.
+        # Keyed by the filter, which is reproducible, and not by the export's id, which is random.
         task = self.exports.tasks.get(request.match_info.get("id", ""))
-        fault = self.faults.strike("api", request.method, task.filter if task else request.path_qs)
+        fault = self.faults.draw_fault("api", request.method, task.filter if task else request.path_qs)
         match fault:
             case None:
                 return await handler(request)
             case Fault("server-error"):
                 return server_error(fault)
             case Fault("throttle"):
-                return error_answer(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": "1"})
+                return error_response(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": "1"})
             case Fault("html"):
                 return html_page()
             case Fault("hang"):
                 await anyio.sleep(self.faults.seconds)
             case Fault("lost"):
                 answer = await handler(request)
-                self._seen.lost_posts += request.method == "POST" and answer.status == 200
+                self._stats.lost_posts += request.method == "POST" and answer.status == 200
         return reset(request)
 
     @web.middleware
-    async def _lengthen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _add_long_header(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = await handler(request)
         if self.faults.has("headers-long") and self.faults.note("headers-long"):
             answer.headers["Content-Security-Policy"] = _LONG_POLICY
         return answer
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """The rate limit, then the token, then what the routes refuse."""
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check the rate limit, then the token, and turn the routes' exceptions into error responses."""
         if request.path == "/sandbox":
             return await handler(request)
         authorized = request.headers.get("Authorization") == f"Bearer {self.config.token}"
@@ -183,17 +189,17 @@ class Sandbox:
         )
         wait = limit.retry_after(key, anyio.current_time())
         if wait is not None:
-            self._seen.throttled += 1
-            return error_answer(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": str(wait)})
+            self._stats.throttled += 1
+            return error_response(429, "RateLimitExceededError", "Rate limit exceeded", {"Retry-After": str(wait)})
         if not authorized:
-            self._seen.unauthorized += 1
-            return error_answer(401, "UnauthorizedError", "Invalid or missing access token")
+            self._stats.unauthorized += 1
+            return error_response(401, "UnauthorizedError", "Invalid or missing access token")
         try:
             return await handler(request)
         except FilterError as error:
-            return error_answer(400, "BadRequestError", str(error))
+            return error_response(400, "BadRequestError", str(error))
         except web.HTTPException as error:
-            return error_answer(error.status, f"{type(error).__name__.removeprefix('HTTP')}Error", error.reason)
+            return error_response(error.status, f"{type(error).__name__.removeprefix('HTTP')}Error", error.reason)
 
     async def _activity(self, request: web.Request) -> web.Response:
         query = request.query
@@ -207,41 +213,41 @@ class Sandbox:
             raise web.HTTPBadRequest(reason="this sandbox sorts by created_time or -created_time")
         selection = select(self._activities, query.get("filter", ""))
         first = (page - 1) * per_page
-        counted = query.get("no_count") != "true"
-        if counted and (not self.config.counting or self.counting.refuses()):
+        is_counting = query.get("no_count") != "true"
+        if is_counting and (not self.config.counting or self.counting.refuses()):
             raise web.HTTPForbidden(reason="This token may not count")
         rows, has_more, total = await to_thread.run_sync(
-            self._page, selection, first, per_page, sort.startswith("-"), counted
+            self._page, selection, first, per_page, sort.startswith("-"), is_counting
         )
         lean = query.get("lean") == "true"
         fields = tuple(filter(None, query.get("fields", "").split(",")))
         answer: dict[str, Any] = {"page": page, "per_page": per_page, "count": len(rows)}
-        if counted:
-            answer["total_count"] = self.counting.said(total)
-        data = [nested(row, lean=lean, fields=fields) for row in rows]
-        return json_answer(answer | {"has_more": has_more, "data": data})
+        if is_counting:
+            answer["total_count"] = self.counting.reported_total(total)
+        data = [to_json(row, lean=lean, fields=fields) for row in rows]
+        return json_response(answer | {"has_more": has_more, "data": data})
 
     def _page(
-        self, selection: Selection, first: int, per_page: int, descending: bool, counted: bool
+        self, selection: Selection, first: int, per_page: int, descending: bool, is_counting: bool
     ) -> tuple[list[tuple[str | None, ...]], bool, int]:
-        numbers, wanted, row = selection.numbers, selection.wanted, self._activities.row
+        numbers, matches, row = selection.numbers, selection.matches, self._activities.row
         ordered = reversed(numbers) if descending else numbers
-        if wanted is None:
+        if matches is None:
             matching = islice(map(row, islice(ordered, first, None)), per_page + 1)
-            total = len(self.counting.indexed(numbers, self.config.rows))
+            total = len(self.counting.countable(numbers, self.config.rows))
         else:
-            matching = islice((row(number) for number in ordered if wanted(row(number))), first, first + per_page + 1)
-            indexed = self.counting.indexed(numbers, self.config.rows) if counted else ()
-            total = sum(wanted(row(number)) for number in indexed)
+            matching = islice((row(number) for number in ordered if matches(row(number))), first, first + per_page + 1)
+            countable = self.counting.countable(numbers, self.config.rows) if is_counting else ()
+            total = sum(matches(row(number)) for number in countable)
         rows = list(matching)
         return rows[:per_page], len(rows) > per_page, total
 
     async def _export_fields(self, _request: web.Request) -> web.Response:
-        return json_answer({"data": [{"field": name} for name in FIELDS]})
+        return json_response({"data": [{"field": name} for name in FIELDS]})
 
     async def _report(self, request: web.Request) -> web.Response:
-        """Not part of Clickwrap: what the sandbox saw, and with `?ids` the distinct ids it delivered."""
-        report = asdict(self.seen)
+        """Return the statistics, and with `?ids` the number of distinct ids. Not part of the Clickwrap API."""
+        report = asdict(self.stats)
         if "ids" in request.query:
             report["distinct_ids"] = await self.distinct_ids()
-        return json_answer(report)
+        return json_response(report)

@@ -1,4 +1,4 @@
-"""Storage: an S3 server, or nginx, that serves a sandbox's export files in the place of its own file origin."""
+"""Storage servers for export files, instead of the sandbox's own file host: S3 or nginx."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FORMS = "s3://BUCKET?endpoint=URL or file:///DIRECTORY?url=URL&secret=TEXT"
 
 
 class Storage(Protocol):
-    """A server that keeps files by their names and hands them out under links that expire."""
+    """A server that stores files and serves them under expiring links."""
 
     def put(self, file: Path) -> None:
-        """Upload a file. Blocks. Raises OSError where the server refuses it."""
+        """Upload a file. Blocks. Raises OSError if the server rejects it."""
 
     def link(self, file: Path) -> str:
-        """Return a fresh link to a file that was uploaded."""
+        """Return a fresh link to an uploaded file."""
 
 
 @contextmanager
-def connected(store: str, link_seconds: float) -> Iterator[Storage]:
+def open_storage(store: str, link_seconds: float) -> Iterator[Storage]:
     """Connect to the server that `store` names. Blocks.
 
     Args:
-        store: `s3://BUCKET?endpoint=URL` is a bucket of an S3 server, created where it is missing. The keys come from
+        store: `s3://BUCKET?endpoint=URL` is a bucket of an S3 server, created if it does not exist. The keys come from
             AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from `s3://KEY:SECRET@BUCKET`. `&public=URL` is the
             server's address in links, which defaults to `endpoint`.
             `file:///DIRECTORY?url=URL&secret=TEXT` is a directory that nginx serves at `url` with
@@ -48,13 +48,13 @@ def connected(store: str, link_seconds: float) -> Iterator[Storage]:
     parts = urlsplit(store)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     seconds = max(1, round(link_seconds))
-    prefix = token_hex(4)  # sandboxes of the same seed may share a bucket, and give their files the same names
+    prefix = token_hex(4)  # sandboxes with the same seed may share a bucket and use the same file names
     match parts.scheme, options:
         case "s3", {"endpoint": endpoint} if parts.hostname:
             key = unquote(parts.username or "") or os.environ.get("AWS_ACCESS_KEY_ID", "")
             secret = unquote(parts.password or "") or os.environ.get("AWS_SECRET_ACCESS_KEY", "")
             if not key or not secret:
-                raise UsageError("the store has no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+                raise UsageError("the store needs keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
             public = options.get("public", endpoint)
             with _client(endpoint, key, secret) as uploads, _client(public, key, secret) as links:
                 bucket = _Bucket(parts.hostname, prefix, uploads, links, seconds)
@@ -63,7 +63,7 @@ def connected(store: str, link_seconds: float) -> Iterator[Storage]:
         case "file", {"url": url, "secret": secret} if parts.path:
             yield _Directory(Path(unquote(parts.path)), prefix, url.rstrip("/"), secret, seconds)
         case _:
-            raise UsageError(f"the store does not look like {FORMS}")
+            raise UsageError(f"the store must look like {FORMS}")
 
 
 class _Bucket:
@@ -93,7 +93,7 @@ class _Bucket:
 
 
 class _Directory:
-    """A directory that nginx serves, with the links of its secure_link module."""
+    """A directory served by nginx, with links of its secure_link module."""
 
     def __init__(self, path: Path, prefix: str, url: str, secret: str, seconds: int) -> None:
         self._path, self._prefix, self._seconds = path, prefix, seconds
@@ -106,7 +106,7 @@ class _Directory:
         url = f"{self._url}/{self._prefix}-{file.name}"
         expires = int(time.time()) + self._seconds
         signed = f"{expires}{urlsplit(url).path} {self._secret}".encode()
-        digest = hashlib.md5(signed, usedforsecurity=False).digest()  # the module knows no other hash
+        digest = hashlib.md5(signed, usedforsecurity=False).digest()  # the only hash that the module supports
         return f"{url}?md5={urlsafe_b64encode(digest).rstrip(b'=').decode()}&expires={expires}"
 
 
@@ -119,8 +119,8 @@ def _client(endpoint: str, key: str, secret: str) -> Iterator[Any]:
         raise UsageError("an S3 store needs boto3: install it with pip install 'bulkpull[sandbox-s3]'") from None
     config = Config(
         signature_version="s3v4",
-        s3={"addressing_style": "path"},  # an address such as 127.0.0.1 has no subdomain for the bucket
-        request_checksum_calculation="when_required",  # many servers do not know trailing checksums
+        s3={"addressing_style": "path"},  # an IP address cannot have a subdomain for the bucket
+        request_checksum_calculation="when_required",  # many servers do not support trailing checksums
     )
     try:
         client = boto3.client(
@@ -132,7 +132,7 @@ def _client(endpoint: str, key: str, secret: str) -> Iterator[Any]:
             config=config,
         )
     except ValueError:
-        raise UsageError(f"the store's endpoint {endpoint!r} is no URL such as http://127.0.0.1:9000") from None
+        raise UsageError(f"the store's endpoint {endpoint!r} is not a URL such as http://127.0.0.1:9000") from None
     try:
         yield client
     finally:
@@ -141,7 +141,7 @@ def _client(endpoint: str, key: str, secret: str) -> Iterator[Any]:
 
 @contextmanager
 def _server_errors() -> Iterator[None]:
-    """Turn botocore's errors, which have no common ancestor but Exception, into OSError."""
+    """Turn botocore's errors into OSError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

@@ -1,4 +1,4 @@
-"""The routes of export tasks: launching one, and asking how it is."""
+"""The API routes of export tasks: launch and status."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-from bulkpull.sandbox.answers import error_answer, json_answer
 from bulkpull.sandbox.data import DEFAULT_FIELDS
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Faults
 from bulkpull.sandbox.files import FileOrigin
+from bulkpull.sandbox.responses import error_response, json_response
 
 _REFUSALS = {
     200: "Too many exports are being made",
@@ -23,26 +23,26 @@ _REFUSALS = {
     503: "The export queue is full",
 }
 _WHILE_RUNNING = {409: "ConflictError", 425: "TooEarlyError"}
-_A_DAY = {429: "RateLimitExceededError", 503: "ServiceUnavailableError"}
-_WORDS = {
+_A_DAY_LATER = {429: "RateLimitExceededError", 503: "ServiceUnavailableError"}
+_OTHER_WORDS = {
     "pending": ("queued", "Waiting"),
     "scheduled": ("Scheduled", "QUEUED"),
     "started": ("RUNNING", "in_progress", "processing"),
     "success": ("completed", "Done", "complete", "SUCCEEDED", "Success", "finished"),
     "failed": ("error", "cancelled", "canceled", "expired", "aborted", "FAILED"),
 }
-_UNKNOWN = "bottled"
+_UNKNOWN_STATUS = "bottled"
 _NO_LINKS: tuple[dict[str, Any], ...] = ({}, {"links": None}, {"links": []})
 
 
-class Tasks:
-    """The two routes. `work` is called with each task that is launched, and sees it through."""
+class TaskRoutes:
+    """The two routes. `run` is called with each new task."""
 
-    def __init__(self, exports: Exports, files: FileOrigin, faults: Faults, work: Callable[[Task], None]) -> None:
+    def __init__(self, exports: Exports, files: FileOrigin, faults: Faults, run: Callable[[Task], None]) -> None:
         self._exports = exports
         self._files = files
         self._faults = faults
-        self._work = work
+        self._run = run
 
     async def launch(self, request: web.Request) -> web.Response:
         """`POST /tasks/export/activity`."""
@@ -50,21 +50,21 @@ class Tasks:
             return refusal
         fields = tuple(filter(None, request.query.get("fields", "").split(","))) or DEFAULT_FIELDS
         task = self._exports.start(request.query.get("filter", ""), fields)
-        self._work(task)
-        answer = json_answer({"data": self._told(task)})
+        self._run(task)
+        answer = json_response({"data": self._describe(task)})
         if self._faults.has("launch-slow") and self._faults.note("launch-slow"):
             await anyio.sleep(self._faults.value("launch-slow"))
         return answer
 
     def _refusal(self) -> web.Response | None:
-        """What a launch gets where as many exports as a mode allows are in flight."""
+        """Return the refusal of a launch, if a mode limits the exports in flight."""
         for status, message in _REFUSALS.items():
             kind = f"launch-refused-{status}"
             if self._faults.has(kind) and self._exports.in_flight >= self._faults.value(kind):
                 self._faults.note(kind)
-                stands_for = 409 if status == 200 else status
+                inner_status = 409 if status == 200 else status
                 headers = {"Retry-After": "1"} if status == 429 else None
-                return error_answer(stands_for, "TooManyExportsError", message, headers, sent_as=status)
+                return error_response(inner_status, "TooManyExportsError", message, headers, sent_as=status)
         return None
 
     async def status(self, request: web.Request) -> web.Response:
@@ -76,23 +76,23 @@ class Tasks:
         if faults.has("status-404-first") and task.polls <= faults.value("status-404-first"):
             faults.note("status-404-first")
             raise web.HTTPNotFound(reason="No such task")
-        for status, name in _A_DAY.items():
+        for status, name in _A_DAY_LATER.items():
             if faults.has(kind := f"retry-after-day-{status}"):
                 faults.note(kind)
-                return error_answer(status, name, "Please come back later", {"Retry-After": "86400"})
+                return error_response(status, name, "Please come back later", {"Retry-After": "86400"})
         if task.running:
             for status, name in _WHILE_RUNNING.items():
                 if faults.has(kind := f"status-{status}"):
                     faults.note(kind)
-                    return error_answer(status, name, "The export is not ready")
+                    return error_response(status, name, "The export is not ready")
             if faults.has("status-202") and faults.note("status-202"):
-                return json_answer({"message": "In progress"}, 202)
+                return json_response({"message": "In progress"}, 202)
             if faults.has("status-204") and faults.note("status-204"):
                 return web.Response(status=204)
-        return json_answer({"data": self._told(task)})
+        return json_response({"data": self._describe(task)})
 
-    def _told(self, task: Task) -> dict[str, Any]:
-        """The task as its object tells of it."""
+    def _describe(self, task: Task) -> dict[str, Any]:
+        """Return the JSON object of a task."""
         status, links = task.status, self._links(task)
         if status == "success" and self._faults.has("status-flaps") and task.successes == 2:
             self._faults.note("status-flaps")
@@ -100,11 +100,11 @@ class Tasks:
         active = status not in ("success", "failed")
         if status == "success" and links.get("links") and self._faults.has("status-unknown"):
             self._faults.note("status-unknown")
-            status = _UNKNOWN
+            status = _UNKNOWN_STATUS
         elif self._faults.has("status-words") and self._faults.note("status-words"):
-            words = _WORDS[status]
+            words = _OTHER_WORDS[status]
             status = words[task.number % len(words)]
-        told: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "status": status,
             "source": "api",
             "retry_count": 0,
@@ -118,11 +118,11 @@ class Tasks:
             "id": task.id,
         }
         if task.message:
-            told["message"] = task.message
-        return told | links
+            answer["message"] = task.message
+        return answer | links
 
     def _links(self, task: Task) -> dict[str, Any]:
-        """The property `links`, where there is one."""
+        """Return the property `links`, if the task has it."""
         if task.status != "success":
             return {}
         faults, number = self._faults, len(task.files)

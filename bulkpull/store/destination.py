@@ -10,8 +10,8 @@ from typing import Protocol
 import anyio
 
 from bulkpull.events import OnEvent, Rendered
-from bulkpull.rows.follow import Followed, Superseded
 from bulkpull.rows.format import Format
+from bulkpull.rows.growing_file import GrowingFile, Superseded
 from bulkpull.source import Columns
 from bulkpull.store.local import LocalDirectory, LocalFile
 from bulkpull.store.render import Renderer
@@ -46,7 +46,7 @@ class Destination(Protocol):
         """Whether the output is published, and is the one that `finish` returned `receipt` for: an earlier run was
         killed between `publish` and its own end. The empty receipt is nobody's."""
 
-    def take(self, merged: Followed) -> None:
+    def take(self, merged: GrowingFile) -> None:
         """Read `merged` from its start, or skip what an earlier run has taken, and return at its end.
 
         It is a CSV (UTF-8, LF, one header) that grows meanwhile. The merge tells it of bytes only once they are synced
@@ -95,13 +95,13 @@ def destination_for(
 
 
 @asynccontextmanager
-async def feed(destination: Destination, path: Path, on_event: OnEvent) -> AsyncIterator[Followed]:
+async def feed(destination: Destination, path: Path, on_event: OnEvent) -> AsyncIterator[GrowingFile]:
     """Let `destination` take the merged CSV at `path` while the body of the `async with` extends it.
 
-    The body calls `reach` and `end` on what it is given. Once the context has ended without an error, everything has
-    been taken. Raises what `take` raises.
+    The body calls `advance` and `finish` on what it is given. Once the context has ended without an error, everything
+    has been taken. Raises what `take` raises.
     """
-    merged, is_taken = Followed(path), False
+    merged, is_taken = GrowingFile(path), False
 
     async def take() -> None:
         nonlocal is_taken
@@ -112,22 +112,22 @@ async def feed(destination: Destination, path: Path, on_event: OnEvent) -> Async
         try:
             yield merged
         except BaseException:
-            merged.stop()  # wakes the thread that reads
+            merged.abort()  # wakes the thread that reads
             raise
     if not is_taken:
         assert merged.finished
-        rewritten = Followed(merged.finished)
-        rewritten.end(merged.finished)
+        rewritten = GrowingFile(merged.finished)
+        rewritten.finish(merged.finished)
         await _take(destination, rewritten, on_event)
 
 
-async def _take(destination: Destination, merged: Followed, on_event: OnEvent) -> bool:
+async def _take(destination: Destination, merged: GrowingFile, on_event: OnEvent) -> bool:
     """Returns whether all was taken; false if the CSV was superseded."""
 
     async def report() -> None:
         while True:
             await anyio.sleep(_REPORT_INTERVAL_S)
-            on_event(Rendered(merged.position, merged.reached))
+            on_event(Rendered(merged.position, merged.available))
 
     try:
         async with anyio.create_task_group() as group:
@@ -139,6 +139,6 @@ async def _take(destination: Destination, merged: Followed, on_event: OnEvent) -
             finally:
                 group.cancel_scope.cancel()
     finally:
-        merged.stop()  # a thread of the destination's own may still read ahead
+        merged.abort()  # a thread of the destination's own may still read ahead
         merged.close()
     return True

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.errors import OutputError
-from bulkpull.rows.follow import Followed
 from bulkpull.rows.format import DATA_SET_FILE
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.render import Renderer
 from bulkpull.store.work import WorkDirectory
 
@@ -44,7 +44,7 @@ class LocalFile:
             except FileNotFoundError:
                 return False
 
-    def take(self, merged: Followed) -> None:
+    def take(self, merged: GrowingFile) -> None:
         """Render the merged CSV, from its start. A no-op for plain CSV."""
         if self.renderer.is_needed:
             self.renderer.render(merged)

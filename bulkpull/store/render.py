@@ -14,10 +14,10 @@ from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
 from bulkpull.rows.compress import compressed
-from bulkpull.rows.follow import Followed
 from bulkpull.rows.format import Format
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.ndjson import ndjson
-from bulkpull.rows.records import blocks
+from bulkpull.rows.records import read_chunks
 from bulkpull.rows.sink import write_all
 from bulkpull.source import Columns
 
@@ -46,13 +46,13 @@ class Renderer:
         """Whether the format differs from that of the merged CSV."""
         return not self.format.is_merged_already
 
-    def render(self, merged: Followed) -> None:
+    def render(self, merged: GrowingFile) -> None:
         """Write all of `merged`, and sync it. Blocks until its end is known.
 
         Raises:
             FormatError: a value that the format cannot hold.
             OutputError: the disk failed.
-            Superseded: see `Followed`.
+            Superseded: see `GrowingFile`.
         """
         with disk_errors(f"write the output as {self.format.name}", at=self.path):
             discard(self.path)
@@ -62,7 +62,7 @@ class Renderer:
                 self._write_text(merged)
             _sync(self.path)
 
-    def _write_parquet(self, merged: Followed) -> None:
+    def _write_parquet(self, merged: GrowingFile) -> None:
         from bulkpull.rows.parquet import write_parquet  # pyarrow is optional
 
         write_parquet(
@@ -75,8 +75,8 @@ class Renderer:
             checkpoint=from_thread.check_cancelled,
         )
 
-    def _write_text(self, merged: Followed) -> None:
-        pieces: Iterator[bytes] = blocks(merged, from_thread.check_cancelled)
+    def _write_text(self, merged: GrowingFile) -> None:
+        pieces: Iterator[bytes] = read_chunks(merged, from_thread.check_cancelled)
         if self.format.name == "ndjson":
             pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
         if self.format.compression:

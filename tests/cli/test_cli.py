@@ -266,7 +266,7 @@ def test_errors_are_a_sentence_and_a_code(
 def test_a_wrong_token_is_code_3_and_is_not_shown(sandbox: SandboxProcess, tmp_path: Path) -> None:
     done = bulkpull(sandbox, "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "-v", BULKPULL_TOKEN="wrong-token-7")
     assert done.returncode == 3
-    assert "does not accept the token" in done.stderr
+    assert "the API rejects the token" in done.stderr
     assert "wrong-token-7" not in done.stderr
 
 
@@ -440,4 +440,4 @@ async def test_the_sandbox_tells_what_it_saw() -> None:
     with sandbox_process("--rows", "10") as running:
         async with Clickwrap(running.token, base_url=running.url) as clickwrap:
             assert await clickwrap.count() == 10
-    assert running.seen["requests"] == {"GET /v1.1/activity": 1}
+    assert running.stats["requests"] == {"GET /v1.1/activity": 1}

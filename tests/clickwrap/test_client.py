@@ -1,4 +1,4 @@
-"""The client on the wire: what it sends, and what it makes of the answers."""
+"""The client's requests, and its reactions to responses."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def client(**options: Any) -> Clickwrap:
 
 
 def sent(wire: aioresponses) -> list[tuple[str, URL, dict[str, str]]]:
-    """Method, URL and headers of all requests, in order of their URL."""
+    """Method, URL and headers of all requests, grouped by method and URL."""
     return [(method, url, call.kwargs["headers"]) for (method, url), calls in wire.requests.items() for call in calls]
 
 
-async def test_start_export_sends_everything_in_the_query(wire: aioresponses) -> None:
+async def test_start_export_sends_filter_and_fields_in_the_query(wire: aioresponses) -> None:
     wire.post(ANY, payload=EXPORT)
     async with client() as clickwrap:
         export = await clickwrap.start_export(
@@ -58,7 +58,7 @@ async def test_start_export_sends_everything_in_the_query(wire: aioresponses) ->
     assert headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_the_query_is_percent_encoded_on_the_wire() -> None:
+async def test_the_query_is_percent_encoded() -> None:
     seen: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -75,7 +75,7 @@ async def test_the_query_is_percent_encoded_on_the_wire() -> None:
     ]
 
 
-async def test_get_export_puts_the_id_into_the_path(wire: aioresponses) -> None:
+async def test_get_export_encodes_the_id_as_one_path_segment(wire: aioresponses) -> None:
     wire.get(ANY, payload=EXPORT)
     async with client() as clickwrap:
         await clickwrap.get_export("../odd id")
@@ -83,13 +83,13 @@ async def test_get_export_puts_the_id_into_the_path(wire: aioresponses) -> None:
     assert url.raw_path == "/v1.1/tasks/export/..%2Fodd%20id"
 
 
-async def test_export_fields_of_a_site(wire: aioresponses) -> None:
+async def test_export_fields_returns_the_names(wire: aioresponses) -> None:
     wire.get(f"{BASE}/sites/5193/exportFields", payload={"data": [{"field": "id"}, {"field": "custom_data.vip"}]})
     async with client() as clickwrap:
         assert await clickwrap.export_fields(5193) == ["id", "custom_data.vip"]
 
 
-async def test_activity_goes_from_page_to_page_while_there_is_more(wire: aioresponses) -> None:
+async def test_activity_requests_pages_while_there_are_more(wire: aioresponses) -> None:
     def page(url: URL, **_: Any) -> CallbackResult:
         number = int(url.query["page"])
         return CallbackResult(payload={"has_more": number < 3, "data": [{"id": f"{number}-{row}"} for row in range(2)]})
@@ -115,7 +115,7 @@ async def test_activity_goes_from_page_to_page_while_there_is_more(wire: aioresp
     ]
 
 
-async def test_numbers_of_an_activity_keep_their_digits(wire: aioresponses) -> None:
+async def test_numbers_in_an_activity_keep_all_their_digits(wire: aioresponses) -> None:
     numbers = '{"long": 123456789012345678901234567890, "minus": -18446744073709551617, "half": 0.5, "deep": [[1e400]]}'
     wire.get(ANY, body=f'{{"data": [{numbers}, {{"longer": {"7" * 5000}}}], "has_more": false}}')
     async with client() as clickwrap:
@@ -125,14 +125,14 @@ async def test_numbers_of_an_activity_keep_their_digits(wire: aioresponses) -> N
 
 
 @pytest.mark.parametrize("body", ['{"data": [NaN, 1e400]}', '{"data": ["\\ud800", 1e400]}', "[" * 100_000, "", "1e"])
-async def test_what_is_no_json_is_no_answer(wire: aioresponses, body: str) -> None:
+async def test_a_response_that_is_not_json_is_an_error(wire: aioresponses, body: str) -> None:
     wire.get(ANY, body=body, repeat=True)
     async with client() as clickwrap:
-        with pytest.raises(UnavailableError, match="no JSON but"):
+        with pytest.raises(UnavailableError, match="not JSON but"):
             [entry async for entry in clickwrap.activity()]
 
 
-async def test_activity_stops_at_an_empty_page_that_claims_more(wire: aioresponses) -> None:
+async def test_activity_stops_at_an_empty_page_despite_has_more(wire: aioresponses) -> None:
     wire.get(ANY, payload={"has_more": True, "data": []}, repeat=True)
     async with client() as clickwrap:
         assert [entry async for entry in clickwrap.activity()] == []
@@ -140,13 +140,13 @@ async def test_activity_stops_at_an_empty_page_that_claims_more(wire: aiorespons
 
 
 @pytest.mark.parametrize("per_page", [0, 101])
-async def test_pages_are_at_most_100(per_page: int) -> None:
+async def test_rejects_a_page_size_out_of_range(per_page: int) -> None:
     async with client() as clickwrap:
         with pytest.raises(UsageError, match="per_page"):
             await anext(clickwrap.activity(per_page=per_page))
 
 
-async def test_count_asks_for_one_activity(wire: aioresponses) -> None:
+async def test_count_requests_a_page_of_one_activity(wire: aioresponses) -> None:
     wire.get(ANY, payload={"total_count": 1234, "has_more": True, "data": [{"id": "1"}]})
     async with client() as clickwrap:
         assert await clickwrap.count("event_type==sent") == 1234
@@ -170,7 +170,7 @@ async def test_count_asks_for_one_activity(wire: aioresponses) -> None:
         {"exception": TimeoutError()},
     ],
 )
-async def test_what_may_pass_is_tried_again(wire: aioresponses, failure: dict[str, Any]) -> None:
+async def test_retries_transient_failures(wire: aioresponses, failure: dict[str, Any]) -> None:
     heard: list[Event] = []
     wire.get(ANY, **failure)
     wire.get(ANY, **failure)
@@ -193,7 +193,7 @@ async def test_what_may_pass_is_tried_again(wire: aioresponses, failure: dict[st
         (302, ApiError),
     ],
 )
-async def test_refusals_are_not_tried_again(wire: aioresponses, status: int, error: type[ApiError]) -> None:
+async def test_does_not_retry_rejected_requests(wire: aioresponses, status: int, error: type[ApiError]) -> None:
     answer = {"error": {"message": "because of the moon", "status": status, "name": "X", "code": 1}}
     wire.get(ANY, status=status, payload=answer, headers={"Location": "https://elsewhere.example/"}, repeat=True)
     async with client() as clickwrap:
@@ -216,7 +216,7 @@ async def test_refusals_are_not_tried_again(wire: aioresponses, status: int, err
         ([{"status": 503}] * 9, False),
     ],
 )
-async def test_an_error_tells_whether_the_request_may_have_been_acted_upon(
+async def test_an_error_says_whether_the_request_was_certainly_not_processed(
     wire: aioresponses, answers: list[dict[str, Any]], undone: bool
 ) -> None:
     for answer in answers:
@@ -227,14 +227,14 @@ async def test_an_error_tells_whether_the_request_may_have_been_acted_upon(
     assert caught.value.undone is undone
 
 
-async def test_what_never_arrived_was_not_acted_upon() -> None:
+async def test_a_refused_connection_means_not_processed() -> None:
     async with Clickwrap("a-secret-token", base_url="http://127.0.0.1:1", retry=QUICK) as clickwrap:
         with pytest.raises(UnavailableError) as caught:
             await clickwrap.start_export("a==1")
     assert caught.value.undone
 
 
-async def test_a_last_attempt_in_vain_is_unavailable(wire: aioresponses) -> None:
+async def test_raises_unavailable_after_the_last_attempt(wire: aioresponses) -> None:
     wire.get(ANY, status=503, body="<html>maintenance</html>", repeat=True)
     async with client() as clickwrap:
         with pytest.raises(UnavailableError, match=r"503.*maintenance"):
@@ -242,7 +242,7 @@ async def test_a_last_attempt_in_vain_is_unavailable(wire: aioresponses) -> None
     assert len(sent(wire)) == QUICK.attempts
 
 
-async def test_a_429_is_announced_and_in_the_end_an_error(wire: aioresponses) -> None:
+async def test_reports_each_429_and_finally_raises(wire: aioresponses) -> None:
     heard: list[Event] = []
     wire.get(ANY, status=429, headers={"Retry-After": "0"}, repeat=True)
     async with client() as clickwrap:
@@ -251,7 +251,7 @@ async def test_a_429_is_announced_and_in_the_end_an_error(wire: aioresponses) ->
     assert len([event for event in heard if isinstance(event, Throttled)]) == QUICK.attempts
 
 
-async def test_a_429_that_asks_for_more_than_the_limit_ends_at_once(wire: aioresponses) -> None:
+async def test_gives_up_at_once_if_retry_after_exceeds_the_limit(wire: aioresponses) -> None:
     wire.get(ANY, status=429, headers={"Retry-After": "86400"}, repeat=True)
     async with client() as clickwrap:
         with pytest.raises(ThrottledError):
@@ -259,7 +259,7 @@ async def test_a_429_that_asks_for_more_than_the_limit_ends_at_once(wire: aiores
     assert len(sent(wire)) == 1
 
 
-async def test_an_error_that_quotes_the_token_does_not_tell_it(wire: aioresponses) -> None:
+async def test_masks_the_token_in_an_error_response(wire: aioresponses) -> None:
     wire.get(ANY, status=401, payload={"error": {"message": f"token {TOKEN} has expired"}})
     async with client() as clickwrap:
         with pytest.raises(AuthenticationError, match="expired") as caught:
@@ -268,7 +268,7 @@ async def test_an_error_that_quotes_the_token_does_not_tell_it(wire: aioresponse
     assert TOKEN not in str(caught.value)
 
 
-async def test_a_200_that_quotes_the_token_does_not_tell_it(wire: aioresponses) -> None:
+async def test_masks_the_token_in_an_unexpected_response(wire: aioresponses) -> None:
     heard: list[Event] = []
     wire.get(ANY, status=200, body=f"<html>proxy: Authorization: Bearer {TOKEN}</html>", repeat=True)
     async with client() as clickwrap:
@@ -278,20 +278,20 @@ async def test_a_200_that_quotes_the_token_does_not_tell_it(wire: aioresponses) 
     assert TOKEN not in repr(heard)
 
 
-async def test_messages_hold_nothing_that_a_terminal_obeys(wire: aioresponses) -> None:
+async def test_removes_control_characters_from_messages(wire: aioresponses) -> None:
     wire.get(ANY, payload={"data": {"id": "1", "status": "failed", "message": f"\x1b[2Jno\r\nroom {TOKEN}\x07"}})
     async with client() as clickwrap:
         export = await clickwrap.get_export("1")
     assert export.message == "[2Jno room ***"
 
 
-async def test_a_closed_connection_is_one_attempt_of_ours_and_no_silent_second() -> None:
+async def test_aiohttp_does_not_retry_behind_our_back() -> None:
     arrived = 0
 
     async def handler(request: web.Request) -> web.Response:
         nonlocal arrived
         arrived += 1
-        if arrived % 2 == 0:  # a kept-alive connection that closes without an answer
+        if arrived % 2 == 0:  # a kept-alive connection that closes without a response
             assert request.transport is not None
             request.transport.close()
         return web.json_response({"total_count": 1, "data": []})
@@ -306,13 +306,13 @@ async def test_a_closed_connection_is_one_attempt_of_ours_and_no_silent_second()
     assert len([event for event in heard if isinstance(event, Retried)]) == 4
 
 
-async def test_a_429_holds_back_what_has_not_been_sent() -> None:
+async def test_a_429_stops_requests_not_yet_sent() -> None:
     arrived = 0
 
     async def handler(_request: web.Request) -> web.Response:
         nonlocal arrived
         arrived += 1
-        await anyio.sleep(0.2)  # all that is on the wire is there before the first answer
+        await anyio.sleep(0.2)  # all concurrent requests arrive before the first response
         return web.json_response({}, status=429, headers={"Retry-After": "3000"})
 
     app = web.Application()
@@ -331,14 +331,14 @@ async def test_a_429_holds_back_what_has_not_been_sent() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated and will be removed:DeprecationWarning")
-async def test_a_session_with_credentials_of_its_own_is_refused() -> None:
+async def test_rejects_a_session_with_its_own_auth() -> None:
     async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("u", "p")) as session:
         with pytest.raises(UsageError, match="auth"):
             async with client(session=session):
                 pass
 
 
-async def test_a_client_that_is_not_open_says_so() -> None:
+async def test_rejects_requests_before_the_client_is_opened() -> None:
     clickwrap = client()
     with pytest.raises(UsageError, match="async with"):
         await clickwrap.count()
@@ -346,7 +346,7 @@ async def test_a_client_that_is_not_open_says_so() -> None:
         clickwrap.download("https://files.example/x")
 
 
-async def test_a_session_handed_in_is_left_open(wire: aioresponses) -> None:
+async def test_leaves_the_callers_session_open(wire: aioresponses) -> None:
     wire.get(ANY, payload=EXPORT)
     async with aiohttp.ClientSession(raise_for_status=True) as session:
         async with client(session=session) as clickwrap:
@@ -354,7 +354,7 @@ async def test_a_session_handed_in_is_left_open(wire: aioresponses) -> None:
         assert not session.closed
 
 
-async def test_twins_share_the_quota_but_not_the_listener(wire: aioresponses) -> None:
+async def test_observed_clients_report_only_their_own_requests(wire: aioresponses) -> None:
     wire.get(ANY, payload=EXPORT, repeat=True)
     first: list[Event] = []
     second: list[Event] = []
@@ -367,7 +367,7 @@ async def test_twins_share_the_quota_but_not_the_listener(wire: aioresponses) ->
 
 
 @pytest.mark.parametrize("token", ["", "with blank", "line\n", "tökén", "tab\t", "nul\0"])
-def test_tokens_that_no_header_may_carry_are_refused(token: str) -> None:
+def test_rejects_tokens_not_allowed_in_a_header(token: str) -> None:
     with pytest.raises(UsageError, match="token") as caught:
         Clickwrap(token)
     assert not token or token not in str(caught.value)
@@ -376,7 +376,7 @@ def test_tokens_that_no_header_may_carry_are_refused(token: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://localhost:8080/v1.1", "http://127.0.0.1", "http://[::1]:1/", "https://api.example/v1.1/"]
 )
-def test_base_urls(url: str) -> None:
+def test_accepts_base_urls(url: str) -> None:
     assert repr(Clickwrap(TOKEN, base_url=url)) == f"Clickwrap('{url.rstrip('/')}')"
 
 
@@ -396,7 +396,7 @@ def test_base_urls(url: str) -> None:
         "https://x:y",
     ],
 )
-def test_base_urls_that_would_leak_or_make_no_sense_are_refused(url: str) -> None:
+def test_rejects_base_urls_that_are_invalid_or_insecure(url: str) -> None:
     with pytest.raises(UsageError, match="base URL") as caught:
         Clickwrap(TOKEN, base_url=url)
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Filters: what is refused, and how a window's bounds join them."""
+"""Filter expressions: validation, and combination with a window's bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUNDS = "created_time>=2020-10-10T00:00:00.000Z and created_time<2020-10-15T18:
     [
         "event_type==agreed",
         "event_type == agreed and custom_data.vip!=TRUE",
-        "connection_data.page_title==Order",  # holds the letters, not the word
+        "connection_data.page_title==Order",  # contains the letters, not the word
         "connection_data.page_title==Terms and Conditions",
         'connection_data.page_title=="Terms or Conditions"',
         "connection_data.page_title=='Terms OR Conditions' and event_type==agreed",
@@ -33,12 +33,12 @@ BOUNDS = "created_time>=2020-10-10T00:00:00.000Z and created_time<2020-10-15T18:
         'connection_data.page_title=="two\nlines or more"',
     ],
 )
-def test_good_filters_pass_unchanged(text: str) -> None:
+def test_accepts_valid_filters_unchanged(text: str) -> None:
     assert check_filter(f" {text} ") == text
 
 
 @pytest.mark.parametrize("text", [None, "", "   "])
-def test_no_filter(text: str | None) -> None:
+def test_an_empty_filter_is_none(text: str | None) -> None:
     assert check_filter(text) is None
 
 
@@ -46,7 +46,7 @@ OR_OUTSIDE = [
     'a=="x or y" or b==2',
     "a=='x' or b=='y'",
     "a=='' or b==''",
-    'a=="x or y',  # never closed
+    'a=="x or y',  # unclosed quote
     'a==x" or b=="y',
     r'a=="x\" or b==2',
     "a==Men's or b==Women's",
@@ -58,7 +58,7 @@ OR_OUTSIDE = [
 @pytest.mark.parametrize(
     "text", ["a==1 or b==2", "a==1 OR b==2", "a==1\tor b==2", "a==1 || b==2", "a==1 or", *OR_OUTSIDE]
 )
-def test_or_is_refused(text: str) -> None:
+def test_rejects_or_outside_quotes(text: str) -> None:
     with pytest.raises(UsageError, match="'or'"):
         check_filter(text)
 
@@ -66,11 +66,11 @@ def test_or_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["agreed", "event_type=agreed", "==agreed", "event_type==", "a==1 and", 'a=="b and c" and']
 )
-def test_what_is_no_comparison_is_refused(text: str) -> None:
+def test_rejects_what_is_not_a_comparison(text: str) -> None:
     with pytest.raises(UsageError, match="comparisons"):
         check_filter(text)
 
 
-def test_bounds_and_filter_become_one_expression() -> None:
+def test_combines_bounds_and_filter_into_one_expression() -> None:
     assert window_filter(WINDOW, None) == BOUNDS
     assert window_filter(WINDOW, "event_type==agreed") == f"{BOUNDS} and event_type==agreed"

@@ -1,4 +1,4 @@
-"""Answers are read tolerantly where the API's documents are silent."""
+"""Responses are parsed tolerantly where the API's documentation is silent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from bulkpull import ApiError, Export
 from bulkpull.clickwrap.models import (
-    UnexpectedAnswer,
+    UnexpectedResponse,
     parse_count,
     parse_export,
     parse_export_fields,
@@ -34,13 +34,13 @@ TASK = {"id": "5f88abf5f4689d7295cf1134", "status": "success"}
         {"id": "9", "data": {**TASK, "links": LINKS}},
     ],
 )
-def test_links_are_found_wherever_they_stand(answer: Any) -> None:
+def test_finds_links_in_every_documented_place_and_shape(answer: Any) -> None:
     export = parse_export(answer)
     assert list(export.links) == LINKS
     assert export.succeeded
 
 
-def test_links_are_secrets() -> None:
+def test_the_repr_omits_links() -> None:
     assert "files" not in repr(parse_export({"data": {**TASK, "links": LINKS}}))
 
 
@@ -56,7 +56,7 @@ def test_an_unknown_status_is_still_running() -> None:
 
 
 @pytest.mark.parametrize("links", [[None], "", {}, 7])
-def test_links_matter_only_once_the_export_has_succeeded(links: Any) -> None:
+def test_ignores_links_until_the_export_has_succeeded(links: Any) -> None:
     assert parse_export({"data": {**TASK, "status": "pending", "links": links}}).links == ()
 
 
@@ -66,10 +66,10 @@ def test_a_failed_export_has_its_message() -> None:
     assert export.message == "out of memory"
 
 
-def test_the_answer_to_a_launch_needs_nothing_but_an_id() -> None:
+def test_the_response_to_a_launch_needs_only_an_id() -> None:
     assert parse_export({"data": {"id": 7}}) == Export("7", "running", "unknown")
-    with pytest.raises(UnexpectedAnswer):
-        parse_export({"data": {"id": "7"}}, "7")  # it says nothing of the export that was asked for
+    with pytest.raises(UnexpectedResponse):
+        parse_export({"data": {"id": "7"}}, "7")  # a status response needs a status
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_the_answer_to_a_launch_needs_nothing_but_an_id() -> None:
         {"data": {**TASK, "links": [{"size": 3}]}},
     ],
 )
-def test_what_is_no_export_is_told(answer: Any) -> None:
-    with pytest.raises(UnexpectedAnswer):
+def test_rejects_responses_that_are_not_an_export(answer: Any) -> None:
+    with pytest.raises(UnexpectedResponse):
         parse_export(answer)
 
 
@@ -96,23 +96,23 @@ def test_what_is_no_export_is_told(answer: Any) -> None:
         {"data": [{"key": "id"}, {"field": "custom_data.vip", "label": "VIP"}]},
     ],
 )
-def test_export_fields_in_every_shape(answer: Any) -> None:
+def test_parses_export_fields_in_every_shape(answer: Any) -> None:
     assert parse_export_fields(answer) == ["id", "custom_data.vip"]
 
 
 @pytest.mark.parametrize("answer", [{}, {"data": {}}, [{"label": "VIP"}], [7]])
-def test_what_is_no_list_of_fields_is_told(answer: Any) -> None:
-    with pytest.raises(UnexpectedAnswer):
+def test_rejects_responses_that_are_not_a_list_of_fields(answer: Any) -> None:
+    with pytest.raises(UnexpectedResponse):
         parse_export_fields(answer)
 
 
-def test_a_page_and_its_count() -> None:
+def test_parses_a_page_and_its_count() -> None:
     answer = {"page": 1, "per_page": 25, "count": 1, "total_count": 11, "has_more": True, "data": [{"id": "1"}]}
     page = parse_page(answer)
     assert (page.data, page.has_more, page.total_count) == ([{"id": "1"}], True, 11)
     assert parse_count(answer) == 11
 
 
-def test_a_count_that_is_not_there_is_told() -> None:
-    with pytest.raises(ApiError, match="without total_count"):
+def test_rejects_a_page_without_a_count() -> None:
+    with pytest.raises(ApiError, match="has no total_count"):
         parse_count({"has_more": False, "data": []})

@@ -1,4 +1,4 @@
-"""The governor, on a clock that jumps: hours pass in milliseconds."""
+"""The request budget, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.clickwrap.quota import WINDOW, Governor
+from bulkpull.clickwrap.quota import QUOTA_PERIOD_S, RequestBudget
 from bulkpull.errors import UsageError
 from tests.clock import on_a_jumping_clock
 
 
 class FixedWindowServer:
-    """Counts as the API does. Another program may have opened the window before our first request."""
+    """Counts requests as the API does. Another program may have started the period before our first request."""
 
     def __init__(self, opened: float | None) -> None:
         self.since = opened
@@ -32,27 +32,27 @@ class FixedWindowServer:
 
 @given(
     seed=st.integers(0, 2**32),
-    budget=st.integers(1, 40),
+    per_minute=st.integers(1, 40),
     requests=st.integers(1, 200),
     slowest=st.floats(0, 90),
     pause=st.floats(0, 20),
     opened=st.none() | st.floats(-60, 0),
 )
-def test_no_window_of_the_server_holds_more_than_the_budget(
-    seed: int, budget: int, requests: int, slowest: float, pause: float, opened: float | None
+def test_no_period_of_the_server_exceeds_the_budget(
+    seed: int, per_minute: int, requests: int, slowest: float, pause: float, opened: float | None
 ) -> None:
     chance = random.Random(seed)
 
     async def main() -> int:
         start = anyio.current_time()
         server = FixedWindowServer(None if opened is None else start + opened)
-        governor = Governor(budget)
+        budget = RequestBudget(per_minute)
 
         async def request() -> None:
-            given_up = chance.random() < 0.2
+            abandoned = chance.random() < 0.2
             with suppress(TimeoutError):
-                async with governor.place():
-                    if given_up:  # and yet it arrives, some time later
+                async with budget.slot():
+                    if abandoned:  # it still arrives some time later
                         group.start_soon(arrive, chance.uniform(0, 59))
                         await anyio.sleep(chance.uniform(0, 1))
                         raise TimeoutError
@@ -70,30 +70,30 @@ def test_no_window_of_the_server_holds_more_than_the_budget(
                     await anyio.sleep(chance.uniform(0, pause))
         return server.most
 
-    assert on_a_jumping_clock(main) <= budget
+    assert on_a_jumping_clock(main) <= per_minute
 
 
-def test_a_burst_within_the_budget_does_not_wait() -> None:
+def test_a_burst_within_the_budget_is_not_delayed() -> None:
     async def main() -> tuple[float, float]:
-        governor, start = Governor(1800), anyio.current_time()
+        budget, start = RequestBudget(1800), anyio.current_time()
         for _ in range(1800):
-            async with governor.place():
+            async with budget.slot():
                 pass
         burst = anyio.current_time() - start
-        async with governor.place():
+        async with budget.slot():
             return burst, anyio.current_time() - start
 
     burst, next_one = on_a_jumping_clock(main)
     assert burst == 0
-    assert next_one == pytest.approx(WINDOW, abs=0.1)
+    assert next_one == pytest.approx(QUOTA_PERIOD_S, abs=0.1)
 
 
 def test_a_sustained_load_uses_the_whole_budget() -> None:
     async def main() -> float:
-        governor, start = Governor(100), anyio.current_time()
+        budget, start = RequestBudget(100), anyio.current_time()
 
         async def request() -> None:
-            async with governor.place():
+            async with budget.slot():
                 await anyio.sleep(0.05)
 
         async with anyio.create_task_group() as group:
@@ -101,16 +101,16 @@ def test_a_sustained_load_uses_the_whole_budget() -> None:
                 group.start_soon(request)
         return anyio.current_time() - start
 
-    # Ten bursts of a hundred, a minute apart: nine minutes, and the answers' time each.
-    assert on_a_jumping_clock(main) == pytest.approx(9 * WINDOW, rel=0.01)
+    # Ten bursts of a hundred, a minute apart: nine minutes, plus the response times.
+    assert on_a_jumping_clock(main) == pytest.approx(9 * QUOTA_PERIOD_S, rel=0.01)
 
 
-def test_requests_go_first_come_first_served() -> None:
+def test_requests_are_granted_in_order_of_arrival() -> None:
     async def main() -> list[int]:
-        governor, order = Governor(1), list[int]()
+        budget, order = RequestBudget(1), list[int]()
 
         async def request(number: int) -> None:
-            async with governor.place():
+            async with budget.slot():
                 order.append(number)
 
         async with anyio.create_task_group() as group:
@@ -121,55 +121,55 @@ def test_requests_go_first_come_first_served() -> None:
     assert on_a_jumping_clock(main) == [0, 1, 2, 3, 4]
 
 
-def test_a_429_holds_everybody_as_long_as_the_server_says() -> None:
+def test_a_429_blocks_all_requests_for_retry_after() -> None:
     async def main() -> tuple[float, float]:
-        governor, start = Governor(10), anyio.current_time()
-        assert governor.throttled_at is None
-        held = governor.throttled(17.0)
-        assert governor.throttled_at == start
-        async with governor.place():
+        budget, start = RequestBudget(10), anyio.current_time()
+        assert budget.throttled_at is None
+        held = budget.note_throttled(17.0)
+        assert budget.throttled_at == start
+        async with budget.slot():
             return held, anyio.current_time() - start
 
     assert on_a_jumping_clock(main) == pytest.approx((17.0, 17.0), abs=0.01)
 
 
-def test_without_retry_after_the_hold_doubles_until_an_answer_comes() -> None:
+def test_without_retry_after_the_block_doubles_until_a_request_is_accepted() -> None:
     async def main() -> list[float]:
-        governor, holds = Governor(10), list[float]()
+        budget, holds = RequestBudget(10), list[float]()
         for _ in range(3):
-            holds.append(governor.throttled(None))
+            holds.append(budget.note_throttled(None))
             await anyio.sleep(holds[-1])
-        governor.accepted()
-        holds.append(governor.throttled(None))
+        budget.note_accepted()
+        holds.append(budget.note_throttled(None))
         return holds
 
     assert on_a_jumping_clock(main) == pytest.approx([2, 4, 8, 2], abs=0.01)
 
 
-def test_several_429_at_once_are_one_hold() -> None:
+def test_simultaneous_429_responses_count_once() -> None:
     async def main() -> list[float]:
-        governor = Governor(10)
-        return [governor.throttled(None) for _ in range(5)]
+        budget = RequestBudget(10)
+        return [budget.note_throttled(None) for _ in range(5)]
 
     assert on_a_jumping_clock(main) == pytest.approx([2] * 5, abs=0.01)
 
 
-def test_a_cancelled_wait_gives_its_turn_on() -> None:
+def test_a_cancelled_wait_lets_the_next_request_proceed() -> None:
     async def main() -> bool:
-        governor = Governor(1)
-        async with governor.place():
+        budget = RequestBudget(1)
+        async with budget.slot():
             with anyio.move_on_after(1):
-                async with governor.place():
+                async with budget.slot():
                     pass
-        with anyio.move_on_after(WINDOW + 1):
-            async with governor.place():
+        with anyio.move_on_after(QUOTA_PERIOD_S + 1):
+            async with budget.slot():
                 return True
         return False
 
     assert on_a_jumping_clock(main)
 
 
-@pytest.mark.parametrize("budget", [0, -1, 2001])
-def test_impossible_budgets_are_refused(budget: int) -> None:
+@pytest.mark.parametrize("per_minute", [0, -1, 2001])
+def test_rejects_budgets_out_of_range(per_minute: int) -> None:
     with pytest.raises(UsageError, match="requests per minute"):
-        Governor(budget)
+        RequestBudget(per_minute)

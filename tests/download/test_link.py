@@ -11,9 +11,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 
-from bulkpull import Clickwrap, PartError, UnavailableError
-from bulkpull.download.link import LinkExpiredError, NotReadyError, RangeRefusedError, check_link
-from bulkpull.retry import TransientError
+from bulkpull import (
+    Clickwrap,
+    FileNotReadyError,
+    LinkExpiredError,
+    PartError,
+    RangeRefusedError,
+    TransferError,
+    UnavailableError,
+)
+from bulkpull.download.link import check_link
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY = b"id\n1\n2\n3\n"
@@ -165,7 +172,7 @@ async def test_a_redirect_to_nowhere_is_refused() -> None:
         return web.Response(status=302)
 
     async with serving(handler) as server, client(server) as clickwrap:
-        with pytest.raises(PartError, match="without saying where"):
+        with pytest.raises(PartError, match="without a Location"):
             await read(clickwrap, str(server.make_url("/f")))
 
 
@@ -219,7 +226,7 @@ async def test_statuses_that_may_pass(status: int) -> None:
         return web.Response(status=status, headers={"Retry-After": "7"})
 
     async with serving(handler) as server, client(server) as clickwrap:
-        with pytest.raises(TransientError) as caught:
+        with pytest.raises(TransferError) as caught:
             await read(clickwrap, str(server.make_url("/f")))
     assert caught.value.wait == 7
 
@@ -230,7 +237,7 @@ async def test_statuses_of_a_file_that_is_not_there_yet(status: int) -> None:
         return web.json_response({"status": "preparing"}, status=status, headers={"Retry-After": "7"})
 
     async with serving(handler) as server, client(server) as clickwrap:
-        with pytest.raises(NotReadyError, match=f"has not got the file yet .it answered {status}") as caught:
+        with pytest.raises(FileNotReadyError, match=rf"does not have the file yet \({status}\)") as caught:
             await read(clickwrap, str(server.make_url("/f")))
     assert caught.value.wait == 7
 
@@ -260,7 +267,7 @@ async def test_what_may_have_another_reason_does_not_speak_against_ranges(status
 
     async with serving(handler) as server, client(server) as clickwrap:
         for _ in range(2):
-            with pytest.raises((LinkExpiredError, TransientError)):
+            with pytest.raises((LinkExpiredError, TransferError)):
                 await read(clickwrap, str(server.make_url("/f")), 3, '"v1"')
     assert ranges == ["bytes=3-"] * 2
 
@@ -311,7 +318,7 @@ async def test_a_redirect_to_what_is_no_url_is_refused(location: str) -> None:
         return web.Response(status=302, headers={"Location": location})
 
     async with serving(handler) as server, client(server) as clickwrap:
-        with pytest.raises(PartError, match="no URL"):
+        with pytest.raises(PartError, match="valid URL"):
             await read(clickwrap, str(server.make_url("/f")))
 
 
@@ -346,7 +353,7 @@ async def test_a_redirect_to_another_scheme_is_refused() -> None:
 
 async def test_a_host_that_is_not_there_may_come_back() -> None:
     async with Clickwrap("a-secret-token", base_url="http://127.0.0.1:1") as clickwrap:
-        with pytest.raises(TransientError, match="cannot connect"):
+        with pytest.raises(TransferError, match="cannot connect"):
             await read(clickwrap, "http://127.0.0.1:1/f?signature=x")
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 from aiohttp import web
-from xxhash import xxh3_128
 
 from bulkpull import PartError
-from bulkpull.download import fetch as fetch_module
-from bulkpull.journal import Journal, PartRecord
-from tests.download.test_fetch import ROWS, Host, fetched
+from bulkpull.download import Version, segments
+from tests.download.hosts import ROWS, Heard, Host, beside, download
 
 BODY = ROWS * 6  # several megabytes, so that half of it is worth a record
 PIECE = 64 * 1024
@@ -22,8 +19,8 @@ PIECE = 64 * 1024
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "STRETCH_EVERY", 0.05)
-    monkeypatch.setattr(fetch_module, "WORTH", 0.2)
+    monkeypatch.setattr(segments, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(segments, "MIN_REMAINING_SECONDS", 0.2)
 
 
 class SlowHost:
@@ -66,27 +63,19 @@ class SlowHost:
         return response
 
 
-def beside(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir() if path.name.startswith("part.csv."))
-
-
 async def test_several_streams_bring_one_file(tmp_path: Path) -> None:
     slow = SlowHost()
-    body, _ = await fetched(tmp_path, Host([slow]), streams=3)
+    body, _ = await download(tmp_path, Host([slow]), streams=3)
     assert body == BODY
     assert slow.most_at_once == 4
     assert slow.sent < len(BODY) + 8 * 4 * PIECE  # what was on its way when a stream had come to its end
     assert not beside(tmp_path)
-    journal = Journal(tmp_path / "journal.sqlite")
-    checksum = journal._rows("SELECT checksum FROM part")[0][0]
-    journal.close()
-    assert checksum == xxh3_128(BODY).hexdigest()
 
 
 async def test_a_file_that_comes_fast_enough_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "WORTH", 60.0)
+    monkeypatch.setattr(segments, "MIN_REMAINING_SECONDS", 60.0)
     slow = SlowHost()
-    body, _ = await fetched(tmp_path, Host([slow]), streams=3)
+    body, _ = await download(tmp_path, Host([slow]), streams=3)
     assert body == BODY
     assert slow.most_at_once == 1
 
@@ -94,7 +83,7 @@ async def test_a_file_that_comes_fast_enough_is_left_alone(tmp_path: Path, monke
 async def test_a_host_that_gives_no_ranges_is_asked_once(tmp_path: Path) -> None:
     slow = SlowHost(ranges=False)
     host = Host([slow])
-    body, _ = await fetched(tmp_path, host, streams=2)
+    body, _ = await download(tmp_path, host, streams=2)
     assert body == BODY
     assert len([wanted for wanted in host.requests if wanted and not wanted.startswith(f"bytes={len(BODY)}")]) <= 3
     assert not beside(tmp_path)
@@ -104,38 +93,30 @@ async def test_a_host_that_gives_no_ranges_is_asked_once(tmp_path: Path) -> None
 async def test_a_file_that_is_replaced_meanwhile_is_one_or_the_other(tmp_path: Path, after: int) -> None:
     slow = SlowHost()
     slow.replace_after = after
-    body, _ = await fetched(tmp_path, Host([slow]), streams=3)
+    body, _ = await download(tmp_path, Host([slow]), streams=3)
     assert body in (BODY, ROWS * 5)
     assert not beside(tmp_path)
 
 
-def half_parts(directory: Path) -> Iterator[PartRecord]:
-    journal = Journal(directory / "journal.sqlite")
-    try:
-        for number, name, validator, length in journal._rows("SELECT number, name, validator, length FROM part"):
-            yield PartRecord(number, name, "e", validator, length)
-    finally:
-        journal.close()
-
-
 @pytest.mark.parametrize("seed", range(6))
-async def test_what_was_interrupted_goes_on_in_all_its_stretches(tmp_path: Path, seed: int) -> None:
+async def test_what_was_interrupted_resumes_in_all_its_segments(tmp_path: Path, seed: int) -> None:
     """Ended by a cancellation or by a host that fails, at any time, again and again."""
     draw = random.Random(seed)
     slow = SlowHost()
-    record: PartRecord | None = None
+    heard = Heard()
+    known: Version | None = None
     for _ in range(20):
         slow.fail_after = slow.sent + draw.randrange(len(BODY)) if draw.random() < 0.5 else None
         try:
             with anyio.move_on_after(draw.uniform(0.1, 0.6)):
                 host = Host([slow])
-                body, _ = await fetched(tmp_path, host, record=record, streams=draw.randrange(1, 4))
+                body, _ = await download(tmp_path, host, known=known, heard=heard, streams=draw.randrange(1, 4))
                 break
         except PartError:
             pass
-        [record] = half_parts(tmp_path)
+        known = heard.partial[-1] if heard.partial else None
     else:
         slow.fail_after = None
-        body, _ = await fetched(tmp_path, Host([slow]), record=record, streams=1)
+        body, _ = await download(tmp_path, Host([slow]), known=known, heard=heard, streams=1)
     assert body == BODY
     assert not beside(tmp_path)

@@ -1,4 +1,4 @@
-"""What all flows share: a sandbox catches up at once, so that none waits long for it."""
+"""Shared by all flows: a short wait for stale replicas, since the sandbox has none."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from bulkpull import patience
 
 @pytest.fixture(autouse=True)
 def short_lag(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends that have not caught up are waited for in a second."""
+    """Wait at most one second for stale replicas."""
     monkeypatch.setattr(patience, "LAG", 1.0)

@@ -1,4 +1,4 @@
-"""Pulls against a sandbox in some mode, and what must be true of those that come through."""
+"""Pulls from a sandbox with faults, and assertions on their outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import bulkpull
 from bulkpull import ApiError, BulkpullError, Clickwrap, Result, RetryPolicy, patience
 from bulkpull.events import Event
-from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
+from bulkpull.sandbox import Sandbox, SandboxConfig, SandboxStats
 
 CONFIG = SandboxConfig(
     rows=1000,
@@ -27,59 +27,59 @@ CONFIG = SandboxConfig(
     rows_per_file=50,
 )
 RETRY = RetryPolicy(base=0.01, cap=0.1, seconds=5.0)
-ENDLESS = 120.0  # seconds after which a pull counts as one that never ends
+ENDLESS = 120.0  # seconds after which a pull counts as endless
 
 
 @dataclass(slots=True)
 class Pulled:
-    """What a pull came to: a result or an error, and what the sandbox saw of it."""
+    """The outcome of a pull: a result or an error, its events, and the sandbox's statistics."""
 
     out: Path
     result: Result | None = None
     error: BulkpullError | None = None
     expected: list[str] = field(default_factory=list)  # the ids of all activities
-    seen: Seen = field(default_factory=Seen)
+    stats: SandboxStats = field(default_factory=SandboxStats)
     heard: list[Event] = field(default_factory=list)
-    deliveries: list[int] = field(default_factory=list)  # of each file, in full
+    deliveries: list[int] = field(default_factory=list)  # complete ones, of each file
 
     @property
     def launches(self) -> int:
-        """POSTs for an export."""
-        return self.seen.requests.get("POST /v1.1/tasks/export/activity", 0)
+        """The number of POST requests for an export."""
+        return self.stats.requests.get("POST /v1.1/tasks/export/activity", 0)
 
     @property
     def polls(self) -> int:
-        return self.seen.requests.get("GET /v1.1/tasks/export/{id}", 0)
+        return self.stats.requests.get("GET /v1.1/tasks/export/{id}", 0)
 
     def told(self, kind: type[Event]) -> int:
-        """How many events of this kind were told."""
+        """Return the number of events of this kind."""
         return sum(isinstance(event, kind) for event in self.heard)
 
     def ids(self) -> list[str]:
-        """The ids in the output, sorted."""
+        """Return the ids in the output, sorted."""
         with self.out.open(encoding="utf-8", newline="") as file:
             return sorted(row["id"] for row in csv.DictReader(file, strict=True))
 
     def complete(self) -> Result:
-        """The result, after it was asserted that every activity is in the output once, and that this is said."""
+        """Assert that the output has every activity once and the result says so; return the result."""
         assert self.result is not None, self.error
         assert self.ids() == self.expected
         assert self.result.rows == len(self.expected)
         assert self.result.complete
         assert self.result.completeness in ("counts reconciled", "counts unknown")
         assert self.result.short == ()
-        assert self.seen.leaks == 0
+        assert self.stats.leaks == 0
         return self.result
 
     def refused(self, kind: type[BulkpullError] = ApiError) -> str:
-        """The message of the error that the pull ended with, after it was asserted that no output stands."""
+        """Assert that the pull failed without an output; return the error's message."""
         assert isinstance(self.error, kind), self.error or self.result
         assert not self.out.exists()
         return str(self.error)
 
 
 async def pulled(faults: str, out: Path, *, client: dict[str, Any] | None = None, **options: Any) -> Pulled:
-    """A pull of six months, one window a month, from a sandbox with these faults. `config` overrides CONFIG."""
+    """Pull six months, one window per month, from a sandbox with these faults. `config` overrides CONFIG."""
     config = replace(CONFIG, faults=faults, **options.pop("config", {}))
     pull = Pulled(out)
     connection: dict[str, Any] = {"retry": RETRY} | (client or {})
@@ -93,7 +93,7 @@ async def pulled(faults: str, out: Path, *, client: dict[str, Any] | None = None
                     pull.result = await bulkpull.pull(clickwrap, on_event=pull.heard.append, **settings)
         except BulkpullError as error:
             pull.error = error
-        pull.seen = sandbox.seen
+        pull.stats = sandbox.stats
         pull.deliveries = [
             sandbox.files.deliveries[task.id, number]
             for task in sandbox.exports.tasks.values()
@@ -104,7 +104,7 @@ async def pulled(faults: str, out: Path, *, client: dict[str, Any] | None = None
 
 @contextmanager
 def short_patience(seconds: float = 0.5) -> Iterator[None]:
-    """Backends that have not caught up are waited for so long: for tests in which they never do."""
+    """Wait `seconds` for stale replicas, in tests in which they never catch up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patience, "LAG", seconds)
         yield

@@ -1,4 +1,4 @@
-"""Schedules of odd servers: modes and faults, drawn from a seed (profile `odd`), and what a pull makes of them."""
+"""Seeded schedules of odd servers (fault profile `odd`), and the outcome of a pull from each."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from bulkpull.sandbox import Sandbox
 from tests.flows.survival import CONFIG, OPTIONS, RETRY, TIMEOUTS
 
 BY_VOLUME: dict[str, Any] = OPTIONS | {"window": "auto", "rows_per_export": 500}
-LAG = 1.0  # seconds for which backends are waited for that have not caught up
-TIME_LIMIT = 120.0  # seconds for a schedule; one that takes longer counts as endless
-MAX_RUNS = 12  # of one pull that ends with errors
+LAG = 1.0  # seconds to wait for stale replicas
+TIME_LIMIT = 120.0  # seconds; a schedule that takes longer counts as endless
+MAX_RUNS = 12  # of a pull that keeps failing
 SAME, REORDERED, ERROR = (
     "the same bytes",
     "the same rows in another order",
     "an error that names a window which always fails",
 )
-SHORT, WRONG, ENDLESS = "incomplete, and said so", "wrong", "endless"
+SHORT, WRONG, ENDLESS = "incomplete, and reported so", "wrong", "endless"
 OUTCOMES = (SAME, REORDERED, ERROR, SHORT, WRONG, ENDLESS)
 _WINDOW = re.compile(r"window \d+ \[")
 
 
 @dataclass(slots=True)
 class Odd:
-    """What a schedule came to, and why where that is not the same bytes."""
+    """The outcome of a schedule, and the reason if it is not SAME."""
 
     seed: int
     outcome: str = ENDLESS
@@ -45,7 +45,7 @@ class Odd:
 
 
 async def survive_odd(seed: int, out: Path, expected: bytes) -> Odd:
-    """A pull under the profile `odd`, again after each error, until it is through or the errors do not end."""
+    """Pull under the profile `odd`, repeatedly after errors, until the pull succeeds or MAX_RUNS is reached."""
     odd = Odd(seed)
     began = anyio.current_time()
     patience.LAG = LAG
@@ -53,13 +53,13 @@ async def survive_odd(seed: int, out: Path, expected: bytes) -> Odd:
         odd.modes = sandbox.faults.modes
         with anyio.move_on_after(TIME_LIMIT):
             await _pull(odd, sandbox, out, expected)
-        seen = sandbox.seen
+        stats = sandbox.stats
     if odd.outcome == ENDLESS:
         odd.reason = f"not done after {TIME_LIMIT:.0f} s"
-    if seen.leaks:
+    if stats.leaks:
         odd.outcome, odd.reason = WRONG, "the token reached the file host"
-    odd.exports, odd.seconds = seen.exports, anyio.current_time() - began
-    odd.faults.update(seen.faults)
+    odd.exports, odd.seconds = stats.exports, anyio.current_time() - began
+    odd.faults.update(stats.faults)
     return odd
 
 
@@ -74,7 +74,7 @@ async def _pull(odd: Odd, sandbox: Sandbox, out: Path, expected: bytes) -> None:
                 odd.outcome, odd.reason = WRONG, repr(error)
                 return
             if odd.failed == MAX_RUNS:
-                doomed = sandbox.seen.faults.get("export-always-fails")
+                doomed = sandbox.stats.faults.get("export-always-fails")
                 odd.outcome, odd.reason = (ERROR if doomed else WRONG), str(error)
                 return
         else:
@@ -83,18 +83,18 @@ async def _pull(odd: Odd, sandbox: Sandbox, out: Path, expected: bytes) -> None:
 
 
 def judged(output: bytes, expected: bytes, result: Result) -> tuple[str, str]:
-    """The outcome of a pull that came through, and what is wrong with it."""
+    """Return the outcome of a pull that ended without an error, and what is wrong with it."""
     if output == expected and result.complete:
         return SAME, ""
     rows, right = _rows(output), _rows(expected)
     if len(rows) != len(set(rows)):
-        return WRONG, "some rows stand there twice"
+        return WRONG, "some rows are repeated"
     if strange := len(set(rows) - set(right)):
-        return WRONG, f"{strange} rows are not those of the site"
+        return WRONG, f"{strange} rows do not exist in the site"
     missing = len(right) - len(rows)
     if not result.complete:
         return SHORT, f"{missing} rows are missing; {result.completeness}, {len(result.short)} windows are short"
-    return (WRONG, f"{missing} rows are missing, and nothing is said") if missing else (REORDERED, "")
+    return (WRONG, f"{missing} rows are missing, but the result says complete") if missing else (REORDERED, "")
 
 
 def _rows(output: bytes) -> list[tuple[str, ...]]:

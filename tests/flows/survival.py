@@ -1,4 +1,4 @@
-"""What a pull must survive, as seeded schedules: of faults, of kills, of both. The tests run a few, the soak many."""
+"""Seeded schedules of faults, kills, or both, which a pull must survive. Tests run a few, the soak test many."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MAX_RUNS = 40
 
 @dataclass(slots=True)
 class Survival:
-    """What a schedule came to: `failed` runs ended with an error, `impossible` with one that no run can avoid."""
+    """The outcome of a schedule: `failed` runs ended with an error; `impossible` says that no run can succeed."""
 
     seed: int
     kills: int = 0
@@ -57,7 +57,7 @@ class Survival:
 
 
 async def undisturbed(out: Path) -> bytes:
-    """The bytes that an undisturbed pull leaves."""
+    """Return the output of an undisturbed pull."""
     async with Sandbox(CONFIG) as sandbox, Clickwrap(CONFIG.token, base_url=sandbox.url) as clickwrap:
         result = await pull(clickwrap, out=out, **OPTIONS)
     assert (result.rows, result.windows, result.exports) == (CONFIG.rows, len(WINDOWS), len(WINDOWS))
@@ -65,7 +65,7 @@ async def undisturbed(out: Path) -> bytes:
 
 
 async def survive_faults(seed: int, out: Path, expected: bytes) -> Survival:
-    """A pull under the faults of profile `everything`, again after each error, until it is through."""
+    """Pull under the profile `everything`, repeatedly after errors, until the pull succeeds."""
     survival = Survival(seed)
     began = anyio.current_time()
     async with Sandbox(replace(CONFIG, faults=f"everything:{seed}")) as sandbox:
@@ -89,8 +89,10 @@ async def survive_faults(seed: int, out: Path, expected: bytes) -> Survival:
 
 
 def accounted(sandbox: Sandbox, message: str) -> bool:
-    """Whether the window that an error names can never be pulled; that it named one whose exports were all disturbed
-    is asserted."""
+    """Return whether the window named in an error can never be exported.
+
+    Asserts that an export of that window had a fault.
+    """
     tasks = [task for task in sandbox.exports.tasks.values() if named(task.filter) in message]
     disturbed = [task.fault for task in tasks if task.fault]
     assert disturbed, message
@@ -98,33 +100,35 @@ def accounted(sandbox: Sandbox, message: str) -> bool:
 
 
 def named(filter: str) -> str:
-    """How a window is named whose export has that filter, but for its number."""
+    """Return the name, without its number, of the window whose export has this filter."""
     start, end = (datetime.fromisoformat(bound) for bound in re.findall(r"created_time[<>]=?(\S+)", filter))
     return str(Window(0, start, end)).removeprefix("window 1 ")
 
 
 def settle(survival: Survival, sandbox: Sandbox) -> None:
-    """Notes what the sandbox saw; asserts that no export was made without need, and that the token stayed at home."""
-    seen = sandbox.seen
-    survival.exports = seen.exports
-    survival.faults.update(seen.faults)
+    """Record the sandbox's statistics; assert that there were no unnecessary exports and no leaks of the token."""
+    stats = sandbox.stats
+    survival.exports = stats.exports
+    survival.faults.update(stats.faults)
     disturbed = sum(task.fault is not None for task in sandbox.exports.tasks.values())
-    # Where a window is cut, its pieces are exports of their own; an odd server may be waited for too short.
+    # A split window needs two exports more; a mode may make the pull give up on an export too early.
     odd = len(sandbox.faults.modes)
-    assert seen.exports <= len(WINDOWS) + survival.kills + seen.lost_posts + 2 * (disturbed + odd)
-    assert seen.leaks == 0
+    assert stats.exports <= len(WINDOWS) + survival.kills + stats.lost_posts + 2 * (disturbed + odd)
+    assert stats.leaks == 0
 
 
 async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "") -> Survival:
-    """A pull that is killed at random moments, again and again, until it is through; with `faults` it also fails."""
+    """Pull, killed repeatedly at random times, until the pull succeeds; with `faults`, runs may also fail."""
     survival = Survival(seed)
     moments = random.Random(seed)
     began = anyio.current_time()
-    # Whole parts by export and number, and how often the host had delivered each when they were known to be whole.
+    # Complete parts by export and number, and how often the host had delivered each when first known as complete.
     whole: dict[tuple[str, int], int] = {}
     async with Sandbox(replace(CONFIG, faults=faults)) as sandbox:
         doomed = {
-            window_filter(window, None) for window in WINDOWS if sandbox.faults.dooms(window_filter(window, None))
+            window_filter(window, None)
+            for window in WINDOWS
+            if sandbox.faults.always_fails(window_filter(window, None))
         }
         while True:
             assert survival.kills + survival.failed < MAX_RUNS
@@ -132,7 +136,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
                 target=victim.run, args=(sandbox.url, CONFIG.token, out, OPTIONS, RETRY, TIMEOUTS)
             )
             process.start()
-            # Longer and longer, since a machine with much to do takes that long to begin.
+            # Increasing, since a busy machine may take long to start the process.
             patience = moments.uniform(0.02, (3.0 if faults else 0.7) + 0.05 * survival.kills)
             await to_thread.run_sync(process.join, patience)
             process.kill()
@@ -149,7 +153,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
             for part in whole_parts(out):
                 whole.setdefault(part, sandbox.files.deliveries[part])
         settle(survival, sandbox)
-        if not faults:  # else a file may be damaged, which is found when it is merged, and costs another download
+        if not faults:  # with faults, a damaged file is detected in the merge and downloaded again
             assert {part: sandbox.files.deliveries[part] for part in whole} == whole
     survival.seconds = anyio.current_time() - began
     if not survival.impossible:
@@ -160,7 +164,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
 
 
 def whole_parts(out: Path) -> list[tuple[str, int]]:
-    """The export and the number, from 0, of the files that the journal calls whole."""
+    """Return the export and the number, from 0, of the files that the journal records as complete."""
     path = out.with_name(f"{out.name}.bulkpull") / "journal.sqlite"
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Cancelled at a random await of every stage: nothing is left running or open, and the pull goes on from there."""
+"""Cancellation at a random await of every stage leaks nothing, and the pull can be resumed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STAGES = (
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SandboxProcess]:
-    """In a process of its own, so that the tasks, threads and sockets here are the pull's."""
+    """In a separate process, so that all tasks, threads and sockets in this one are the pull's."""
     options = ["--rows", "6000", "--end", "2024-07-01", "--export-seconds", "0.05", "--rows-per-file", "250"]
     with sandbox_process(*options) as running:
         yield running
@@ -52,7 +52,7 @@ def sandbox() -> Iterator[SandboxProcess]:
 
 @pytest.fixture(scope="module")
 def undisturbed(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The bytes of each output."""
+    """The bytes of each output of an undisturbed pull."""
     directory = tmp_path_factory.mktemp("undisturbed")
     for name in set(OUTPUTS):
         asyncio.run(pull(sandbox, directory / name))
@@ -65,18 +65,18 @@ async def pull(sandbox: SandboxProcess, out: Path, **options: Any) -> Result:
 
 
 def handles() -> list[str]:
-    """What is open: files, sockets, event loops."""
+    """The open files, sockets and event loops."""
     found = []
     for handle in Path("/proc/self/fd").iterdir():
         try:
             found.append(str(handle.readlink()))
-        except FileNotFoundError:  # the listing itself
+        except FileNotFoundError:  # the handle of the listing itself
             continue
     return sorted(found)
 
 
 def settled(expected: tuple[int, list[str]]) -> tuple[int, list[str]]:
-    """The number of threads, and what is open: at once, or when anyio's threads, which nobody joins, have ended."""
+    """The number of threads and the open handles, once anyio's idle threads, which are not joined, have ended."""
     deadline = time.monotonic() + 10
     while (found := (threading.active_count(), handles())) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -85,7 +85,7 @@ def settled(expected: tuple[int, list[str]]) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(OUTPUTS)))
-def test_cancelled_at_a_random_await(
+def test_a_pull_cancelled_at_a_random_await_leaks_nothing_and_resumes(
     sandbox: SandboxProcess,
     tmp_path: Path,
     undisturbed: dict[str, bytes],
@@ -101,7 +101,7 @@ def test_cancelled_at_a_random_await(
     async def cancelled() -> None:
         loop = asyncio.get_running_loop()
         me = asyncio.current_task()
-        # The event that it happens at, and how many turns of the event loop later.
+        # Cancels a random number of event loop iterations after a random event.
         times = draw.randint(1, {events.Planned: 1, events.Published: 1}.get(stage, WINDOWS))
         turns = draw.choice((0, 1, 2, 3, 5, 8, 13, 21))
 
@@ -133,7 +133,7 @@ def test_cancelled_at_a_random_await(
     assert left == []
     assert settled(before) == before
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-    if out.exists():  # it came too late
+    if out.exists():  # cancelled too late
         assert [path.name for path in tmp_path.iterdir()] == [name]
     else:
         result = asyncio.run(pull(sandbox, out))

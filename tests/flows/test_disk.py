@@ -1,4 +1,4 @@
-"""A disk that does not take what it is given: an error that says so, and everything goes on once it is mended."""
+"""Disk errors are reported, and the pull can be resumed once they are fixed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def pull(sandbox: SandboxProcess, out: Path, **options: Any) -> Result:
 
 
 def command(sandbox: SandboxProcess, out: Path, limit: int | None, *options: str) -> subprocess.CompletedProcess[str]:
-    """`bulkpull pull`, whose files may have `limit` bytes."""
+    """Run `bulkpull pull` with a limit on file sizes, in bytes."""
 
     def limited() -> None:
         if limit is not None:
@@ -61,7 +61,7 @@ def command(sandbox: SandboxProcess, out: Path, limit: int | None, *options: str
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root may write anywhere, so the tests do without its rights for a while."""
+    """Drop root privileges temporarily, since root may write anywhere."""
     if os.geteuid() == 0:
         os.seteuid(NOBODY)
         try:
@@ -73,7 +73,7 @@ def unprivileged() -> Iterator[None]:
 
 
 def remove_directory(out: Path) -> None:
-    """Removes what a pull works in; in one step, since the pull removes files there at the same time."""
+    """Remove a pull's working directory by renaming it first, since the pull removes files in it concurrently."""
     gone = out.with_name("gone")
     out.with_name(f"{out.name}.bulkpull").rename(gone)
     shutil.rmtree(gone)
@@ -81,7 +81,7 @@ def remove_directory(out: Path) -> None:
 
 @pytest.fixture
 def forbidden() -> Iterator[Path]:
-    """A directory that may be read and not written; those of pytest may not even be read by others."""
+    """A directory that may be read but not written; those of pytest cannot be read by other users."""
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         directory.chmod(0o555)
@@ -90,7 +90,7 @@ def forbidden() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("limit", [0, 2_000, 10_000, 60_000])
-def test_a_disk_too_full_for_the_journal_is_code_5(sandbox: SandboxProcess, tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_for_the_journal_exits_with_code_5(sandbox: SandboxProcess, tmp_path: Path, limit: int) -> None:
     out = tmp_path / "a.csv"
     done = command(sandbox, out, limit)
     assert done.returncode == 5, done.stderr
@@ -105,7 +105,7 @@ def test_a_disk_too_full_for_the_journal_is_code_5(sandbox: SandboxProcess, tmp_
 @pytest.mark.parametrize(
     ("window", "limit", "what"), [("1y", 250_000, "cannot spool"), ("2w", 2_500_000, "cannot merge")]
 )
-def test_a_full_disk_is_code_5_and_the_pull_goes_on_once_there_is_room(
+def test_a_full_disk_exits_with_code_5_and_the_pull_resumes_once_there_is_space(
     sandbox: SandboxProcess, tmp_path: Path, window: str, limit: int, what: str
 ) -> None:
     out = tmp_path / "a.csv"
@@ -125,14 +125,14 @@ def test_a_full_disk_is_code_5_and_the_pull_goes_on_once_there_is_room(
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-async def test_a_directory_that_must_not_be_written(sandbox: SandboxProcess, tmp_path: Path, forbidden: Path) -> None:
-    await pull(sandbox, tmp_path / "a.csv")  # what is imported late could not be read later
+async def test_reports_missing_write_permission(sandbox: SandboxProcess, tmp_path: Path, forbidden: Path) -> None:
+    await pull(sandbox, tmp_path / "a.csv")  # imports all modules, which may be unreadable later
     with unprivileged(), pytest.raises(OutputError, match="Permission denied"):
         await pull(sandbox, forbidden / "a.csv")
     assert not list(forbidden.iterdir())
 
 
-async def test_an_output_that_cannot_appear_in_the_end(
+async def test_reports_an_output_that_cannot_be_published(
     sandbox: SandboxProcess, tmp_path: Path, forbidden: Path
 ) -> None:
     await pull(sandbox, tmp_path / "a.csv")
@@ -155,7 +155,7 @@ async def test_an_output_that_cannot_appear_in_the_end(
 
 @pytest.mark.parametrize("when", [events.Launched, events.Exported, events.PartFetched, events.WindowMerged])
 @pytest.mark.parametrize("times", [1, 9])
-async def test_a_directory_that_goes_away(
+async def test_reports_a_working_directory_that_disappears(
     sandbox: SandboxProcess, tmp_path: Path, when: type[Event], times: int
 ) -> None:
     out, seen = tmp_path / "a.csv", 0
@@ -173,7 +173,7 @@ async def test_a_directory_that_goes_away(
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-async def test_a_directory_that_goes_away_when_all_is_merged(
+async def test_reports_a_working_directory_that_disappears_after_the_merge(
     sandbox: SandboxProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.csv"
@@ -192,16 +192,14 @@ async def test_a_directory_that_goes_away_when_all_is_merged(
 
 
 @pytest.mark.parametrize("file", ["output", "window-*"])
-async def test_what_was_changed_meanwhile_is_not_taken_for_ours(
-    sandbox: SandboxProcess, tmp_path: Path, file: str
-) -> None:
-    """A part is fetched again; an output that lacks bytes cannot be mended."""
+async def test_detects_files_changed_between_two_runs(sandbox: SandboxProcess, tmp_path: Path, file: str) -> None:
+    """A changed part is downloaded again; a truncated output cannot be repaired."""
     out, merged = tmp_path / "a.csv", 0
 
     def stop(event: Event) -> None:
         nonlocal merged
         merged += isinstance(event, events.WindowMerged)
-        if merged >= 3 and isinstance(event, events.PartFetched):  # so there is output, and a part beside it
+        if merged >= 3 and isinstance(event, events.PartFetched):  # now there are an unfinished output and a part
             raise InterruptedError
 
     undisturbed = tmp_path / "b.csv"

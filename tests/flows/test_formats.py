@@ -1,4 +1,4 @@
-"""Whole pulls into other formats than CSV: exact, resumable, whole or not at all, the same bytes for the same data."""
+"""Pulls to formats other than CSV: exact, resumable, atomic and deterministic."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from bulkpull import FormatError, OutputError, UsageError, events
-from bulkpull.download.transfer import Transfer
+from bulkpull.download import verify_csv
+from bulkpull.download.file import PartialFile
 from bulkpull.events import Event
+from bulkpull.pull import collect
 from bulkpull.sandbox import Sandbox
 from bulkpull.store import WorkDirectory
 from tests.flows.survival import survive_kills, undisturbed
@@ -27,7 +29,7 @@ FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip"]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What a pull to CSV brings."""
+    """The rows of a pull to CSV."""
     out = tmp_path_factory.mktemp("csv") / "a.csv"
 
     async def main() -> None:
@@ -79,9 +81,7 @@ async def test_each_format_holds_the_same_rows(tmp_path: Path, rows: list[dict[s
     }
 
 
-async def test_a_data_set_by_month_is_replaced_whole_and_only_if_it_is_one(
-    tmp_path: Path, rows: list[dict[str, str]]
-) -> None:
+async def test_overwrites_a_partitioned_output_only_as_a_whole(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     out = tmp_path / "activity"
     partitioned: dict[str, Any] = {"format": "parquet", "partition_by": "month", "fields": FIELDS}
     async with Sandbox(CONFIG) as sandbox:
@@ -110,9 +110,9 @@ async def test_an_interrupted_pull_leaves_the_same_bytes(tmp_path: Path, name: s
         await pull(sandbox, tmp_path / "other" / name)
         await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 3), exports=4)
         await interrupted(sandbox, tmp_path / name, at(events.WindowMerged, 5), exports=16)
-        exports = sandbox.seen.exports
+        exports = sandbox.stats.exports
         await pull(sandbox, tmp_path / name)
-        assert sandbox.seen.exports == exports
+        assert sandbox.stats.exports == exports
     assert (tmp_path / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
@@ -124,7 +124,7 @@ async def test_a_killed_pull_leaves_the_same_bytes(tmp_path: Path, seed: int) ->
     await survive_kills(seed, tmp_path / "killed" / "a.parquet", expected)
 
 
-async def test_killed_between_publishing_and_the_end_it_is_not_published_as_something_else(tmp_path: Path) -> None:
+async def test_a_pull_killed_after_publishing_is_not_published_in_another_format(tmp_path: Path) -> None:
     out = tmp_path / "a"
 
     async with Sandbox(CONFIG) as sandbox:
@@ -140,49 +140,48 @@ async def test_killed_between_publishing_and_the_end_it_is_not_published_as_some
 
 
 def _release(output: Any) -> None:
-    """What is left of a claim when the process is killed: nothing in memory, everything on the disk."""
+    """Release the lock like a killed process: without removing any file."""
     if output._lock is not None:
         os.close(output._lock)
         output._lock = None
 
 
-async def test_a_value_that_is_no_instant_stops_the_pull_and_loses_nothing(
+async def test_an_invalid_time_stops_the_pull_and_loses_no_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.parquet"
-    written = Transfer.store
+    written = PartialFile._store
 
     def store(self: Any, pieces: list[bytes]) -> None:
         written(self, [piece.replace(b"2024-05-20T", b"2024-05-2OT") for piece in pieces])
 
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(Transfer, "store", store)
+            patch.setattr(PartialFile, "_store", store)
             with pytest.raises(
                 FormatError, match=r"row [\d,]+ \(id [0-9a-f]{24}\): created_time '2024-05-2OT"
             ) as caught:
                 await pull(sandbox, out)
         assert not out.exists()
-        exports = sandbox.seen.exports
+        exports = sandbox.stats.exports
         await pull(sandbox, out, all_strings=True)
-        assert sandbox.seen.exports == exports
+        assert sandbox.stats.exports == exports
     created = pyarrow.parquet.read_table(out).column("created_time").to_pylist()
     assert created[caught.value.row - 1].startswith("2024-05-2OT")
     assert len(created) == 8000
 
 
-async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was rendered until then is rendered anew."""
-    finish = Transfer._finish
+async def test_columns_that_appear_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rendering so far is discarded and starts over."""
 
-    async def with_another_column(self: Any) -> None:
-        await finish(self)
-        if self.part.window.index == 7 and self.part.number == 1:
-            lines = self.part.path.read_bytes().split(b"\n")
+    def with_another_column(path: Path, *, key: str) -> None:
+        verify_csv(path, key=key)
+        if path.name == "window-000008-part-0001.csv":
+            lines = path.read_bytes().split(b"\n")
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            self.part.path.write_bytes(b"\n".join(lines))
+            path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(Transfer, "_finish", with_another_column)
+    monkeypatch.setattr(collect, "verify_csv", with_another_column)
     async with Sandbox(CONFIG) as sandbox:
         for name in ("a.parquet", "a.ndjson"):
             await pull(sandbox, tmp_path / name, fields=None)
@@ -193,9 +192,9 @@ async def test_columns_that_come_later_are_in_all_rows(tmp_path: Path, monkeypat
     assert [json.loads(line)["late"] for line in lines] == late
 
 
-async def test_what_does_not_go_together_costs_no_request(tmp_path: Path) -> None:
+async def test_rejects_contradictory_options_without_a_request(tmp_path: Path) -> None:
     async with Sandbox(CONFIG) as sandbox:
         with pytest.raises(UsageError, match=r"without \.gz"):
             await pull(sandbox, tmp_path / "a.parquet.gz")
-        assert not sandbox.seen.requests
+        assert not sandbox.stats.requests
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,5 @@
-"""File hosts as they are: whatever they do with ranges, labels, compression, links and waits, every row comes, with no
-more exports than that takes, or the pull ends soon with a sentence."""
+"""File hosts with odd ranges, encodings, links or delays: every row is pulled without unnecessary exports, or the pull
+fails early with an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import bulkpull
 from bulkpull import BulkpullError, Clickwrap, PartError, Result, RetryPolicy, patience
-from bulkpull.sandbox import Sandbox, SandboxConfig, Seen
+from bulkpull.sandbox import Sandbox, SandboxConfig, SandboxStats
 
 CONFIG = SandboxConfig(
     rows=600,
@@ -29,13 +29,13 @@ RETRY = RetryPolicy(base=0.01, cap=0.1, seconds=5.0)
 
 @dataclass
 class Came:
-    """What a pull of three windows came to, and what the sandbox saw of it."""
+    """The outcome of a pull of three windows, and the sandbox's statistics."""
 
     rows: list[dict[str, str]] = field(default_factory=list)
     data: bytes = b""
     result: Result | None = None
     error: BulkpullError | None = None
-    seen: Seen = field(default_factory=Seen)
+    stats: SandboxStats = field(default_factory=SandboxStats)
 
 
 async def pulled(out: Path, faults: str = "", retry: RetryPolicy = RETRY) -> Came:
@@ -48,7 +48,7 @@ async def pulled(out: Path, faults: str = "", retry: RetryPolicy = RETRY) -> Cam
                     came.result = await bulkpull.pull(clickwrap, **options)
         except BulkpullError as error:
             came.error = error
-        came.seen = sandbox.seen
+        came.stats = sandbox.stats
     if came.result:
         came.data = out.read_bytes()
         with out.open(encoding="utf-8", newline="") as file:
@@ -62,20 +62,20 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def assert_comes(directory: Path, faults: str) -> Came:
-    """That every row comes as delivered, with one export a window."""
+    """Assert that every row is pulled as delivered, with one export per window."""
     came = await pulled(directory / "a.csv", faults)
     assert came.error is None
     assert len(came.rows) == len({row["id"] for row in came.rows}) == CONFIG.rows
     assert came.data == (await pulled(directory / "b.csv")).data
-    assert came.seen.exports == 3
-    assert came.seen.leaks == 0
+    assert came.stats.exports == 3
+    assert came.stats.leaks == 0
     for kind in faults.split("+"):
-        assert came.seen.faults[kind.partition(":")[0]]  # it made a difference
+        assert came.stats.faults[kind.partition(":")[0]]  # the mode took effect
     return came
 
 
 async def refusal(directory: Path, faults: str, retry: RetryPolicy = RETRY) -> str:
-    """The sentence that a pull ends with."""
+    """Assert that the pull failed; return its message."""
     came = await pulled(directory / "a.csv", faults, retry)
     assert isinstance(came.error, PartError)
     assert ", part " in str(came.error)
@@ -85,90 +85,90 @@ async def refusal(directory: Path, faults: str, retry: RetryPolicy = RETRY) -> s
     return str(came.error)
 
 
-async def test_each_file_is_asked_for_once(tmp_path: Path) -> None:
+async def test_requests_each_file_once(tmp_path: Path) -> None:
     came = await pulled(tmp_path / "a.csv")
     assert came.result is not None
-    assert came.seen.downloads == came.result.parts
+    assert came.stats.downloads == came.result.parts
 
 
 RANGES = ("403", "405", "500", "503-day", "empty", "416", "416-wrong", "unsaid", "broken", "wrong")
 
 
 @pytest.mark.parametrize("kind", [f"range-{kind}" for kind in RANGES])
-async def test_what_is_odd_about_ranges_costs_one_plain_download(tmp_path: Path, kind: str) -> None:
+async def test_unusable_ranges_cost_one_full_download(tmp_path: Path, kind: str) -> None:
     came = await assert_comes(tmp_path, f"cut-first+{kind}")
     assert came.result is not None
-    assert came.seen.downloads <= 6 * came.result.parts
-    assert came.seen.bytes_sent < 3 * len(came.data)
+    assert came.stats.downloads <= 6 * came.result.parts
+    assert came.stats.bytes_sent < 3 * len(came.data)
 
 
 @pytest.mark.parametrize("kind", ["etag-changes", "etag-weak", "etag-none", "chunked"])
 @pytest.mark.parametrize("breaks", ["cut-first:1", "cut-first:2"])
-async def test_what_is_odd_about_validators(tmp_path: Path, kind: str, breaks: str) -> None:
+async def test_handles_weak_changing_and_missing_etags(tmp_path: Path, kind: str, breaks: str) -> None:
     came = await assert_comes(tmp_path, f"{breaks}+{kind}")
     assert came.result is not None
-    assert came.seen.downloads <= 4 * came.result.parts
+    assert came.stats.downloads <= 4 * came.result.parts
 
 
-async def test_a_host_with_an_etag_of_its_own_for_each_request_that_always_breaks_is_given_up_in_time(
+async def test_gives_up_on_a_host_that_always_breaks_and_changes_etags(
     tmp_path: Path,
 ) -> None:
     retry = RetryPolicy(base=0.05, cap=0.2, seconds=1.0)
     with anyio.fail_after(15):
-        assert "could not be downloaded" in await refusal(tmp_path, "cut-all+etag-changes", retry)
+        assert "download failed after" in await refusal(tmp_path, "cut-all+etag-changes", retry)
 
 
 @pytest.mark.parametrize("kind", ["utf-8", "binary", "none", "aws-chunked", "gzip"])
-async def test_labels_that_are_none(tmp_path: Path, kind: str) -> None:
+async def test_ignores_wrong_content_encodings(tmp_path: Path, kind: str) -> None:
     await assert_comes(tmp_path, f"label-{kind}")
 
 
 @pytest.mark.parametrize(
     "kind", ["gzip", "gzip-unlabelled", "gzip-members", "deflate", "deflate-raw", "zstd", "zstd-unlabelled", "zip"]
 )
-async def test_bodies_that_are_compressed(tmp_path: Path, kind: str) -> None:
+async def test_decompresses_bodies(tmp_path: Path, kind: str) -> None:
     await assert_comes(tmp_path, f"body-{kind}")
 
 
-async def test_an_encoding_that_nobody_asked_for_is_named(tmp_path: Path) -> None:
+async def test_names_an_unsupported_encoding(tmp_path: Path) -> None:
     assert "'br'" in await refusal(tmp_path, "body-br")
 
 
 @pytest.mark.parametrize("kind", ["until-close", "chunked"])
-async def test_bodies_without_a_length(tmp_path: Path, kind: str) -> None:
+async def test_accepts_bodies_without_a_length(tmp_path: Path, kind: str) -> None:
     await assert_comes(tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", ["preparing:1", "preparing:3", "preparing-200:1", "not-found-first:2"])
-async def test_files_that_are_not_there_yet(tmp_path: Path, kind: str) -> None:
+async def test_waits_for_files_that_are_not_ready(tmp_path: Path, kind: str) -> None:
     await assert_comes(tmp_path, kind)
 
 
-async def test_a_file_that_never_gets_ready(tmp_path: Path) -> None:
+async def test_gives_up_on_a_file_that_is_never_ready(tmp_path: Path) -> None:
     retry = RetryPolicy(base=0.05, cap=0.2, seconds=2.0)
     with anyio.fail_after(15):
         message = await refusal(tmp_path, "never-ready", retry)
-    assert "has not got the file yet (it answered 202)" in message
+    assert "does not have the file yet (202)" in message
 
 
-async def test_a_host_that_asks_to_wait_for_a_day(tmp_path: Path) -> None:
+async def test_gives_up_on_a_host_that_asks_to_wait_for_a_day(tmp_path: Path) -> None:
     with anyio.fail_after(15):
         message = await refusal(tmp_path, "file-retry-after-day")
-    assert "127.0.0.1 answered 503, and it asks to wait 86,400 s" in message
+    assert "127.0.0.1 answered 503; the server asks to wait 86,400 s" in message
     assert "--retry-for" in message
 
 
 @pytest.mark.parametrize("size", [12_000, 65_000])
-async def test_long_headers(tmp_path: Path, size: int) -> None:
+async def test_accepts_long_headers_of_files(tmp_path: Path, size: int) -> None:
     await assert_comes(tmp_path, f"file-headers-long:{size}")
 
 
-async def test_headers_that_are_too_long_are_not_asked_for_again(tmp_path: Path) -> None:
+async def test_does_not_retry_headers_that_are_too_long(tmp_path: Path) -> None:
     with anyio.fail_after(15):
         message = await refusal(tmp_path, "file-headers-long:70000", RetryPolicy(seconds=900.0))
     assert "a header of more than 65,536 bytes" in message
 
 
 @pytest.mark.parametrize("kind", ["link-odd-characters", "redirect-odd-characters"])
-async def test_urls_with_what_may_not_stand_in_one(tmp_path: Path, kind: str) -> None:
+async def test_encodes_invalid_characters_in_urls(tmp_path: Path, kind: str) -> None:
     await assert_comes(tmp_path, kind)

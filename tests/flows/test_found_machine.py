@@ -23,7 +23,7 @@ from bulkpull import Clickwrap, Result, cli
 from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 
 ROWS = 3000
-DEADLINE = 60.0  # seconds, after which a pull is taken for one that never ends
+DEADLINE = 60.0  # seconds after which a pull counts as endless
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
 COMMAND = [sys.executable, "-m", "bulkpull"]
 
@@ -60,10 +60,10 @@ def shell(line: str, environment: dict[str, str]) -> subprocess.CompletedProcess
     )
 
 
-# Whoever reads goes away
+# The reader of a stream disappears
 
 
-def test_a_reader_of_one_line_of_everything_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_reader_that_closes_all_streams_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     line = shlex.join(command(out, "-v", "--json"))
     done = shell(f"{line} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}", environment)
@@ -73,9 +73,7 @@ def test_a_reader_of_one_line_of_everything_does_not_end_the_pull(environment: d
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5])
-def test_a_reader_of_standard_error_that_goes_away_does_not_end_the_pull(
-    environment: dict[str, str], tmp_path: Path, lines: int
-) -> None:
+def test_closing_standard_error_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path, lines: int) -> None:
     out = tmp_path / "a.csv"
     with subprocess.Popen(  # noqa: S603
         command(out, "-v", "--json"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -89,21 +87,21 @@ def test_a_reader_of_standard_error_that_goes_away_does_not_end_the_pull(
     assert (process.returncode, rows_in(out)) == (0, ROWS)
 
 
-def test_a_terminal_that_goes_away_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
+def test_closing_the_terminal_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     ours, theirs = pty.openpty()
     with subprocess.Popen(  # noqa: S603
         command(out, "--json"), env=environment | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs
     ) as process:
         os.close(theirs)
-        assert os.read(ours, 1)  # the live progress has begun
+        assert os.read(ours, 1)  # the live progress has started
         os.close(ours)
         assert process.stdout is not None
         assert orjson.loads(process.stdout.read())["rows"] == ROWS
     assert (process.returncode, rows_in(out)) == (0, ROWS)
 
 
-def test_an_error_keeps_its_code_though_nobody_reads_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_error_keeps_its_exit_code_if_standard_error_is_closed(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     with subprocess.Popen(  # noqa: S603
         command(out, "-v"), env=environment | {"BULKPULL_TOKEN": "wrong"}, stderr=subprocess.PIPE
@@ -114,7 +112,7 @@ def test_an_error_keeps_its_code_though_nobody_reads_it(environment: dict[str, s
     assert not out.exists()
 
 
-def test_a_result_that_nobody_reads_does_not_undo_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_closed_standard_output_does_not_undo_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     with subprocess.Popen(  # noqa: S603
         command(out, "--json"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -128,7 +126,7 @@ def test_a_result_that_nobody_reads_does_not_undo_the_pull(environment: dict[str
     assert "Broken" not in said
 
 
-def test_windows_that_are_left_out_keep_their_code_though_nobody_reads_the_result(
+def test_skipped_windows_keep_their_exit_code_if_standard_output_is_closed(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "a.csv"
@@ -147,7 +145,7 @@ def test_windows_that_are_left_out_keep_their_code_though_nobody_reads_the_resul
 
 
 @pytest.mark.parametrize("words", ["--help", "plan --start 2024-01-01 --end 2024-07-01 --window 1d", "completion bash"])
-def test_a_reader_of_no_line_ends_what_only_shows(environment: dict[str, str], words: str) -> None:
+def test_closing_the_pipe_ends_commands_that_only_print(environment: dict[str, str], words: str) -> None:
     done = shell(f"{shlex.join(COMMAND)} {words} | true; exit ${{PIPESTATUS[0]}}", environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -156,23 +154,23 @@ def test_a_reader_of_no_line_ends_what_only_shows(environment: dict[str, str], w
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_a_pull_without_standard_streams(environment: dict[str, str], tmp_path: Path, closed: str) -> None:
-    """What takes a closed stream's place must not get what is meant for the stream."""
+def test_pulls_without_standard_streams(environment: dict[str, str], tmp_path: Path, closed: str) -> None:
+    """A file that gets the descriptor of a closed stream must not receive the stream's output."""
     undisturbed, out = tmp_path / "b.csv", tmp_path / "a.csv"
     assert shell(shlex.join(command(undisturbed)), environment).returncode == 0
     done = shell(f"{shlex.join(command(out, '-v', '--json'))} {closed}", environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert out.read_bytes() == undisturbed.read_bytes()
-    assert shell(f"{shlex.join(command(out))} {closed}", environment).returncode == 5  # it exists
+    assert shell(f"{shlex.join(command(out))} {closed}", environment).returncode == 5  # the output exists
 
 
-def test_a_full_disk_under_standard_error_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_for_standard_error_does_not_end_the_pull(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     done = shell(f"{shlex.join(command(out, '-v'))} 2>/dev/full", environment)
     assert (done.returncode, rows_in(out)) == (0, ROWS)
 
 
-def test_a_full_disk_under_standard_output_is_a_sentence(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_for_standard_output_is_reported(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     for words in (command(out, "--json"), [*COMMAND, "activity"], [*COMMAND, "--help"]):
         done = shell(f"{shlex.join(words)} >/dev/full", environment)
@@ -183,7 +181,7 @@ def test_a_full_disk_under_standard_output_is_a_sentence(environment: dict[str, 
     assert rows_in(out) == ROWS
 
 
-def test_a_broken_pipe_within_the_pull_is_not_taken_for_a_reader(
+def test_a_broken_pipe_inside_the_pull_is_an_error(
     sandbox: SandboxProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -217,21 +215,17 @@ async def six_pulls(sandbox: SandboxProcess, tmp_path: Path) -> list[Result]:
     return results
 
 
-async def test_six_pulls_that_render_end_where_the_process_has_four_threads(
-    sandbox: SandboxProcess, tmp_path: Path
-) -> None:
+async def test_six_rendering_pulls_finish_with_four_threads(sandbox: SandboxProcess, tmp_path: Path) -> None:
     anyio.to_thread.current_default_thread_limiter().total_tokens = 4
     with anyio.fail_after(DEADLINE):
         results = await six_pulls(sandbox, tmp_path)
     assert [result.rows for result in results] == [ROWS] * 6
 
 
-async def test_pulls_end_where_the_caller_holds_all_threads_of_the_process(
-    sandbox: SandboxProcess, tmp_path: Path
-) -> None:
-    """Those of anyio's default limiter, and those of the event loop's default executor."""
+async def test_pulls_finish_while_the_caller_occupies_all_threads(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    """The threads of anyio's default limiter, and of the event loop's default executor."""
     release = threading.Event()
-    deadline = threading.Timer(DEADLINE, release.set)  # a pull that waits for them may not even be cancelled
+    deadline = threading.Timer(DEADLINE, release.set)  # a pull that waits for a thread cannot be cancelled
     deadline.start()
     limiter = anyio.to_thread.current_default_thread_limiter()
     limiter.total_tokens = 4

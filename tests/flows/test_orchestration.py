@@ -1,4 +1,4 @@
-"""Plans by volume, splits and what is left out, over real sockets."""
+"""Windows by volume, split windows and skipped windows, over real sockets."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return out.read_bytes()
 
 
-async def test_windows_by_volume_bring_the_same_bytes_as_any_others(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_windows_by_volume_give_the_same_bytes(tmp_path: Path, undisturbed: bytes) -> None:
     heard: list[Event] = []
     async with Sandbox(CONFIG) as sandbox:
         result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
-        assert sandbox.seen.requests["GET /v1.1/activity"] == result.probes == 12
+        assert sandbox.stats.requests["GET /v1.1/activity"] == result.probes == 12
     assert (tmp_path / "a.csv").read_bytes() == undisturbed
     assert (result.windows, result.counted, result.rows, result.short) == (12, 6000, 6000, ())
     assert isinstance(heard[0], events.Requested)
@@ -52,7 +52,7 @@ async def test_windows_by_volume_bring_the_same_bytes_as_any_others(tmp_path: Pa
     assert (planned.probes, planned.uncounted) == (12, "")
 
 
-async def test_a_busy_week_is_cut_finely_and_quiet_years_are_not(tmp_path: Path) -> None:
+async def test_a_busy_week_has_short_windows_and_quiet_years_long_ones(tmp_path: Path) -> None:
     config = replace(CONFIG, end=datetime(2026, 1, 1, tzinfo=UTC), peak=0.95)
     async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
         plan = await bulkpull.plan(clickwrap, start=config.start, end=config.end, rows_per_export=500)
@@ -63,19 +63,19 @@ async def test_a_busy_week_is_cut_finely_and_quiet_years_are_not(tmp_path: Path)
     assert sum((window.end - window.start).days < 2 for window in plan.windows) >= 9
 
 
-async def test_where_counting_is_refused_the_pull_goes_by_length(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_windows_have_equal_length_if_counting_is_refused(tmp_path: Path, undisturbed: bytes) -> None:
     heard: list[Event] = []
     async with Sandbox(replace(CONFIG, counting=False)) as sandbox:
         result = await pull(sandbox, tmp_path / "a.csv", on_event=heard.append)
-        assert sandbox.seen.requests["GET /v1.1/activity"] == 1
+        assert sandbox.stats.requests["GET /v1.1/activity"] == 1
     assert (tmp_path / "a.csv").read_bytes() == undisturbed
     assert (result.windows, result.counted, result.probes) == (6, None, 1)
     [planned] = [event for event in heard if isinstance(event, events.Planned)]
-    assert "may not do this" in planned.uncounted
+    assert "lacks the permission" in planned.uncounted
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_windows_that_always_fail_are_cut_in_two_and_the_bytes_are_the_same(
+async def test_splits_windows_that_always_fail_without_changing_the_output(
     tmp_path: Path, undisturbed: bytes, seed: int
 ) -> None:
     heard: list[Event] = []
@@ -90,13 +90,11 @@ async def test_windows_that_always_fail_are_cut_in_two_and_the_bytes_are_the_sam
         assert all(one.end == following.start for one, following in pairwise(event.pieces))
         assert sum(piece.rows or 0 for piece in event.pieces) == event.window.rows
         assert max(piece.rows or 0 for piece in event.pieces) <= 0.75 * (event.window.rows or 0)
-    # The windows of the plan were launched three times, what came of them twice.
+    # Windows of the plan were launched three times, their pieces twice.
     assert result.windows + 2 * len(splits) <= result.exports <= result.windows + 3 * len(splits)
 
 
-async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_knows(
-    tmp_path: Path, undisturbed: bytes
-) -> None:
+async def test_splits_a_window_whose_export_times_out_and_remembers_it(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(replace(CONFIG, faults="export-never-ends:1", workers=50)) as sandbox:
         with anyio.CancelScope() as scope:
@@ -108,8 +106,8 @@ async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_k
             await pull(sandbox, out, export_timeout=2.5, on_event=stop)
         assert scope.cancelled_caught
         status = bulkpull.status(out)
-        assert status.splits >= 1  # a second one may have been cut before the cancellation came through
-        # Another export may have failed as well, and not been cut yet: its window is launched again.
+        assert status.splits >= 1  # a second window may have been split before the cancellation
+        # Another window may have failed too, but not been split yet: it is launched again.
         interrupted = [one for one in status.windows if one.state == "failed"]
         result = await pull(sandbox, out, export_timeout=2.5)
         fates = [task.fault for task in sandbox.exports.tasks.values()]
@@ -118,27 +116,27 @@ async def test_an_export_that_outlives_its_timeout_is_cut_at_once_and_a_resume_k
     assert result.splits >= fates.count("export-never-ends") - len(interrupted) > 0
 
 
-async def test_a_window_that_cannot_be_cut_ends_the_pull_or_is_left_out(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_a_window_that_cannot_be_split_ends_the_pull_or_is_skipped(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(replace(CONFIG, faults="export-always-fails:2")) as sandbox:
         with pytest.raises(ExportError, match=r"all 2 exports allowed beyond the plan are used.*--skip-failed"):
             await pull(sandbox, out, max_extra_exports=2)
         result = await pull(sandbox, out, skip_failed=True, max_extra_exports=2)
         assert len(result.skipped) >= 1
-        assert all(sandbox.faults.dooms(task.filter) for task in sandbox.exports.tasks.values() if task.fault)
+        assert all(sandbox.faults.always_fails(task.filter) for task in sandbox.exports.tasks.values() if task.fault)
     assert (result.splits, result.short, result.complete, result.completeness) == (0, (), False, "short")
     assert result.rows == 6000 - sum(window.rows or 0 for window in result.skipped)
     assert set(out.read_bytes().splitlines()) < set(undisturbed.splitlines())
 
 
-async def test_rows_that_do_not_come_are_told_with_their_window(tmp_path: Path) -> None:
+async def test_reports_the_windows_of_missing_rows(tmp_path: Path) -> None:
     async with (
         Sandbox(CONFIG) as sandbox,
         Sandbox(replace(CONFIG, rows=5400)) as later,
         Clickwrap(CONFIG.token, base_url=sandbox.url) as counting,
         Clickwrap(CONFIG.token, base_url=later.url, retry=RETRY) as clickwrap,
     ):
-        # Activity that was deleted after it was counted.
+        # Activity deleted after it was counted.
         clickwrap.count = counting.count  # type: ignore[method-assign]
         observed = clickwrap.observed(lambda _event: None)
         assert observed.count == counting.count
@@ -147,5 +145,5 @@ async def test_rows_that_do_not_come_are_told_with_their_window(tmp_path: Path) 
     assert sum((short.counted or 0) - short.delivered for short in result.short) == 600
     assert len(result.short) >= 12
     assert (result.complete, result.completeness) == (False, "short")
-    # Those of which more than a tenth lacks are cut, to see whether their exports ended early.
+    # Windows that lack more than a tenth are split, to find out whether their exports were truncated.
     assert result.exports <= 12 + MAX_VAIN_EXPORTS + 2 * result.splits

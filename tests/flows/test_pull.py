@@ -1,4 +1,4 @@
-"""Whole pulls over real sockets, against the sandbox."""
+"""Complete pulls from the sandbox, over real sockets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip", "custom
 
 @asynccontextmanager
 async def opened(config: SandboxConfig = CONFIG, **options: Any) -> AsyncIterator[tuple[Sandbox, Clickwrap]]:
-    """A sandbox and a client of it."""
+    """A sandbox and a client for it."""
     async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url, **options) as clickwrap:
         yield sandbox, clickwrap
 
@@ -61,12 +61,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
-async def test_everything_comes_once(tmp_path: Path) -> None:
+async def test_pulls_every_row_once(tmp_path: Path) -> None:
     heard: list[Event] = []
     out = tmp_path / "activity.csv"
     async with opened() as (sandbox, clickwrap):
         result = await pull(clickwrap, out, fields=FIELDS, on_event=heard.append)
-        seen, distinct = sandbox.seen, await sandbox.distinct_ids()
+        stats, distinct = sandbox.stats, await sandbox.distinct_ids()
     rows = rows_of(out)
     assert len(rows) == len({row["id"] for row in rows}) == result.rows == distinct == 12_000
     assert list(rows[0]) == ["id", "signer_id", "created_time", *FIELDS]
@@ -80,12 +80,12 @@ async def test_everything_comes_once(tmp_path: Path) -> None:
         conflicts=result.conflicts,
         outside=0,
         windows=26,
-        exports=seen.exports,
-        parts=seen.downloads,
-        requests=sum(seen.requests.values()),
+        exports=stats.exports,
+        parts=stats.downloads,
+        requests=sum(stats.requests.values()),
         throttled=0,
         retries=0,
-        bytes=seen.bytes_sent,
+        bytes=stats.bytes_sent,
         runs=1,
         seconds=result.seconds,
         output=out,
@@ -101,16 +101,16 @@ async def test_everything_comes_once(tmp_path: Path) -> None:
     )
     assert result.complete
     assert result.duplicates > result.conflicts > 0
-    assert seen.exports == 26
-    assert seen.leaks == seen.throttled == seen.unauthorized == 0
+    assert stats.exports == 26
+    assert stats.leaks == stats.throttled == stats.unauthorized == 0
     assert [path.name for path in tmp_path.iterdir()] == ["activity.csv"]
 
-    def counted(kind: type[Event]) -> int:
+    def number_of(kind: type[Event]) -> int:
         return sum(isinstance(event, kind) for event in heard)
 
     assert isinstance(heard[0], events.Planned)
-    assert counted(events.Launched) == counted(events.Exported) == counted(events.WindowMerged) == 26
-    assert counted(events.PartFetched) == counted(events.PartMerged) == result.parts
+    assert number_of(events.Launched) == number_of(events.Exported) == number_of(events.WindowMerged) == 26
+    assert number_of(events.PartFetched) == number_of(events.PartMerged) == result.parts
     merged = [event.window.index for event in heard if isinstance(event, events.WindowMerged)]
     assert merged == list(range(26))
 
@@ -125,8 +125,8 @@ async def test_the_bytes_do_not_depend_on_timing_or_concurrency(tmp_path: Path) 
     assert len(set(outs)) == 1
 
 
-async def test_the_bytes_of_the_rows_are_those_that_were_delivered(tmp_path: Path) -> None:
-    """One window and no repeats: the output is the concatenation of the files."""
+async def test_rows_keep_the_delivered_bytes(tmp_path: Path) -> None:
+    """With one window and no repeats, the output is the concatenation of the files."""
     async with opened() as (_, clickwrap):
         await pull(clickwrap, tmp_path / "a.csv", window="1y", fields=["connection_data.page_title", "custom_data.vip"])
         export = await clickwrap.start_export(
@@ -160,29 +160,29 @@ async def test_the_limits_on_exports_and_downloads_hold(tmp_path: Path) -> None:
     async with opened() as (sandbox, clickwrap):
         await pull(clickwrap, tmp_path / "a.csv", exports=3, downloads=2, window="2w", on_event=listen)
         assert most == 3
-        assert sandbox.seen.peak_downloads == 2
+        assert sandbox.stats.peak_downloads == 2
 
 
-async def test_windows_without_activity_and_an_empty_range(tmp_path: Path) -> None:
+async def test_pulls_windows_without_activity_and_an_empty_range(tmp_path: Path) -> None:
     async with opened() as (_, clickwrap):
         result = await pull(clickwrap, tmp_path / "a.csv", start="2030-01-01", end="2030-06-01", fields=["event_type"])
         assert (result.rows, result.windows, result.exports) == (0, 22, 22)
         header = b"id,signer_id,created_time,event_type\n"
         assert (tmp_path / "a.csv").read_bytes() == header
-        assert 0 < result.parts < 22  # some have no file, some a header alone
+        assert 0 < result.parts < 22  # some exports have no file, some only a header
         result = await pull(clickwrap, tmp_path / "b.csv", end=START, fields=["event_type"])
         assert (result.rows, result.windows, result.exports, result.requests) == (0, 0, 0, 0)
         assert (tmp_path / "b.csv").read_bytes() == header
 
 
-async def test_a_filter_is_joined_with_the_windows(tmp_path: Path) -> None:
+async def test_combines_a_filter_with_the_windows(tmp_path: Path) -> None:
     async with opened() as (_, clickwrap):
         result = await pull(clickwrap, tmp_path / "a.csv", filter="event_type==sent", fields=["event_type"])
         assert {row["event_type"] for row in rows_of(tmp_path / "a.csv")} == {"sent"}
         assert result.rows >= await clickwrap.count("event_type==sent") > 0
 
 
-async def test_without_fields_the_three_are_asked_for_and_further_columns_kept(tmp_path: Path) -> None:
+async def test_requests_the_required_fields_by_default_and_keeps_other_columns(tmp_path: Path) -> None:
     async with opened() as (_, clickwrap):
         await pull(clickwrap, tmp_path / "a.csv")
     assert list(rows_of(tmp_path / "a.csv")[0]) == ["id", "signer_id", "created_time"]
@@ -191,24 +191,24 @@ async def test_without_fields_the_three_are_asked_for_and_further_columns_kept(t
 async def test_expired_links_are_renewed(tmp_path: Path) -> None:
     config = SandboxConfig(rows=2000, start=CONFIG.start, end=CONFIG.end, export_seconds=0.02, link_seconds=-1)
     async with opened(config, retry=RetryPolicy(base=0)) as (sandbox, clickwrap):
-        with pytest.raises(bulkpull.PartError, match=r"window 1 .* 3 exports.*part 1 is gone: .* 403 to 5 fresh links"):
+        with pytest.raises(bulkpull.PartError, match=r"window 1 .* 3 exports.*part 1 is missing: .* 403 to 5 fresh"):
             await pull(clickwrap, tmp_path / "a.csv", window="1y")
-        assert sandbox.seen.downloads == 3 * 6
+        assert sandbox.stats.downloads == 3 * 6
 
 
-async def test_a_wrong_token_costs_one_request_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_rejected_token_costs_one_request_and_leaves_no_files(tmp_path: Path) -> None:
     async with Sandbox(CONFIG) as sandbox, Clickwrap("wrong", base_url=sandbox.url) as clickwrap:
         with pytest.raises(AuthenticationError, match="401"):
             await pull(clickwrap, tmp_path / "a.csv")
-        assert sum(sandbox.seen.requests.values()) == 1
+        assert sum(sandbox.stats.requests.values()) == 1
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_filter_that_the_api_refuses_costs_one_request(tmp_path: Path) -> None:
+async def test_a_rejected_filter_costs_one_request(tmp_path: Path) -> None:
     async with opened() as (sandbox, clickwrap):
         with pytest.raises(bulkpull.ApiError, match="unknown field"):
             await pull(clickwrap, tmp_path / "a.csv", filter="nonsense==1")
-        assert sum(sandbox.seen.requests.values()) == 1
+        assert sum(sandbox.stats.requests.values()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -217,16 +217,16 @@ async def test_an_export_that_never_ends_fails_the_pull(tmp_path: Path) -> None:
     async with opened(config) as (sandbox, clickwrap):
         with pytest.raises(ExportError, match=r"window \d+ .*none of its 1 exports succeeded.*after 0.1 s"):
             await pull(clickwrap, tmp_path / "a.csv", window="1y", export_timeout=0.1)
-        assert sandbox.seen.exports <= 4
+        assert sandbox.stats.exports <= 4
     assert not (tmp_path / "a.csv").exists()
 
 
-async def test_an_existing_output_is_found_before_any_request(tmp_path: Path) -> None:
+async def test_rejects_an_existing_output_before_any_request(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"precious")
     async with opened() as (sandbox, clickwrap):
         with pytest.raises(OutputError, match="exists"):
             await pull(clickwrap, tmp_path / "a.csv")
-        assert not sandbox.seen.requests
+        assert not sandbox.stats.requests
     assert (tmp_path / "a.csv").read_bytes() == b"precious"
 
 
@@ -245,11 +245,11 @@ async def test_an_existing_output_is_found_before_any_request(tmp_path: Path) ->
         {"end": "2023-01-01"},
     ],
 )
-async def test_bad_input_is_refused_before_any_request(tmp_path: Path, options: dict[str, Any]) -> None:
+async def test_rejects_bad_input_before_any_request(tmp_path: Path, options: dict[str, Any]) -> None:
     async with opened() as (sandbox, clickwrap):
         with pytest.raises(UsageError):
             await pull(clickwrap, tmp_path / "a.csv", **options)
-        assert not sandbox.seen.requests
+        assert not sandbox.stats.requests
     assert not list(tmp_path.iterdir())
 
 
@@ -275,12 +275,12 @@ async def test_cancelling_stops_everything_and_leaves_no_output(tmp_path: Path, 
             assert scope.cancelled_caught
         assert not (tmp_path / "a.csv").exists()
         assert open_files(tmp_path) == []
-        # What else there may be belongs to the sandbox: a task for each export and each connection.
+        # All remaining tasks belong to the sandbox: one per export and connection.
         assert not [task for task in asyncio.all_tasks() if "bulkpull.pull" in repr(task)]
 
 
 def open_files(directory: Path) -> list[str]:
-    """The open file handles below `directory`."""
+    """The open files below `directory`."""
     found = []
     for handle in Path("/proc/self/fd").iterdir():
         try:
@@ -306,7 +306,7 @@ def open_files(directory: Path) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("raised", [ZeroDivisionError, BrokenPipeError, asyncio.CancelledError])
-async def test_what_a_listener_raises_ends_the_pull(
+async def test_an_exception_in_a_listener_ends_the_pull(
     tmp_path: Path, kind: type[Event], raised: type[BaseException]
 ) -> None:
     def listen(event: Event) -> None:
@@ -314,7 +314,7 @@ async def test_what_a_listener_raises_ends_the_pull(
             raise raised
 
     async with opened() as (_, clickwrap):
-        # A cancellation that nobody asked for must not pass for success, nor for a cancellation of the caller.
+        # A cancellation raised by the listener must not look like success, or like a cancellation by the caller.
         expected = BulkpullError if raised is asyncio.CancelledError else raised
         with anyio.fail_after(10), pytest.raises(expected):
             await pull(clickwrap, tmp_path / "a.csv", on_event=listen)
@@ -323,7 +323,7 @@ async def test_what_a_listener_raises_ends_the_pull(
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-async def test_a_session_that_is_closed_under_the_pull_fails_it(tmp_path: Path) -> None:
+async def test_closing_the_session_during_a_pull_fails_it(tmp_path: Path) -> None:
     async with Sandbox(CONFIG) as sandbox, aiohttp.ClientSession() as session:
 
         async def close_soon() -> None:
@@ -338,7 +338,7 @@ async def test_a_session_that_is_closed_under_the_pull_fails_it(tmp_path: Path) 
     assert not (tmp_path / "a.csv").exists()
 
 
-async def test_two_pulls_share_a_client_and_count_apart(tmp_path: Path) -> None:
+async def test_two_pulls_share_a_client_but_not_their_statistics(tmp_path: Path) -> None:
     results: dict[str, Result] = {}
 
     async with opened() as (sandbox, clickwrap):
@@ -349,11 +349,11 @@ async def test_two_pulls_share_a_client_and_count_apart(tmp_path: Path) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(one, "half.csv", "2024-03-01")
             group.start_soon(one, "whole.csv", "2024-07-01")
-        assert results["half.csv"].requests + results["whole.csv"].requests == sum(sandbox.seen.requests.values())
+        assert results["half.csv"].requests + results["whole.csv"].requests == sum(sandbox.stats.requests.values())
     assert 0 < results["half.csv"].rows < results["whole.csv"].rows == 12_000
 
 
-async def test_two_pulls_to_one_output_do_not_mix(tmp_path: Path) -> None:
+async def test_rejects_a_second_pull_to_the_same_output(tmp_path: Path) -> None:
     async with opened() as (_, clickwrap), anyio.create_task_group() as group:
         group.start_soon(pull, clickwrap, tmp_path / "a.csv")
         await anyio.sleep(0.2)
@@ -362,7 +362,7 @@ async def test_two_pulls_to_one_output_do_not_mix(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "a.csv")) == 12_000
 
 
-async def test_the_merge_goes_on_beside_the_event_loop(tmp_path: Path) -> None:
+async def test_the_merge_does_not_block_the_event_loop(tmp_path: Path) -> None:
     merging: set[int] = set()
     original = bulkpull.rows.dedup.Deduplicator.add  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What is interrupted goes on where it stopped, and leaves the bytes that an undisturbed pull leaves."""
+"""An interrupted pull resumes where it stopped, and gives the same bytes as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def pull(sandbox: Sandbox, out: Path, retry: RetryPolicy = PATIENT, **opti
 
 
 async def interrupted(sandbox: Sandbox, out: Path, when: Callable[[Event], bool], **options: Any) -> list[Event]:
-    """A pull that is cancelled at the first event for which `when` holds: the events until then."""
+    """Cancel a pull at the first event for which `when` is true; return the events so far."""
     heard: list[Event] = []
     with anyio.CancelScope() as scope:
 
@@ -58,7 +58,7 @@ async def interrupted(sandbox: Sandbox, out: Path, when: Callable[[Event], bool]
 
 
 def at(kind: type[Event], times: int) -> Callable[[Event], bool]:
-    """Holds for the event of this kind that comes as number `times`."""
+    """Return a condition that is true for the n-th event of this kind, where n is `times`."""
     seen = 0
 
     def holds(event: Event) -> bool:
@@ -81,13 +81,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return out.read_bytes()
 
 
-async def test_a_cancelled_pull_goes_on_without_doing_anything_twice(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_resumes_a_cancelled_pull_without_repeating_work(tmp_path: Path, undisturbed: bytes) -> None:
     out, heard = tmp_path / "a.csv", list[Event]()
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 3), exports=4)
         again = await interrupted(sandbox, out, at(events.Resumed, 1))
         result = await pull(sandbox, out, on_event=heard.append)
-        assert sandbox.seen.exports == WINDOWS
+        assert sandbox.stats.exports == WINDOWS
         whole = [key for key, count in sandbox.files.deliveries.items() if count]
         assert len(whole) == result.parts
     assert out.read_bytes() == undisturbed
@@ -99,7 +99,7 @@ async def test_a_cancelled_pull_goes_on_without_doing_anything_twice(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-async def test_half_a_part_goes_on_from_its_last_byte(tmp_path: Path) -> None:
+async def test_resumes_a_partial_download_from_its_last_byte(tmp_path: Path) -> None:
     out, other, received = tmp_path / "a.csv", tmp_path / "b.csv", 0
 
     def past_three_mebibytes(event: Event) -> bool:
@@ -116,17 +116,15 @@ async def test_half_a_part_goes_on_from_its_last_byte(tmp_path: Path) -> None:
     assert result.bytes < undisturbed.bytes - 2 * 2**20
 
 
-async def test_exports_that_are_gone_are_launched_again_and_what_is_fetched_is_kept(
-    tmp_path: Path, undisturbed: bytes
-) -> None:
+async def test_relaunches_lost_exports_and_keeps_downloaded_parts(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 4), exports=6)
         port = int(sandbox.url.split(":")[2].partition("/")[0])
         kept = sum(window.state in ("merged", "fetched") for window in bulkpull.status(out).windows)
-    async with Sandbox(replace(CONFIG, port=port)) as sandbox:  # knows nothing of the former's exports
+    async with Sandbox(replace(CONFIG, port=port)) as sandbox:  # a new sandbox without the exports of the first one
         result = await pull(sandbox, out)
-        assert sandbox.seen.exports == WINDOWS - kept
+        assert sandbox.stats.exports == WINDOWS - kept
     assert out.read_bytes() == undisturbed
     assert result.exports > WINDOWS
 
@@ -142,7 +140,7 @@ async def test_exports_that_are_gone_are_launched_again_and_what_is_fetched_is_k
         ({"window": "1w"}, "window is 1w instead of 2w"),
     ],
 )
-async def test_other_options_are_told_apart_and_lose_nothing(
+async def test_rejects_other_options_and_keeps_the_progress(
     tmp_path: Path, undisturbed: bytes, options: dict[str, Any], named: str
 ) -> None:
     out = tmp_path / "a.csv"
@@ -151,32 +149,32 @@ async def test_other_options_are_told_apart_and_lose_nothing(
         with pytest.raises(UsageError) as caught:
             await pull(sandbox, out, **options)
         assert named in str(caught.value)
-        # What does not change the output may change.
+        # Options that do not affect the output may change.
         await pull(sandbox, out, exports=2, downloads=1, export_timeout=60, window=" 2W ")
-        assert sandbox.seen.exports == WINDOWS
+        assert sandbox.stats.exports == WINDOWS
     assert out.read_bytes() == undisturbed
 
 
-async def test_another_api_is_another_option(tmp_path: Path) -> None:
+async def test_rejects_another_base_url_on_resume(tmp_path: Path) -> None:
     async with Sandbox(CONFIG) as sandbox, Sandbox(CONFIG) as other:
         await interrupted(sandbox, tmp_path / "a.csv", at(events.Exported, 1))
         with pytest.raises(UsageError, match="base url"):
             await pull(other, tmp_path / "a.csv")
-        assert not other.seen.requests
+        assert not other.stats.requests
 
 
-async def test_starting_over(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_fresh_discards_the_progress(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 2), window="1mo")
-        before = sandbox.seen.exports
+        before = sandbox.stats.exports
         result = await pull(sandbox, out, resume=False)
-        assert sandbox.seen.exports == before + WINDOWS
+        assert sandbox.stats.exports == before + WINDOWS
     assert (result.runs, result.exports) == (1, WINDOWS)
     assert out.read_bytes() == undisturbed
 
 
-async def test_a_pull_that_died_just_after_its_output_appeared(
+async def test_resumes_a_pull_killed_just_after_publishing(
     tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.csv"
@@ -191,15 +189,15 @@ async def test_a_pull_that_died_just_after_its_output_appeared(
             patch.setattr(WorkDirectory, "release", die)
             await pull(sandbox, out)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.bulkpull"]
-        asked = sum(sandbox.seen.requests.values())
+        asked = sum(sandbox.stats.requests.values())
         result = await pull(sandbox, out)
-        assert sum(sandbox.seen.requests.values()) == asked
+        assert sum(sandbox.stats.requests.values()) == asked
     assert (result.rows, result.exports, result.runs, result.requests) == (8000, WINDOWS, 2, 0)
     assert out.read_bytes() == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-async def test_a_file_that_came_meanwhile_is_not_taken_for_the_output(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_does_not_mistake_another_file_for_the_output(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 12))
@@ -211,7 +209,7 @@ async def test_a_file_that_came_meanwhile_is_not_taken_for_the_output(tmp_path: 
     assert out.read_bytes() == undisturbed
 
 
-async def test_neither_links_nor_the_token_are_written_down(tmp_path: Path) -> None:
+async def test_stores_neither_links_nor_the_token(tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(CONFIG) as sandbox:
         heard = await interrupted(sandbox, out, at(events.PartFetched, 5))
@@ -222,17 +220,17 @@ async def test_neither_links_nor_the_token_are_written_down(tmp_path: Path) -> N
         assert (tmp_path / "a.csv.bulkpull").stat().st_mode & 0o777 == 0o700
 
 
-async def test_an_outage_is_ridden_out(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_survives_an_outage(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(replace(CONFIG, faults="outage:2", fault_seconds=0.7, workers=2)) as sandbox:
         result = await pull(sandbox, out, exports=2)
-        assert sandbox.seen.faults["outage"] > 5
-        assert sandbox.seen.exports == WINDOWS
+        assert sandbox.stats.faults["outage"] > 5
+        assert sandbox.stats.exports == WINDOWS
     assert result.retries
     assert out.read_bytes() == undisturbed
 
 
-async def test_an_outage_that_is_too_long_leaves_a_pull_to_go_on_with(tmp_path: Path, undisturbed: bytes) -> None:
+async def test_resumes_after_an_outage_that_was_too_long(tmp_path: Path, undisturbed: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(replace(CONFIG, faults="outage:2", fault_seconds=1.5, workers=2)) as sandbox:
         with pytest.raises((UnavailableError, PartError)):
@@ -241,11 +239,11 @@ async def test_an_outage_that_is_too_long_leaves_a_pull_to_go_on_with(tmp_path: 
         launched = bulkpull.status(out).launches
         assert 0 < launched < WINDOWS
         await pull(sandbox, out)
-        assert sandbox.seen.exports <= WINDOWS
+        assert sandbox.stats.exports <= WINDOWS
     assert out.read_bytes() == undisturbed
 
 
-async def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> None:
+async def test_does_not_touch_a_journal_of_another_version(tmp_path: Path) -> None:
 
     (tmp_path / "a.csv.bulkpull").mkdir()
     path = tmp_path / "a.csv.bulkpull" / "journal.sqlite"
@@ -260,7 +258,7 @@ async def test_a_journal_of_another_version_is_left_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", [b"", b"no journal at all, but longer than a page of a data base " * 100])
-async def test_a_journal_that_is_none_loses_nothing_unless_asked_to(tmp_path: Path, damage: bytes) -> None:
+async def test_does_not_touch_a_corrupt_journal_without_fresh(tmp_path: Path, damage: bytes) -> None:
     out = tmp_path / "a.csv"
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 2))

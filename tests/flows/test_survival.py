@@ -1,4 +1,4 @@
-"""A few of the schedules that `make soak` runs by the hundred."""
+"""A few of the schedules of which `make soak` runs hundreds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_a_pull_that_is_killed_until_it_is_through(tmp_path: Path, expected: bytes, seed: int) -> None:
+async def test_survives_repeated_kills(tmp_path: Path, expected: bytes, seed: int) -> None:
     survival = await survive_kills(seed, tmp_path / "a.csv", expected)
     assert not survival.impossible
 
 
-async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes) -> None:
-    """Including seeds with an outage, with windows whose exports always fail, and with runs that fail."""
+async def test_survives_every_fault(tmp_path: Path, expected: bytes) -> None:
+    """The seeds include an outage, windows whose exports always fail, and failing runs."""
     survivals: list[Survival] = []
     four_at_a_time = anyio.CapacityLimiter(4)
 
@@ -41,9 +41,9 @@ async def test_pulls_under_every_fault_there_is(tmp_path: Path, expected: bytes)
             group.start_soon(survive, seed)
     met = {kind for survival in survivals for kind in survival.faults}
     assert met >= {kind for kinds in KINDS.values() for kind in kinds}
-    assert not any(survival.impossible for survival in survivals)  # windows whose exports always fail are cut
+    assert not any(survival.impossible for survival in survivals)  # windows whose exports always fail are split
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_pull_that_is_killed_and_disturbed(tmp_path: Path, expected: bytes, seed: int) -> None:
+async def test_survives_kills_and_faults_together(tmp_path: Path, expected: bytes, seed: int) -> None:
     await survive_kills(seed, tmp_path / "a.csv", expected, faults=f"everything:{seed}")

@@ -1,4 +1,4 @@
-"""A pull in a process of its own, to be killed."""
+"""A pull in a separate process, which can be killed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import anyio
 from bulkpull import BulkpullError, Clickwrap, RetryPolicy, patience, pull
 
 FAILED = 4
-SHORT_LAG = 0.3  # seconds: the sandbox catches up at once, and a killed pull should get somewhere
-KILLED = frozenset({-9, 255})  # 255 where the server did not see how a young process ended
+SHORT_LAG = 0.3  # seconds: the sandbox has no stale replicas, and a killed pull should make progress
+KILLED = frozenset({-9, 255})  # 255 if the fork server missed the exit status
 
 # Processes that are forked from one which has imported all this start in no time.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -21,7 +21,7 @@ PROCESSES.set_forkserver_preload(["tests.flows.victim"])
 
 
 def run(url: str, token: str, out: Path, options: dict[str, Any], retry: RetryPolicy, timeouts: dict[str, Any]) -> None:
-    """Pulls; exits with FAILED after one of bulkpull's errors."""
+    """Pull; exit with FAILED after a BulkpullError."""
     patience.LAG = SHORT_LAG
 
     async def main() -> None:

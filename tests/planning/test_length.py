@@ -1,4 +1,4 @@
-"""Windows of a length cover their range exactly, whatever it is."""
+"""Windows of a fixed length cover any range exactly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plan(
 
 
 def bounds(start: str, end: str, window: str) -> list[str]:
-    """The instants at which the plan cuts, first and last included."""
+    """All bounds of the plan's windows."""
     windows = plan(start, end, window)
     return [instant(windows[0].start), *(instant(window.end) for window in windows)]
 
@@ -57,7 +57,7 @@ def test_windows_cover_the_range_without_gap_or_overlap(start: datetime, length:
         assert len(windows) <= 24
 
 
-def test_fixed_lengths_with_a_shorter_last_one() -> None:
+def test_the_last_window_of_a_fixed_length_may_be_shorter() -> None:
     assert bounds("2024-01-01", "2024-01-02T03:00Z", "12h") == [
         "2024-01-01T00:00:00.000Z",
         "2024-01-01T12:00:00.000Z",
@@ -66,7 +66,7 @@ def test_fixed_lengths_with_a_shorter_last_one() -> None:
     ]
 
 
-def test_months_are_calendar_months_from_the_start() -> None:
+def test_months_are_calendar_months_counted_from_the_start() -> None:
     assert [moment[:10] for moment in bounds("2024-01-31", "2024-06-30", "1mo")] == [
         "2024-01-31",
         "2024-02-29",
@@ -90,11 +90,11 @@ def test_months_are_calendar_months_from_the_start() -> None:
         ("0001-01-01", "9999-12-31", 20),
     ],
 )
-def test_auto_takes_the_shortest_length_that_makes_at_most_24(start: str, end: str, windows: int) -> None:
+def test_auto_chooses_the_shortest_length_with_at_most_24_windows(start: str, end: str, windows: int) -> None:
     assert len(plan(start, end)) == windows
 
 
-def test_dates_instants_and_offsets() -> None:
+def test_accepts_dates_and_instants_with_any_offset() -> None:
     expected = datetime(2024, 1, 31, 6, tzinfo=UTC)
     for moment in ("2024-01-31T06:00Z", "2024-01-31T06:00:00.000Z", " 2024-01-31T11:45+05:45 ", expected):
         assert plan(moment, "2024-02-01", "1d")[0].start == expected
@@ -102,38 +102,38 @@ def test_dates_instants_and_offsets() -> None:
         assert plan(day, "2024-02-01", "1d")[0].start == expected.replace(hour=0)
 
 
-def test_the_end_is_now_unless_given() -> None:
+def test_the_end_defaults_to_the_current_time() -> None:
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     assert before <= plan("2024-01-01", None)[-1].end <= datetime.now(UTC) + timedelta(milliseconds=1)
 
 
-def test_the_last_window_may_end_with_time_itself() -> None:
+def test_the_last_window_may_end_at_the_last_representable_instant() -> None:
     assert instant(plan("9999-12-01", "9999-12-31T23:59:59.999Z", "1mo")[0].end) == "9999-12-31T23:59:59.999Z"
 
 
 @pytest.mark.parametrize(
     ("start", "end", "window", "message"),
     [
-        ("2024-02-31", None, "1d", "2024-02-31.*not a date"),
-        ("yesterday", None, "1d", "not a date"),
-        ("", None, "1d", "not a date"),
+        ("2024-02-31", None, "1d", "2024-02-31.*is not a date"),
+        ("yesterday", None, "1d", "is not a date"),
+        ("", None, "1d", "is not a date"),
         ("2024-01-02", "2024-01-01", "1d", "before the start"),
         ("2024-01-01T06:00", None, "1d", "no offset"),
         (datetime(2024, 1, 1), None, "1d", "no offset"),
         ("9999-12-31T23:59:59-05:00", None, "1d", "beyond"),
-        ("2024-01-01", None, "0d", "no length"),
-        ("2024-01-01", None, "1 fortnight", "no length"),
-        ("2024-01-01", None, "-1d", "no length"),
-        ("2024-01-01", None, "", "no length"),
-        ("1900-01-01", "2024-01-01", "1min", "more than 1,000 exports, each of which mails somebody"),
+        ("2024-01-01", None, "0d", "is not a length"),
+        ("2024-01-01", None, "1 fortnight", "is not a length"),
+        ("2024-01-01", None, "-1d", "is not a length"),
+        ("2024-01-01", None, "", "is not a length"),
+        ("1900-01-01", "2024-01-01", "1min", "more than 1,000 exports, each of which sends an email"),
     ],
 )
-def test_what_makes_no_sense_is_refused(start: str | datetime, end: str | None, window: str, message: str) -> None:
+def test_rejects_invalid_ranges_and_lengths(start: str | datetime, end: str | None, window: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan(start, end, window)
 
 
-def test_many_windows_must_be_allowed_on_purpose() -> None:
+def test_rejects_more_windows_than_the_maximum() -> None:
     start = datetime(2024, 1, 1, tzinfo=UTC)
     assert len(plan(start, start + timedelta(minutes=MAX_WINDOWS), "1min")) == MAX_WINDOWS
     end = start + timedelta(minutes=100_000)
@@ -143,5 +143,5 @@ def test_many_windows_must_be_allowed_on_purpose() -> None:
     assert len(plan(start, end, "1min", 100_000)) == 100_000
 
 
-def test_a_window_longer_than_the_range_is_the_range() -> None:
+def test_a_length_beyond_the_range_gives_one_window() -> None:
     assert bounds("2024-01-01", "2024-01-03", "1y") == ["2024-01-01T00:00:00.000Z", "2024-01-03T00:00:00.000Z"]

@@ -1,4 +1,4 @@
-"""Windows by volume: few probes, no monster, nothing lost, whatever the activity is like."""
+"""Windows by volume: few probes, no oversized window, no gap, for any distribution of activity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkpull import ApiError, AuthenticationError, Plan, UnavailableError, UsageError, Window, plan
-from bulkpull.planning.volume import PATIENCE, pieces
+from bulkpull.planning.volume import PROBE_TIMEOUT_S, split_window
 from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, evenly, in_bursts
 
@@ -23,7 +23,7 @@ MONTHS = [datetime(2015, 6, 1, tzinfo=UTC) + timedelta(days=number / 10) for num
 
 
 def planned(moments: Sequence[datetime], rows: int, start: datetime = START, end: datetime = END) -> Plan:
-    """The plan for so many rows an export."""
+    """The plan with `rows` per export."""
     clickwrap = SimulatedClickwrap(Server(Model(), moments))
 
     async def main() -> Plan:
@@ -33,7 +33,7 @@ def planned(moments: Sequence[datetime], rows: int, start: datetime = START, end
 
 
 def counting(count: Callable[[], Awaitable[int]]) -> SimulatedClickwrap:
-    """An API that counts like that."""
+    """An API whose counts come from `count`."""
 
     class Counting(SimulatedClickwrap):
         async def count(self, filter: str | None = None) -> int:
@@ -43,7 +43,7 @@ def counting(count: Callable[[], Awaitable[int]]) -> SimulatedClickwrap:
 
 
 def raises(error: type[Exception], count: Callable[[], Awaitable[int]]) -> str:
-    """What a plan raises where `count` is how the API counts."""
+    """The message of the error that planning raises with an API whose counts come from `count`."""
     clickwrap = counting(count)
 
     async def main() -> str:
@@ -64,7 +64,7 @@ def assert_tiled(windows: Sequence[Window], start: datetime = START, end: dateti
 
 @settings(max_examples=60)
 @given(rows=st.integers(0, 3000), per_export=st.sampled_from([1, 7, 100, 5000]), seed=st.integers(0, 99))
-def test_every_activity_is_in_one_window_and_counted_there(rows: int, per_export: int, seed: int) -> None:
+def test_windows_tile_the_range_and_hold_their_counts(rows: int, per_export: int, seed: int) -> None:
     moments = in_bursts(rows, START, END, seed)
     found = planned(moments, per_export)
     exports = -(-rows // per_export)
@@ -74,19 +74,19 @@ def test_every_activity_is_in_one_window_and_counted_there(rows: int, per_export
         assert window.rows or not rows
     assert found.rows == rows
     assert found.doubt == ""
-    # A half that holds all of its segment has the other counted too.
+    # The second half is counted too if the first one holds everything.
     assert found.probes <= 2 * exports + 16 + 32
 
 
 @pytest.mark.parametrize("exports", [1, 2, 3, 10, 64, 500])
-def test_evenly_spread_activity_takes_as_many_probes_as_windows(exports: int) -> None:
+def test_uniform_activity_takes_one_probe_per_window(exports: int) -> None:
     found = planned(evenly(exports * 1003, START, END), 1003)
     assert 0.98 * exports <= len(found.windows) <= 1.02 * exports
     assert found.probes == pytest.approx(exports, rel=0.02)
     assert all(900 < (window.rows or 0) < 1110 for window in found.windows)
 
 
-def test_ten_years_with_all_activity_in_three_months_take_few_probes() -> None:
+def test_three_active_months_in_ten_years_take_few_probes() -> None:
     found = planned(MONTHS, 45, datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
     assert len(found.windows) <= 25
     assert found.probes <= 40
@@ -94,7 +94,7 @@ def test_ten_years_with_all_activity_in_three_months_take_few_probes() -> None:
     assert sum(window.end - window.start < timedelta(days=10) for window in found.windows) >= 18
 
 
-def test_windows_are_about_equal_where_activity_is_not() -> None:
+def test_windows_have_about_equal_volume_for_uneven_activity() -> None:
     moments = sorted(in_bursts(20_000, START, END, 3))
     found = planned(moments, 500)
     assert max(window.rows or 0 for window in found.windows) <= 1.5 * 500
@@ -102,7 +102,7 @@ def test_windows_are_about_equal_where_activity_is_not() -> None:
     assert found.probes <= 2 * len(found.windows)
 
 
-def test_stretches_without_activity_make_no_export_of_their_own() -> None:
+def test_empty_spans_become_part_of_a_neighbouring_window() -> None:
     first, last = datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
     found = planned(MONTHS, 450, first, last)
     assert_tiled(found.windows, first, last)
@@ -125,17 +125,17 @@ ODD = st.sampled_from(
     cap=st.sampled_from([1, 10, 137, 1000]),
     seed=st.integers(0, 99),
 )
-def test_windows_tile_the_range_whatever_is_counted(
+def test_windows_tile_the_range_whatever_the_counts(
     kinds: list[str], rows: int, per_export: int, cap: int, seed: int
 ) -> None:
     luck = random.Random(seed)
     server = Server(Model(), in_bursts(rows, START, END, seed))
-    asked = 0
+    requests = 0
 
-    class Odd(SimulatedClickwrap):
+    class Unreliable(SimulatedClickwrap):
         async def count(self, filter: str | None = None) -> int:
-            nonlocal asked
-            asked += 1
+            nonlocal requests
+            requests += 1
             right = len(server.selected(filter or "")[2])
             match luck.choice(kinds):
                 case "capped":
@@ -149,21 +149,21 @@ def test_windows_tile_the_range_whatever_is_counted(
                 case "rounded":
                     return round(right, -2)
                 case "growing":
-                    return right + asked
+                    return right + requests
                 case "shrinking":
-                    return max(0, right - asked)
+                    return max(0, right - requests)
                 case "any":
                     return luck.randrange(10_000)
-                case "refused" if asked > luck.randrange(9):
+                case "refused" if requests > luck.randrange(9):
                     raise ApiError("no", status=400)
             return right
 
     async def main() -> Plan:
-        return await plan(Odd(server), start=START, end=END, rows_per_export=per_export, max_windows=10**6)
+        return await plan(Unreliable(server), start=START, end=END, rows_per_export=per_export, max_windows=10**6)
 
     found = simulated(seed, main)
     assert_tiled(found.windows)
-    assert found.probes == asked
+    assert found.probes == requests
 
 
 @settings(max_examples=60)
@@ -183,7 +183,7 @@ def test_pieces_tile_their_window(
     server = Server(Model(counting=counting), sorted(luck.choice(moments) for _ in range(rows)))
 
     async def main() -> tuple[Window, ...]:
-        return await pieces(SimulatedClickwrap(server), Window(3, START, end, rows), "", limit, 50)
+        return await split_window(SimulatedClickwrap(server), Window(3, START, end, rows), "", limit, 50)
 
     found = simulated(0, main)
     if found:
@@ -191,22 +191,22 @@ def test_pieces_tile_their_window(
         assert_tiled(found, START, end)
         assert all(window.rows is None or window.rows < rows for window in found)
     elif milliseconds > 1 and (not counting or not rows):
-        raise AssertionError("it could have been cut in the middle of its time")
+        raise AssertionError("the window could have been split in the middle of its time")
 
 
-def test_one_instant_cannot_be_cut() -> None:
-    async def cut(window: Window, moments: list[datetime]) -> tuple[Window, ...]:
-        return await pieces(SimulatedClickwrap(Server(Model(), moments)), window, "", None, 50)
+def test_does_not_split_a_single_instant() -> None:
+    async def split(window: Window, moments: list[datetime]) -> tuple[Window, ...]:
+        return await split_window(SimulatedClickwrap(Server(Model(), moments)), window, "", None, 50)
 
     instant = START + timedelta(days=100, milliseconds=7)
-    assert simulated(0, lambda: cut(Window(0, START, END, 1500), [instant] * 1500)) == ()
-    found = simulated(0, lambda: cut(Window(0, START, END, 1501), [START, *[instant] * 1500]))
+    assert simulated(0, lambda: split(Window(0, START, END, 1500), [instant] * 1500)) == ()
+    found = simulated(0, lambda: split(Window(0, START, END, 1501), [START, *[instant] * 1500]))
     assert [window.rows for window in found] == [1, 1500]
-    assert simulated(0, lambda: cut(Window(0, START, START + timedelta(milliseconds=1)), [])) == ()
+    assert simulated(0, lambda: split(Window(0, START, START + timedelta(milliseconds=1)), [])) == ()
 
 
 @pytest.mark.parametrize("cap", [1000, 10_000, 12_345])
-def test_counts_that_are_capped_are_told_and_cut_until_they_are_not(cap: int) -> None:
+def test_detects_counts_that_stop_at_a_limit_and_splits_below_it(cap: int) -> None:
     server = Server(Model(), evenly(60_000, START, END))
 
     class Capped(SimulatedClickwrap):
@@ -218,29 +218,29 @@ def test_counts_that_are_capped_are_told_and_cut_until_they_are_not(cap: int) ->
 
     found = simulated(0, main)
     assert_tiled(found.windows)
-    assert "it seems to count no further than that" in found.doubt
-    assert f"counts {cap:,} activities in a stretch of time" in found.doubt
+    assert "its counts seem to stop at that number" in found.doubt
+    assert f"counts {cap:,} activities in a time span" in found.doubt
     assert found.rows == 60_000
     assert max(window.rows or 0 for window in found.windows) <= 7500
 
 
-def test_cuts_are_at_round_times() -> None:
+def test_windows_end_at_round_times() -> None:
     found = planned(evenly(6000, START, END), 1000)
     assert {(window.start.minute, window.start.second) for window in found.windows} == {(0, 0)}
 
 
-def test_activity_of_a_single_moment_cannot_be_cut() -> None:
+def test_activity_at_a_single_instant_is_one_window() -> None:
     found = planned([START + timedelta(hours=1)] * 5000, 10)
     [window] = found.windows
     assert window.rows == 5000
     assert (window.start, window.end) == (START, END)
 
 
-def test_more_windows_than_allowed_are_refused_with_one_probe() -> None:
+def test_rejects_too_many_windows_after_one_probe() -> None:
     clickwrap = SimulatedClickwrap(Server(Model(), evenly(5000, START, END)))
 
     async def main() -> None:
-        with pytest.raises(UsageError, match=r"5,000 activities at 10 an export make more than 499 exports"):
+        with pytest.raises(UsageError, match=r"5,000 activities at 10 per export make more than 499 exports"):
             await plan(clickwrap, start=START, end=END, rows_per_export=10, max_windows=499)
 
     simulated(0, main)
@@ -248,25 +248,25 @@ def test_more_windows_than_allowed_are_refused_with_one_probe() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 504])
-def test_where_counting_is_refused_windows_are_of_equal_length_and_it_says_so(status: int) -> None:
-    asked = 0
+def test_windows_have_equal_length_if_counting_is_refused(status: int) -> None:
+    requests = 0
 
     async def count() -> int:
-        nonlocal asked
-        asked += 1
-        if asked > 2:
+        nonlocal requests
+        requests += 1
+        if requests > 2:
             raise UnavailableError("no", status=status) if status == 504 else ApiError("no", status=status)
-        return 5000 // asked
+        return 5000 // requests
 
     async def main() -> Plan:
         return await plan(counting(count), start=START, end=END, rows_per_export=100)
 
     found = simulated(0, main)
     assert (len(found.windows), found.rows, found.uncounted) == (24, None, "no")
-    assert found.probes == asked
+    assert found.probes == requests
 
 
-def test_counting_that_takes_too_long_is_given_up() -> None:
+def test_counting_times_out() -> None:
     async def count() -> int:
         await anyio.sleep_forever()
         raise AssertionError
@@ -274,10 +274,10 @@ def test_counting_that_takes_too_long_is_given_up() -> None:
     async def main() -> Plan:
         return await plan(counting(count), start=START, end=END)
 
-    assert simulated(0, main).uncounted == f"counting took more than {PATIENCE:.0f} s"
+    assert simulated(0, main).uncounted == f"counting timed out after {PROBE_TIMEOUT_S:.0f} s"
 
 
-def test_a_wrong_token_or_an_outage_is_not_taken_for_a_refusal_to_count() -> None:
+def test_a_rejected_token_or_an_outage_is_an_error() -> None:
     async def wrong() -> int:
         raise AuthenticationError("wrong", status=401)
 
@@ -288,7 +288,7 @@ def test_a_wrong_token_or_an_outage_is_not_taken_for_a_refusal_to_count() -> Non
     assert raises(UnavailableError, out) == "out"
 
 
-def test_counts_that_cannot_be_are_not_followed() -> None:
+def test_implausible_counts_do_not_cause_many_probes() -> None:
     answers = iter((20, 19, *[10**15] * 1000))
 
     async def count() -> int:

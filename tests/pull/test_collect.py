@@ -1,111 +1,183 @@
-"""Downloads wait for the merge, and go on when it has made room."""
+"""Files of an export are downloaded, and the journal knows how far they came."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from unittest.mock import Mock
+from typing import Any
 
 import anyio
 import pytest
+from xxhash import xxh3_128
 
-import bulkpull
-from bulkpull import Clickwrap, Export, events
-from bulkpull.events import Event, ignore
+from bulkpull import (
+    Body,
+    Clickwrap,
+    Export,
+    LinkExpiredError,
+    MalformedPartError,
+    PartError,
+    RetryPolicy,
+    TransferError,
+    Window,
+    patience,
+)
+from bulkpull.events import Event, PartFetched, Received, Retried, ignore
+from bulkpull.journal import Journal, JournalReader, PartRecord
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
-from bulkpull.pull import collect
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.journey import Journey, Part
-from bulkpull.pull.links import part_records
+from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.slots import Slots
-from bulkpull.sandbox import Sandbox, SandboxConfig
-from bulkpull.window import Window
-from tests.simulation.clock import simulated
 
-WINDOWS = [
-    Window(number, datetime(2024, 1, 1 + number, tzinfo=UTC), datetime(2024, 1, 2 + number, tzinfo=UTC))
-    for number in range(4)
-]
-SIZE = 60
+WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
+ROWS = b"id,v\n" + b"0123456789,x\n" * 300_000  # several megabytes, so that half of it is worth a record
 
 
-def test_downloads_wait_for_room_and_go_on_when_the_merge_has_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    downloaded: list[int] = []
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LAG", 0.2)
 
-    async def fetch(_api: object, part: Part, *_: object, **__: object) -> int:
-        downloaded.append(part.window.index)
-        part.size = SIZE
-        return SIZE
 
-    monkeypatch.setattr(collect, "fetch", fetch)
+@dataclass
+class Source:
+    """A source whose export has one file; each download of it breaks off at the next of `breaks`, if any is left."""
 
-    async def main() -> None:
-        slots = Slots(ExportLimit(None, 128, 0.0), DownloadLimit(8, 0.0), ignore)
+    content: bytes = ROWS
+    breaks: list[int] = field(default_factory=list)
+    is_expired: bool = False
+    attempts: int = 3
+    offsets: list[int] = field(default_factory=list)
+    columns = Clickwrap.columns
+
+    @property
+    def retry(self) -> RetryPolicy:
+        return RetryPolicy(attempts=self.attempts, base=0, cap=0)
+
+    async def get_export(self, export_id: str) -> Export:
+        return Export(export_id, "succeeded", links=("https://f/a?2",))
+
+    @asynccontextmanager
+    async def download(self, link: str, *, offset: int = 0, validator: str | None = None) -> AsyncIterator[Body]:
+        if self.is_expired:
+            raise LinkExpiredError("the file host answered 403", status=403)
+        self.offsets.append(offset)
+        yield Body(self._chunks(offset), offset, len(self.content), '"v1"')
+
+    async def _chunks(self, offset: int) -> AsyncIterator[bytes]:
+        end = self.breaks.pop(0) if self.breaks else len(self.content)
+        for at in range(offset, end, 65536):
+            yield self.content[at : min(end, at + 65536)]
+        if end < len(self.content):
+            raise TransferError("the transfer broke")
+
+
+async def collected(
+    directory: Path, source: Source, records: tuple[PartRecord, ...] = (), on_event: Any = None
+) -> tuple[bytes, list[Event]]:
+    """The file of a window's export, and what was announced."""
+    heard: list[Event] = []
+    journal = Journal(directory / "journal.sqlite")
+    try:
+        if not records:
+            journal.begin({}, WINDOW.end, [WINDOW])
+            journal.record_export(journal.record_launch(WINDOW), "e")
         collector = Collector(
-            Mock(),
-            Mock(),
-            path=lambda *_: Path("part"),
-            slots=slots,
-            backpressure=Backpressure(2 * SIZE, WINDOWS),
-            on_event=ignore,
+            source,  # type: ignore[arg-type]
+            journal,
+            path=lambda _window, part: directory / f"part-{part}.csv",
+            slots=Slots(ExportLimit(None, 1, 0.0), DownloadLimit(2, 0.0), ignore),
+            backpressure=Backpressure(1, [WINDOW]),
+            on_event=on_event or heard.append,
         )
-
-        async with anyio.create_task_group() as group:
-
-            async def start(number: int) -> None:
-                export = Export(f"export {number}", "succeeded", links=(f"https://files/{number}",))
-                group.start_soon(collector.collect, Journey(WINDOWS[number]), export, part_records(export))
-                await anyio.wait_all_tasks_blocked()
-
-            await start(1)
-            await start(2)
-            await start(3)
-            assert downloaded == [1, 2]  # which is all that there is room for
-            assert slots.downloads.borrowed_tokens == 0  # no slot is held meanwhile
-            await start(0)
-            assert downloaded == [1, 2, 0]  # the merge awaits it
-            collector.window_left(WINDOWS[0])
-            await anyio.wait_all_tasks_blocked()
-            assert downloaded == [1, 2, 0]
-            collector.export_failed(WINDOWS[2])
-            await anyio.wait_all_tasks_blocked()
-            assert downloaded == [1, 2, 0, 3]
-
-    simulated(0, main)
+        journey = Journey(WINDOW)
+        await collector.collect(journey, Export("e", "succeeded", links=("https://f/a?1",)), records)
+    finally:
+        journal.close()
+    [part] = journey.parts
+    body = part.path.read_bytes()
+    assert part.size == len(body)
+    return body, heard
 
 
-async def test_the_bound_holds_in_a_pull(tmp_path: Path) -> None:
-    """Though the first window is exported last, and the merge awaits it."""
-    config = SandboxConfig(
-        rows=12_000, start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 7, 1, tzinfo=UTC), rows_per_file=250
-    )
-    config = replace(config, export_seconds=0.2, workers=3)
-    held = peak = fetched = 0
-    sizes: dict[int, int] = {}
+def recorded(directory: Path) -> PartRecord:
+    """What another process finds."""
+    journal = JournalReader(directory / "journal.sqlite")
+    try:
+        return journal.exports()[0][0].parts[0]
+    finally:
+        journal.close()
 
-    def listen(event: Event) -> None:
-        nonlocal held, peak, fetched
-        if isinstance(event, events.PartFetched):
-            sizes[event.window.index] = sizes.get(event.window.index, 0) + event.size
-            held += event.size
-            fetched += event.size
-        elif isinstance(event, events.WindowMerged):
-            held -= sizes[event.window.index]
-        peak = max(peak, held)
 
-    async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
-        result = await bulkpull.pull(
-            clickwrap,
-            start="2024-01-01",
-            end="2024-07-01",
-            window="1w",
-            out=tmp_path / "a.csv",
-            downloads=2,
-            spool=30_000,
-            on_event=listen,
-        )
-    assert result.rows == 12_000
-    assert fetched > 600_000
-    # The bound, two parts that were on their way, and the window that the merge awaited.
-    assert peak < 30_000 + 2 * max(sizes.values()) + max(sizes.values())
+async def test_a_complete_file_is_recorded_and_announced(tmp_path: Path) -> None:
+    body, heard = await collected(tmp_path, Source(breaks=[2_000_000]))
+    assert body == ROWS
+    record = recorded(tmp_path)
+    assert (record.size, record.checksum) == (len(ROWS), xxh3_128(ROWS).hexdigest())
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS)
+    [retried] = [event for event in heard if isinstance(event, Retried)]
+    assert (retried.what, retried.attempt, retried.reason) == (f"{WINDOW}, part 1", 1, "the transfer broke")
+    assert heard[-1] == PartFetched(WINDOW, 1, len(ROWS))
+
+
+async def test_a_complete_file_is_not_downloaded_again_by_the_next_run(tmp_path: Path) -> None:
+    await collected(tmp_path, Source())
+    source = Source()
+    body, heard = await collected(tmp_path, source, (recorded(tmp_path),))
+    assert body == ROWS
+    assert heard == [PartFetched(WINDOW, 1, len(ROWS))]
+    assert not source.offsets
+
+
+async def test_the_journal_knows_the_version_of_a_file_that_is_being_downloaded(tmp_path: Path) -> None:
+    seen: list[PartRecord] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Received):
+            seen.append(recorded(tmp_path))
+
+    await collected(tmp_path, Source(), on_event=watch)
+    assert (seen[0].validator, seen[0].length) == (None, None)
+    assert (seen[-1].validator, seen[-1].length, seen[-1].size) == ('"v1"', len(ROWS), None)
+
+
+async def test_the_next_run_resumes_a_file_from_its_last_byte(tmp_path: Path) -> None:
+    source = Source(breaks=[100_000] * 9)
+    reason = r"^window 1 .*, part 1: download failed after 3 attempts: the transfer broke"
+    with pytest.RaisesGroup(pytest.RaisesExc(PartError, match=reason)):
+        await collected(tmp_path, source)
+    record = recorded(tmp_path)
+    assert (record.validator, record.length, record.size) == ('"v1"', len(ROWS), None)
+    source = Source()
+    body, heard = await collected(tmp_path, source, (record,))
+    assert body == ROWS
+    assert source.offsets == [100_000]
+    assert sum(event.size for event in heard if isinstance(event, Received)) == len(ROWS) - 100_000
+
+
+async def test_a_file_of_which_no_version_is_recorded_is_downloaded_from_its_start(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(PartError):
+        await collected(tmp_path, Source(breaks=[100_000] * 9))
+    source = Source()
+    body, _ = await collected(tmp_path, source, (replace(recorded(tmp_path), validator=None, length=None),))
+    assert body == ROWS
+    assert source.offsets == [0]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "reason"),
+    [
+        (Source(is_expired=True), PartError, "part 1 is missing: the file host answered 403 to 5 fresh links"),
+        (Source(content=b"<html>"), MalformedPartError, "part 1: the file host does not send a valid CSV: row 1: "),
+        (Source(content=b"name\nx\n"), MalformedPartError, "no CSV with the column id"),
+    ],
+    ids=["missing", "malformed", "without key"],
+)
+async def test_a_file_that_is_missing_or_malformed_fails_the_export(
+    tmp_path: Path, source: Source, kind: type[PartError], reason: str
+) -> None:
+    with anyio.fail_after(20), pytest.raises(ExportFailure, match=reason) as failure:
+        await collected(tmp_path, source)
+    assert failure.value.kind is kind

@@ -1,4 +1,4 @@
-"""Frames that other programs read as one file."""
+"""Compressed frames form one file that other decompressors read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def decompressed(data: bytes, compression: str) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=40)), st.sampled_from(["gz", "zst"]))
-def test_what_was_compressed_comes_out(pieces: list[bytes], compression: str) -> None:
+def test_decompresses_to_the_same_bytes(pieces: list[bytes], compression: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compress, "FRAME", 16)
+        patch.setattr(compress, "FRAME_BYTES", 16)
         data = b"".join(compressed(pieces, compression))
         assert decompressed(data, compression) == b"".join(pieces)
-        assert data == b"".join(compressed([b"".join(pieces)], compression))  # wherever the pieces were cut
+        assert data == b"".join(compressed([b"".join(pieces)], compression))  # wherever the input was split

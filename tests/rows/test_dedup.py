@@ -1,4 +1,4 @@
-"""The merge of parts: exact, in order, and with Python's csv module as the oracle."""
+"""Deduplication is exact and keeps the order; Python's csv module is the oracle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
-from bulkpull.rows.dedup import Deduplicator, Merged
+from bulkpull.rows.dedup import Deduplicator, PartStats
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 
@@ -26,7 +26,7 @@ SPECTRUM = Path(__file__).parents[3] / "shared" / "data" / "csv-spectrum"
 
 @contextmanager
 def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool = False) -> Iterator[Deduplicator]:
-    """A deduplicator into `path`, finished at the end."""
+    """A deduplicator that writes to `path` and finishes the file at the end."""
     sink = CsvSink(path, columns, fixed=fixed)
     with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         yield deduplicator
@@ -35,8 +35,8 @@ def deduplicating(path: Path, columns: Sequence[str] = ("id",), *, fixed: bool =
 
 def merge(
     directory: Path, *parts: bytes, columns: Sequence[str] = ("id",), fixed: bool = False
-) -> tuple[bytes, list[Merged]]:
-    """The output of merging `parts`, and what came of each."""
+) -> tuple[bytes, list[PartStats]]:
+    """Merge `parts`; return the output and the counts of each part."""
     output = directory / "output"
     merged = []
     with deduplicating(output, columns, fixed=fixed) as deduplicator:
@@ -48,13 +48,13 @@ def merge(
     return output.read_bytes(), merged
 
 
-def test_the_first_of_each_id_is_kept_in_order(tmp_path: Path) -> None:
+def test_keeps_the_first_row_of_each_id_in_order(tmp_path: Path) -> None:
     output, merged = merge(tmp_path, b"id,v\n1,a\n2,b\n1,a\n", b"id,v\n3,c\n2,b\n", b"id,v\n")
     assert output == b"id,v\n1,a\n2,b\n3,c\n"
     assert [(part.rows, part.duplicates, part.conflicts) for part in merged] == [(2, 1, 0), (1, 1, 0), (0, 0, 0)]
 
 
-def test_values_are_kept_byte_for_byte(tmp_path: Path) -> None:
+def test_keeps_values_byte_for_byte(tmp_path: Path) -> None:
     rows = [
         b'1,"two\nlines"',
         b'2,"with ""quotes"""',
@@ -75,22 +75,22 @@ def test_values_are_kept_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "part", [b"id,v\r\n1,a\r\n2,b\r\n", b"id,v\n1,a\n2,b", b"\xef\xbb\xbfid,v\n1,a\n2,b\n", b"id,v\n\n1,a\n\r\n2,b\n\n"]
 )
-def test_line_ends_boms_and_blank_lines_do_not_matter(tmp_path: Path, part: bytes) -> None:
+def test_accepts_any_line_end_a_bom_and_blank_lines(tmp_path: Path, part: bytes) -> None:
     assert merge(tmp_path, part)[0] == b"id,v\n1,a\n2,b\n"
 
 
-def test_an_id_is_its_value_however_it_is_quoted(tmp_path: Path) -> None:
+def test_compares_ids_by_value_regardless_of_quoting(tmp_path: Path) -> None:
     output, [merged] = merge(tmp_path, b'id,v\n"1",a\n1,a\n1,"a"\n"a ""b""",x\n"a ""b""",x\n')
     assert output == b'id,v\n"1",a\n"a ""b""",x\n'
     assert (merged.duplicates, merged.conflicts) == (3, 0)
 
 
-def test_ids_that_only_look_alike_stay_apart(tmp_path: Path) -> None:
+def test_distinguishes_similar_ids(tmp_path: Path) -> None:
     ids = [b"5f88abf5f4689d7295cf1134", b"5F88ABF5F4689D7295CF1134", b"05f88abf5f4689d7295cf1134", b" 5f88abf5f4689d72"]
     assert merge(tmp_path, b"id\n" + b"\n".join(ids))[1][0].rows == len(ids)
 
 
-def test_conflicts_are_repeats_with_other_values(tmp_path: Path) -> None:
+def test_counts_repeats_with_other_values_as_conflicts(tmp_path: Path) -> None:
     _, merged = merge(
         tmp_path,
         b'id,v,w\n1,a,\n2,b,""\n3,c,x\n',
@@ -99,28 +99,28 @@ def test_conflicts_are_repeats_with_other_values(tmp_path: Path) -> None:
     assert (merged[1].duplicates, merged[1].conflicts) == (6, 3)
 
 
-def test_a_long_row_is_read_once_for_all_that_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_a_long_row_once_for_all_its_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     original = CsvSink.fields_at
 
-    def counted(sink: CsvSink, offset: int) -> list[bytes]:
+    def count_read(sink: CsvSink, offset: int) -> list[bytes]:
         reads.append(offset)
         return original(sink, offset)
 
-    monkeypatch.setattr(CsvSink, "fields_at", counted)
+    monkeypatch.setattr(CsvSink, "fields_at", count_read)
     repeats = b"".join(b"1,%d\n" % number for number in range(500))
     _, [_, merged] = merge(tmp_path, b"id,v\n1," + b"x" * 100_000 + b"\n", b"id,v\n" + repeats)
     assert (merged.duplicates, merged.conflicts) == (500, 500)
     assert len(reads) == 1
 
 
-def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
+def test_reorders_the_columns_of_a_part(tmp_path: Path) -> None:
     output, merged = merge(tmp_path, b'id,v,w\n1,a,"b,c"\n', b'w,id,v\n"x\ny",2,z\n"b,c",1,a\n')
     assert output == b'id,v,w\n1,a,"b,c"\n2,z,"x\ny"\n'
     assert (merged[1].duplicates, merged[1].conflicts) == (1, 0)
 
 
-def test_the_header_is_the_union_where_none_is_given(tmp_path: Path) -> None:
+def test_the_header_is_the_union_of_columns_unless_fixed(tmp_path: Path) -> None:
     output, merged = merge(
         tmp_path,
         b"b,id\n1,x\n",
@@ -133,14 +133,14 @@ def test_the_header_is_the_union_where_none_is_given(tmp_path: Path) -> None:
     assert [part.missing for part in merged] == [("a",), ("a", "b"), ("a", "c")]
 
 
-def test_the_header_is_what_was_asked_for_where_it_is_given(tmp_path: Path) -> None:
+def test_a_fixed_header_drops_other_columns(tmp_path: Path) -> None:
     output, merged = merge(tmp_path, b"x,id\n1,2\n", b"id,v\n3,4\n", columns=("id", "v"), fixed=True)
     assert output == b"id,v\n2,\n3,4\n"
     assert (merged[0].missing, merged[0].unasked) == (("v",), ("x",))
     assert (merged[1].missing, merged[1].unasked) == ((), ())
 
 
-def test_without_any_part_there_is_a_header(tmp_path: Path) -> None:
+def test_writes_a_header_even_without_parts(tmp_path: Path) -> None:
     assert merge(tmp_path, columns=("id", 'odd "name"'))[0] == b'id,"odd ""name"""\n'
 
 
@@ -149,13 +149,13 @@ def test_without_any_part_there_is_a_header(tmp_path: Path) -> None:
     [
         (b"id,v\n1,a\n2\n", 3, "1 fields where the header has 2"),
         (b"id,v\n1,a,b\n", 2, "3 fields"),
-        (b'id,v\n1,a\n2,"cut', 3, "inside quotes"),
+        (b'id,v\n1,a\n2,"cut', 3, "ends inside quotes: it is truncated"),
         (b"id,v\n,a\n", 2, "the id is empty"),
         (b'id,v\n"",a\n', 2, "the id is empty"),
-        (b"<html>", 1, "id column"),
+        (b"<html>", 1, "not a CSV file with the column id"),
     ],
 )
-def test_what_cannot_be_merged_is_told_with_its_row(tmp_path: Path, part: bytes, row: int, reason: str) -> None:
+def test_names_the_row_of_an_invalid_part(tmp_path: Path, part: bytes, row: int, reason: str) -> None:
     with pytest.raises(CsvError, match=reason) as caught:
         merge(tmp_path, b"id,v\n0,x\n", part)
     assert caught.value.row == row
@@ -176,7 +176,7 @@ def test_what_cannot_be_merged_is_told_with_its_row(tmp_path: Path, part: bytes,
         ("yesterday", 0),
     ],
 )
-def test_rows_outside_the_window_are_kept_and_counted(tmp_path: Path, created: str, outside: int) -> None:
+def test_keeps_and_counts_rows_outside_the_window(tmp_path: Path, created: str, outside: int) -> None:
     output, [merged] = merge(tmp_path, f"id,created_time\n1,{created}\n".encode())
     assert output.endswith(f"1,{created}\n".encode())
     assert (merged.rows, merged.outside) == (1, outside)
@@ -199,9 +199,9 @@ def test_rows_outside_the_window_are_kept_and_counted(tmp_path: Path, created: s
         ("2024-W01-1T00:00:00.000Z", 0),
     ],
 )
-def test_instants_of_every_form_are_compared_with_the_window(tmp_path: Path, created: str, outside: int) -> None:
+def test_compares_instants_of_any_form_with_the_window(tmp_path: Path, created: str, outside: int) -> None:
     data = f"id,created_time\n1,{created}\n"
-    for part in (data, data + '2,5" screen\n'):  # by NumPy, and record by record
+    for part in (data, data + '2,5" screen\n'):  # the fast path and the slow path
         assert merge(tmp_path, part.encode())[1][0].outside == outside
 
 
@@ -209,44 +209,44 @@ def test_instants_of_every_form_are_compared_with_the_window(tmp_path: Path, cre
     "empty",
     [b"", b"\n", b"\r\n", b"\n" * 3_000_000, b"\r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n\r\n"],
 )
-def test_an_empty_file_is_a_part_without_rows(tmp_path: Path, empty: bytes) -> None:
+def test_merges_an_empty_file_as_a_part_without_rows(tmp_path: Path, empty: bytes) -> None:
     output, merged = merge(tmp_path, empty, b"id,v\n1,a\n", empty)
     assert output == b"id,v\n1,a\n"
     assert [part.delivered for part in merged] == [0, 1, 0]
-    assert merged[0] == merged[2] == Merged()
-    assert merge(tmp_path, empty, columns=("id", "w"), fixed=True) == (b"id,w\n", [Merged()])
+    assert merged[0] == merged[2] == PartStats()
+    assert merge(tmp_path, empty, columns=("id", "w"), fixed=True) == (b"id,w\n", [PartStats()])
 
 
 @pytest.mark.parametrize("page", [b" ", b"\n<html></html>", b"v\n1\n", b"\xef\xbb", b"\x00"])
-def test_what_is_not_empty_and_has_no_id_is_no_part(tmp_path: Path, page: bytes) -> None:
+def test_rejects_a_nonempty_file_without_an_id_column(tmp_path: Path, page: bytes) -> None:
     with pytest.raises(CsvError):
         merge(tmp_path, page)
 
 
 def figures(deduplicator: Deduplicator, path: Path, *parts: bytes) -> list[tuple[int, int, int, int]]:
-    """What comes of a window's parts: delivered, rows, duplicates, earlier."""
-    found = []
+    """Merge a window's parts; return the counts of each: delivered, rows, duplicates, earlier."""
+    counts = []
     for part in parts:
         path.write_bytes(part)
-        came = deduplicator.add(path, START, END, lambda: None)
-        found.append((came.delivered, came.rows, came.duplicates, came.earlier))
-    return found
+        stats = deduplicator.add(path, START, END, lambda: None)
+        counts.append((stats.delivered, stats.rows, stats.duplicates, stats.earlier))
+    return counts
 
 
-def test_ids_of_earlier_windows_are_counted_once_a_window(tmp_path: Path) -> None:
+def test_counts_an_id_of_an_earlier_window_once_per_window(tmp_path: Path) -> None:
     part = tmp_path / "part"
     with deduplicating(tmp_path / "output", ("id", "v")) as deduplicator:
         first = figures(deduplicator, part, b"id,v\n1,a\n2,b\n2,b\n", b"id,v\n1,a\n3,c\n")
-        assert first == [(3, 2, 1, 0), (2, 1, 1, 0)]  # nothing came before this window
+        assert first == [(3, 2, 1, 0), (2, 1, 1, 0)]  # the first window
         deduplicator.keep()
         again = b"id,v\n1,a\n1,a\n1,other\n4,d\n4,d\n"
         second = figures(deduplicator, part, again, b'id,v\n1,a\n4,d\n3,other\n"3",c\n')
-        assert second == [(5, 1, 4, 1), (4, 0, 4, 1)]  # 1, then 3
+        assert second == [(5, 1, 4, 1), (4, 0, 4, 1)]  # id 1, then id 3
         deduplicator.keep()
         assert figures(deduplicator, part, b"id,v\n4,d\n") == [(1, 0, 1, 1)]
 
 
-def test_a_window_that_is_rolled_back_counts_anew(tmp_path: Path) -> None:
+def test_counts_the_same_after_a_rollback(tmp_path: Path) -> None:
     part = tmp_path / "part"
     sink = CsvSink(tmp_path / "output", ("id", "v"), fixed=True)
     with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
@@ -259,7 +259,7 @@ def test_a_window_that_is_rolled_back_counts_anew(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_rows_and_earlier_are_the_ids_of_a_window(
+def test_rows_plus_earlier_is_the_number_of_ids_of_a_window(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     directory = tmp_path_factory.mktemp("windows")
@@ -270,13 +270,13 @@ def test_rows_and_earlier_are_the_ids_of_a_window(
         for window in windows:
             values = st.sampled_from(["a", "a", "b", '"a"'])
             parts = ["id,v\n" + "".join(f"{id},{data.draw(values)}\n" for id in part) for part in window]
-            came = figures(deduplicator, directory / "part", *(part.encode() for part in parts))
-            assert sum(rows + earlier for _, rows, _, earlier in came) == len({id for part in window for id in part})
-            assert all(delivered == rows + duplicates for delivered, rows, duplicates, _ in came)
+            counts = figures(deduplicator, directory / "part", *(part.encode() for part in parts))
+            assert sum(rows + earlier for _, rows, _, earlier in counts) == len({id for part in window for id in part})
+            assert all(delivered == rows + duplicates for delivered, rows, duplicates, _ in counts)
             deduplicator.keep()
 
 
-def test_columns_without_a_value_are_known(tmp_path: Path) -> None:
+def test_reports_columns_without_a_value(tmp_path: Path) -> None:
     part = tmp_path / "part"
     with deduplicating(tmp_path / "output", ("id", "a", "b", "c", "d")) as deduplicator:
         assert deduplicator.empty_columns() == ()  # there are no rows
@@ -288,7 +288,7 @@ def test_columns_without_a_value_are_known(tmp_path: Path) -> None:
         assert deduplicator.empty_columns() == ("e",)
 
 
-def test_a_resumed_merge_knows_the_columns_without_a_value_and_one_rolled_back_forgets_what_it_saw(
+def test_columns_without_a_value_survive_a_resume_and_a_rollback(
     tmp_path: Path,
 ) -> None:
     part, output = tmp_path / "part", tmp_path / "output"
@@ -307,8 +307,8 @@ def test_a_resumed_merge_knows_the_columns_without_a_value_and_one_rolled_back_f
         assert deduplicator.empty_columns() == ("b", "c")
 
 
-class Searched(list[str]):
-    """A list that counts how often it is gone through for a value."""
+class SearchCountingList(list[str]):
+    """A list that counts linear searches."""
 
     searches = 0
 
@@ -322,13 +322,13 @@ class Searched(list[str]):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_thousands_of_columns_are_not_looked_for_one_by_one(tmp_path: Path, reverse: bool) -> None:
+def test_does_not_search_thousands_of_columns_linearly(tmp_path: Path, reverse: bool) -> None:
     names = ["id", *(f"custom_data.v{number}" for number in range(20_000))]
     part = tmp_path / "part"
     sink = CsvSink(tmp_path / "output", names[:2], fixed=False)
     with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
         for number in range(2):
-            sink.columns = searched = Searched(sink.columns)
+            sink.columns = searched = SearchCountingList(sink.columns)
             header = names[::-1] if reverse and number else names
             rows = [[f"{number}-{row}" if name == "id" else str(row % 10) for name in header] for row in range(20)]
             lines = [",".join(row) for row in (header, *rows)]
@@ -364,7 +364,7 @@ def spectrum() -> list[str]:
 @pytest.mark.parametrize("case", spectrum())
 def test_csv_spectrum_through_the_merge(tmp_path: Path, case: str) -> None:
     data = (SPECTRUM / "csvs" / f"{case}.csv").read_bytes()
-    if case.endswith("_crlf") and b"\r" not in data:  # a checkout may have turned the line ends this case is about
+    if case.endswith("_crlf") and b"\r" not in data:  # git may have converted the line ends
         data = data.replace(b"\n", b"\r\n")
     expected = json.loads((SPECTRUM / "json" / f"{case}.json").read_text(encoding="utf-8"))
     first_column, _, rest = data.partition(b",")
@@ -384,7 +384,7 @@ COLUMNS = ("id", "v", "w", "x")
 
 @st.composite
 def parts(draw: st.DrawFn) -> list[tuple[tuple[str, ...], list[dict[str, str]], bytes]]:
-    """Parts with any of the columns in any order, as rows and as bytes in one of the ways CSV may be written."""
+    """Parts with any of the columns in any order: as rows, and as bytes in one of several CSV dialects."""
     made = []
     for _ in range(draw(st.integers(0, 4))):
         others = draw(st.lists(st.sampled_from(COLUMNS[1:]), unique=True))
@@ -406,7 +406,7 @@ def parts(draw: st.DrawFn) -> list[tuple[tuple[str, ...], list[dict[str, str]], 
 
 
 @given(made=parts(), fixed=st.booleans())
-def test_the_merge_is_what_the_csv_module_would_make(
+def test_output_equals_a_merge_with_the_csv_module(
     tmp_path_factory: pytest.TempPathFactory,
     made: list[tuple[tuple[str, ...], list[dict[str, str]], bytes]],
     fixed: bool,
@@ -431,27 +431,27 @@ def test_the_merge_is_what_the_csv_module_would_make(
 
 
 @given(made=parts(), fixed=st.booleans(), data=st.data())
-def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
+def test_an_interrupted_and_resumed_merge_writes_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
     made: list[tuple[tuple[str, ...], list[dict[str, str]], bytes]],
     fixed: bool,
     data: st.DataObject,
 ) -> None:
     bodies = [body for _, _, body in made]
-    killed = [data.draw(st.integers(0, 2), label="runs that are killed in this part") for _ in bodies]
+    killed = [data.draw(st.integers(0, 2), label="runs killed in this part") for _ in bodies]
     damaged = [data.draw(st.booleans(), label="a damaged part before it") for _ in bodies]
-    expected, counted = merge(tmp_path_factory.mktemp("straight"), *bodies, columns=("id", "w"), fixed=fixed)
+    expected, expected_stats = merge(tmp_path_factory.mktemp("straight"), *bodies, columns=("id", "w"), fixed=fixed)
     directory = tmp_path_factory.mktemp("broken")
     path, part = directory / "output", directory / "part"
     offset, columns = 0, ["id", "w"]
-    merged: list[Merged] = []
+    merged: list[PartStats] = []
     for number, body in enumerate(bodies):
         part.write_bytes(body)
         for _ in range(killed[number]):
             sink = CsvSink(path, columns, fixed=fixed, offset=offset)
             with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
                 deduplicator.restore(lambda: None)
-                deduplicator.add(part, START, END, lambda: None)  # more than was committed
+                deduplicator.add(part, START, END, lambda: None)  # beyond the committed offset
         sink = CsvSink(path, columns, fixed=fixed, offset=offset)
         with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
             deduplicator.restore(lambda: None)
@@ -466,7 +466,7 @@ def test_a_merge_that_is_broken_off_and_taken_up_makes_the_same_bytes(
             offset, columns = sink.offset, list(sink.columns)
     sink = CsvSink(path, columns, fixed=fixed, offset=offset)
     output = sink.finish(lambda: None).read_bytes()
-    assert sink.finish(lambda: None).read_bytes() == output  # killed before it was published, and finished again
+    assert sink.finish(lambda: None).read_bytes() == output  # as after a kill before publishing
     sink.close()
     assert output == expected
-    assert merged == counted
+    assert merged == expected_stats

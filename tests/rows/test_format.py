@@ -1,4 +1,4 @@
-"""Which format an output has, by its name and by what is asked for."""
+"""The choice of the output format, by extension and by options."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from bulkpull.rows.format import Format, format_of
         ("a.pq", Format("parquet")),
     ],
 )
-def test_the_suffix_tells(name: str, format: Format) -> None:
+def test_the_extension_determines_the_format(name: str, format: Format) -> None:
     assert format_of(Path("/somewhere.parquet") / name) == format
 
 
-def test_what_is_asked_for_goes_before_the_suffix() -> None:
+def test_an_explicit_format_overrides_the_extension() -> None:
     assert format_of(Path("a.csv"), "ndjson", flat=True) == Format("ndjson", flat=True)
     assert format_of(Path("a.parquet.gz"), "csv") == Format("csv", "gz")
     for odd in ("a.xlsx", "a.csv.bz2", "a.2024"):
@@ -54,7 +54,7 @@ def test_what_is_asked_for_goes_before_the_suffix() -> None:
         ("activity.2024", ".2024"),
     ],
 )
-def test_an_unknown_extension_is_refused_with_a_list_of_the_formats(name: str, extension: str) -> None:
+def test_rejects_an_unknown_extension_and_lists_the_formats(name: str, extension: str) -> None:
     with pytest.raises(UsageError, match=rf"\{extension} is not the extension") as refused:
         format_of(Path("/somewhere.csv") / name)
     for known in (".csv", ".ndjson", ".jsonl", ".parquet", ".pq", ".gz", ".zst", "--format csv|ndjson|parquet"):
@@ -64,21 +64,21 @@ def test_an_unknown_extension_is_refused_with_a_list_of_the_formats(name: str, e
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("a", {"name": "xlsx"}, "xlsx.*csv, ndjson, parquet"),
+        ("a", {"name": "xlsx"}, "unknown format 'xlsx'.*csv, ndjson, parquet"),
         ("a.parquet.gz", {}, "without .gz"),
-        ("a.csv", {"all_strings": True}, "csv has not"),
-        ("a.ndjson", {"partition_by": "month"}, "ndjson has not"),
+        ("a.csv", {"all_strings": True}, "--all-strings works with Parquet only, not with csv"),
+        ("a.ndjson", {"partition_by": "month"}, "--partition-by works with Parquet only, not with ndjson"),
         ("a.parquet", {"partition_by": "day"}, "by month, not by 'day'"),
-        ("a.parquet", {"partition_by": "month", "all_strings": True}, "not with all strings"),
-        ("a.parquet", {"flat": True}, "flat"),
+        ("a.parquet", {"partition_by": "month", "all_strings": True}, "cannot be used with --all-strings"),
+        ("a.parquet", {"flat": True}, "--flat works with NDJSON only, not with parquet"),
     ],
 )
-def test_what_does_not_go_together(name: str, options: dict[str, Any], message: str) -> None:
+def test_rejects_contradictory_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         format_of(Path(name), **options)
 
 
-def test_a_missing_library_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"pip install 'bulkpull\[parquet\]'"):
         format_of(Path("a.parquet"))

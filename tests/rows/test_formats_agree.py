@@ -1,4 +1,4 @@
-"""Every format holds the values that the csv module reads from the files that were merged."""
+"""Every format holds the values that the csv module reads from the merged files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CELLS = st.one_of(
 
 
 def merged(directory: Path, *parts: bytes) -> bytes:
-    """The CSV that the parts are merged to."""
+    """Merge the parts; return the merged CSV."""
     sink = CsvSink(directory / "merged", ("id",), fixed=False)
     with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
         for part in parts:
@@ -92,10 +92,10 @@ def test_every_format_holds_what_the_csv_module_reads(
     expected = list(by_csv(data))
     directory = tmp_path_factory.mktemp("formats")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "BLOCK", block)
-        patch.setattr(scan, "_SLOW_BLOCK", block // 2)
-        patch.setattr(scan, "_CHUNK", 16)
-        patch.setattr(ndjson_module, "_ROWS", 3)
+        patch.setattr(scan, "BLOCK_BYTES", block)
+        patch.setattr(scan, "_SLOW_BLOCK_BYTES", block // 2)
+        patch.setattr(scan, "_CHUNK_BYTES", 16)
+        patch.setattr(ndjson_module, "_ROWS_PER_CALL", 3)
         output = merged(directory, data)
         assert list(by_csv(output)) == expected
         assert texts(as_parquet(directory, output)) == expected
@@ -103,14 +103,14 @@ def test_every_format_holds_what_the_csv_module_reads(
 
 
 @pytest.mark.parametrize("shift", range(3))
-def test_no_line_feed_is_lost_where_blocks_end(tmp_path: Path, shift: int) -> None:
+def test_keeps_line_feeds_at_block_boundaries(tmp_path: Path, shift: int) -> None:
     rows = [(f"{number:024x}", "\r\n" * (180 + number % 7)) for number in range(9000)]
     data = b"id,v" + b"w" * shift + b"\n" + b"".join(f'{id},"{cell}"\n'.encode() for id, cell in rows)
     assert [tuple(row.values()) for row in as_parquet(tmp_path, data)] == rows
     assert [tuple(row.values()) for row in as_ndjson(data)] == rows
 
 
-def test_nothing_at_all_is_null_and_quotes_around_nothing_are_an_empty_text(tmp_path: Path) -> None:
+def test_empty_fields_become_null_and_quoted_empty_fields_empty_strings(tmp_path: Path) -> None:
     data = b'id,v,w,x\n1,,"",a""b\n2,"""","a""b",""\n3,5" screen,"""",\n'
     expected = [
         {"id": "1", "v": None, "w": "", "x": 'a""b'},
@@ -122,29 +122,29 @@ def test_nothing_at_all_is_null_and_quotes_around_nothing_are_an_empty_text(tmp_
 
 
 @pytest.mark.parametrize("odd", [b"\xff", b"\xed\xa0\x80", b"\xc3", b'"\xc3""x"', b"\xf0\x9f\x93"])
-def test_bytes_that_are_no_text_are_kept_by_csv_and_named_by_the_others(tmp_path: Path, odd: bytes) -> None:
+def test_csv_keeps_invalid_utf8_and_other_formats_reject_it(tmp_path: Path, odd: bytes) -> None:
     data = b"id,v,w\n1,\xc3\xa9\x00,\n2," + odd + b",x\n3,b,y\n"
     assert merged(tmp_path, data) == data
     formats: tuple[Callable[[], object], ...] = (lambda: as_parquet(tmp_path, data), lambda: as_ndjson(data))
     for render in formats:
-        with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is no UTF-8"):
+        with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is not valid UTF-8"):
             render()
 
 
-def test_an_odd_record_leaves_the_ones_behind_it_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "BLOCK", 2000)
-    careful: list[Any] = []
-    original: Any = scan.Scanner._careful
+def test_the_slow_path_is_left_after_an_irregular_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 2000)
+    slow_scans: list[Any] = []
+    original: Any = scan.Scanner._scan_slowly
 
-    def counted(scanner: scan.Scanner, file: Any, *arguments: Any) -> Any:
-        careful.append(file)
+    def scan_slowly(scanner: scan.Scanner, file: Any, *arguments: Any) -> Any:
+        slow_scans.append(file)
         return original(scanner, file, *arguments)
 
-    monkeypatch.setattr(scan.Scanner, "_careful", counted)
+    monkeypatch.setattr(scan.Scanner, "_scan_slowly", scan_slowly)
     lines = [b'%d,"a, b"\n' % number for number in range(5000)]
     lines[100] = b'100,5" screen\n'
     lines[2500] = b'2500,"' + b"x\r\n" * 3000 + b'"\n'
     data = b"id,v\n" + b"".join(lines)
     assert merged(tmp_path, data) == data
-    assert len(careful) <= 4  # where the two stand: in this file, and never again
+    assert len(slow_scans) <= 4  # for the blocks of the two irregular records only
     assert [row["v"] for row in as_ndjson(data)] == [row["v"] for row in by_csv(data)]

@@ -1,4 +1,4 @@
-"""Instants as ISO 8601 has them, with Python's datetime as the oracle where it knows the form."""
+"""ISO 8601 instants; Python's datetime is the oracle for the forms it supports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOON = 1_706_788_800_000_000_000  # 2024-02-01T12:00:00Z
     basic=st.booleans(),
     comma=st.booleans(),
 )
-def test_what_python_writes_is_read(moment: datetime, offset: int, timespec: str, basic: bool, comma: bool) -> None:
+def test_parses_what_isoformat_writes(moment: datetime, offset: int, timespec: str, basic: bool, comma: bool) -> None:
     moment = moment.replace(tzinfo=timezone(timedelta(minutes=offset)))
     step = {"seconds": 1_000_000, "milliseconds": 1000, "microseconds": 1}[timespec]
     moment = moment.replace(microsecond=moment.microsecond // step * step)
@@ -66,11 +66,11 @@ def test_what_python_writes_is_read(moment: datetime, offset: int, timespec: str
         ("", None),
     ],
 )
-def test_forms(text: str, expected: int | None) -> None:
+def test_parses_every_form_of_iso_8601(text: str, expected: int | None) -> None:
     assert nanoseconds(text.encode()) == expected
 
 
-def test_a_zone_may_be_taken_for_granted() -> None:
+def test_applies_a_default_zone() -> None:
     assert nanoseconds(b"2024-02-01T12:00:00", zone=b"Z") == NOON
     assert nanoseconds(b"2024-02-01", zone=b"Z") == NOON - 43_200_000_000_000
     assert nanoseconds(b"2024-02-01T14:00:00+02:00", zone=b"Z") == NOON
@@ -80,5 +80,5 @@ def test_a_zone_may_be_taken_for_granted() -> None:
 @example(b"9999-366T99Z")
 @example(b"9999-W53-7T00:00Z")
 @example(b"0001-W01-1T00:00+23:59")
-def test_nothing_raises(text: bytes) -> None:
+def test_never_raises(text: bytes) -> None:
     nanoseconds(text)

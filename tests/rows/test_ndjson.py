@@ -1,4 +1,4 @@
-"""NDJSON holds what the CSV holds: the csv module and the json module are the oracles."""
+"""NDJSON holds the values of the CSV; the csv and json modules are the oracles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Rows = list[list[str | None]]
 
 @given(st.lists(st.lists(st.one_of(st.none(), VALUES), min_size=5, max_size=5), max_size=30), st.booleans())
 @example([["a", ":", ':""', "", None], ['"', "\\", "\x00", '\\"', ""]], False)
-def test_every_value_is_kept(rows: Rows, quote_all: bool) -> None:
+def test_keeps_every_value(rows: Rows, quote_all: bool) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(COLUMNS)
     expected = []
@@ -55,7 +55,7 @@ def test_every_value_is_kept(rows: Rows, quote_all: bool) -> None:
         text.write(",".join(csv_field(value, quote_all=quote_all) for value in row) + "\n")
     data = text.getvalue().encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ROWS", 4)
+        patch.setattr(module, "_ROWS_PER_CALL", 4)
         assert objects(data, flat=True) == expected
         assert objects(data) == [nested(row) for row in expected]
 
@@ -66,28 +66,28 @@ def csv_field(value: str | None, *, quote_all: bool) -> str:
     return csv_value(value)
 
 
-def test_quotes_within_an_unquoted_value() -> None:
+def test_keeps_quotes_inside_an_unquoted_value() -> None:
     assert objects(b'id,v\n1,5" screen\n') == [{"id": "1", "v": '5" screen'}]
 
 
-def test_keys_come_in_the_order_of_the_columns_those_of_one_object_together() -> None:
+def test_keys_follow_the_order_of_columns_grouped_by_object() -> None:
     [line] = ndjson(io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n"), key="id", flat=False)
     assert line == b'{"id":"1","a":{"b":"2","d":"4"},"c":"3"}\n'
 
 
-def test_a_name_that_leads_through_another_column_stays_flat() -> None:
+def test_a_name_stays_flat_if_its_prefix_is_a_column() -> None:
     data = b"a.b.c,id,a.b,.x,y.,a.z\n1,2,3,4,5,6\n"
     assert objects(data) == [{"a.b.c": "1", "id": "2", "a": {"b": "3", "z": "6"}, ".x": "4", "y.": "5"}]
 
 
-def test_a_file_without_rows() -> None:
+def test_a_file_without_rows_has_no_lines() -> None:
     assert objects(b"id,v\n") == []
 
 
 @pytest.mark.parametrize("quote", [b"", b'"'])
-def test_what_is_no_text_is_named(quote: bytes) -> None:
+def test_names_the_cell_that_is_not_valid_utf8(quote: bytes) -> None:
     rows = [b"%024x,a" % number for number in range(3000)]
     rows[2345] = b"%024x,%s\xff%s" % (2345, quote, quote)
-    with pytest.raises(FormatError, match=r"row 2,346 \(id 0{21}929\): v is no UTF-8") as caught:
+    with pytest.raises(FormatError, match=r"row 2,346 \(id 0{21}929\): v is not valid UTF-8") as caught:
         objects(b"id,v\n" + b"\n".join(rows) + b"\n")
     assert caught.value.row == 2346

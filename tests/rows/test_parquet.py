@@ -1,4 +1,4 @@
-"""Parquet holds what the CSV holds, with times as times."""
+"""Parquet holds the values of the CSV, with times as timestamps."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def table(rows: list[tuple[str, str]]) -> bytes:
 
 
 @given(st.lists(st.lists(st.one_of(st.none(), VALUES), min_size=2, max_size=2), max_size=30), st.booleans())
-def test_every_value_is_kept(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], quote_all: bool) -> None:
+def test_keeps_every_value(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], quote_all: bool) -> None:
     expected = [{"id": f"{number:024x}", "a": a, "b.c": b} for number, (a, b) in enumerate(rows)]
     lines = [",".join(csv_field(value, quote_all=quote_all) for value in row.values()) for row in expected]
     data = "".join(f"{line}\n" for line in ("id,a,b.c", *lines)).encode()
     path = tmp_path_factory.mktemp("parquet") / "a.parquet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROW_GROUP", 300)
+        patch.setattr(module, "ROW_GROUP_BYTES", 300)
         write(data, path)
         first = path.read_bytes()
         assert pyarrow.parquet.read_table(path).to_pylist() == expected
@@ -60,7 +60,7 @@ def test_every_value_is_kept(tmp_path_factory: pytest.TempPathFactory, rows: lis
         assert path.read_bytes() == first
 
 
-def test_times_are_instants_and_the_metadata_tells_where_the_rows_are_from(tmp_path: Path) -> None:
+def test_times_are_timestamps_and_the_metadata_holds_the_provenance(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write(table([("1", "2024-01-15T12:00:00.123Z"), ("2", "2024-01-15T14:00:00+02:00"), ("3", "")]), path)
     read = pyarrow.parquet.ParquetFile(path)
@@ -87,7 +87,7 @@ def test_times_are_instants_and_the_metadata_tells_where_the_rows_are_from(tmp_p
         ("9999-12-31T21:59:59.999000-02:00", 253_402_300_799_999),
     ],
 )
-def test_instants_of_every_form_are_those_of_usual_ones(tmp_path: Path, created: str, milliseconds: int) -> None:
+def test_converts_every_form_of_iso_8601(tmp_path: Path, created: str, milliseconds: int) -> None:
     rows = [("1", NOON), ("2", created), ("3", "")]
     write(table(rows), tmp_path / "a.parquet")
     column = pyarrow.parquet.read_table(tmp_path / "a.parquet").column("created_time")
@@ -106,19 +106,19 @@ def test_instants_of_every_form_are_those_of_usual_ones(tmp_path: Path, created:
 @pytest.mark.parametrize(
     ("created", "reason"),
     [
-        ("2024-01-15T12:00:00.1234Z", "is no instant of whole milliseconds"),
-        ("2024-01-15T12:00:00.123000001Z", "is no instant of whole milliseconds"),
-        ("2024-01-15T12:00:00.1230000001Z", "is no instant"),
-        ("0000-01-01T00:00:00Z", "is no instant"),
-        ("0000-01-01T00:00:00.000Z", "is no instant"),
+        ("2024-01-15T12:00:00.1234Z", "is not an instant in whole milliseconds"),
+        ("2024-01-15T12:00:00.123000001Z", "is not an instant in whole milliseconds"),
+        ("2024-01-15T12:00:00.1230000001Z", "is not an instant"),
+        ("0000-01-01T00:00:00Z", "is not an instant"),
+        ("0000-01-01T00:00:00.000Z", "is not an instant"),
         ("0001-01-01T00:00:00+02:00", "is not within the years 1 to 9999"),
         ("9999-12-31T23:59:59.999-02:00", "is not within the years 1 to 9999"),
-        ("2024-01-15T12:00:00+25:00", "is no instant"),
-        ("2024-01-15T12:00:00", "is no instant: a date, a time and an offset"),
+        ("2024-01-15T12:00:00+25:00", "is not an instant"),
+        ("2024-01-15T12:00:00", "is not an instant with a date, a time and an offset"),
     ],
 )
 @pytest.mark.parametrize("partition_by", [None, "month"])
-def test_instants_that_parquet_cannot_hold_are_named_with_a_way_out(
+def test_rejects_times_that_parquet_cannot_hold_and_suggests_a_remedy(
     tmp_path: Path, created: str, reason: str, partition_by: str | None
 ) -> None:
     data = table([("1", NOON), ("odd", created), ("3", "")])
@@ -134,31 +134,32 @@ def test_instants_that_parquet_cannot_hold_are_named_with_a_way_out(
 
 
 @pytest.mark.parametrize("created", ["soon", "2024-01-15", "2024-01-15T12:00:00.1234Z", "2024-02-30T12:00:00Z", '""'])
-def test_what_is_no_instant_is_named_unless_all_are_strings(tmp_path: Path, created: str) -> None:
+def test_names_the_row_of_an_invalid_time_unless_all_are_strings(tmp_path: Path, created: str) -> None:
     rows = [(f"{number:024x}", NOON) for number in range(20_000)]
     rows[12_345] = ("odd", created)
     value = created.strip('"')
-    with pytest.raises(FormatError, match=rf"row 12,346 \(id odd\): created_time '{value}' is no instant") as caught:
+    message = rf"row 12,346 \(id odd\): created_time '{value}' is not an instant"
+    with pytest.raises(FormatError, match=message) as caught:
         write(table(rows), tmp_path / "a.parquet")
     assert caught.value.row == 12_346
     write(table(rows), tmp_path / "a.parquet", all_strings=True)
     assert pyarrow.parquet.read_table(tmp_path / "a.parquet").column("created_time")[12_345].as_py() == value
 
 
-def test_what_is_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is no UTF-8"):
+def test_names_the_cell_that_is_not_valid_utf8(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"row 2 \(id 2\): v is not valid UTF-8"):
         write(b"id,v\n1,\xc3\xa9\n2,\xff\n", tmp_path / "a.parquet")
 
 
-def test_a_record_longer_than_a_block(tmp_path: Path) -> None:
-    long = "x\n" * scan.BLOCK
+def test_writes_a_record_longer_than_a_block(tmp_path: Path) -> None:
+    long = "x\n" * scan.BLOCK_BYTES
     write(f'id,v\n1,a\n2,"{long}"\n3,b\n'.encode(), tmp_path / "a.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "a.parquet").column("v").to_pylist() == ["a", long, "b"]
 
 
 def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP", 1_000_000)
-    monkeypatch.setattr(scan, "BLOCK", 256 * 1024)
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 256 * 1024)
     write(table([(f"{number:024x}", NOON) for number in range(60_000)]), tmp_path / "a.parquet")
     metadata = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata
     sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
@@ -167,8 +168,8 @@ def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert max(sizes) < 40_000
 
 
-def test_a_data_set_by_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP", 10_000)  # so that months wait beside each other
+def test_writes_one_file_per_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 10_000)  # so that several months are buffered at once
     rows = [(f"{number:024x}", f"2024-{number % 3 + 1:02d}-15T12:00:00.000Z") for number in range(900)]
     rows.insert(300, ("no-time", ""))
     write(table(rows), tmp_path / "set", partition_by="month")
@@ -183,12 +184,12 @@ def test_a_data_set_by_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert january.metadata.metadata[b"bulkpull.rows"] == b"3"
 
 
-def test_a_data_set_without_rows_can_be_read(tmp_path: Path) -> None:
+def test_a_partitioned_output_without_rows_is_readable(tmp_path: Path) -> None:
     write(table([]), tmp_path / "set", partition_by="month")
     assert pyarrow.parquet.read_table(tmp_path / "set").num_rows == 0
 
 
-def test_too_many_months(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_too_many_months(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PARTITIONS", 3)
     rows = [(str(month), f"2024-{month:02d}-15T12:00:00.000Z") for month in range(1, 6)]
     with pytest.raises(FormatError, match="month 4"):

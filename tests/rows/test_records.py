@@ -1,4 +1,4 @@
-"""Records, with Python's csv module in strict mode as the oracle."""
+"""The CSV parser; Python's csv module in strict mode is the oracle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bulkpull.rows import records as records_module
-from bulkpull.rows.records import CsvError, read_columns, records, value
+from bulkpull.rows.records import CsvError, read_columns, records, unquote
 
-# What CSV is made of, far denser than real files have it.
+# The characters that matter in CSV, far denser than in real files.
 TEXTS = st.text(st.sampled_from(list('",\n\r ab7é')), max_size=60)
 
 
@@ -22,9 +22,9 @@ def cut(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def parsed(data: bytes, size: int = 1 << 20) -> list[list[str]] | None:
-    """The values of all records, or None where the bytes are refused."""
+    """The values of all records, or None if the bytes are rejected."""
     try:
-        return [[value(field).decode() for field in fields] for _, fields, _ in records(cut(data, size))]
+        return [[unquote(field).decode() for field in fields] for _, fields, _ in records(cut(data, size))]
     except CsvError:
         return None
 
@@ -43,10 +43,10 @@ def oracle(text: str) -> list[list[str]] | None:
 @example(text='a"b,c"\n"",', size=2)
 @example(text='"a\nb","c\nd"\n', size=2)
 @example(text=',,\n\n\r\n,"",\n', size=1)
-def test_records_are_those_of_the_csv_module(text: str, size: int) -> None:
+def test_parses_the_same_records_as_the_csv_module(text: str, size: int) -> None:
     ours = parsed(text.encode(), size)
     if ours is None and "\r" in text.replace("\r\n", ""):
-        return  # csv takes a bare carriage return for a line end, where we refuse it
+        return  # the csv module takes a bare carriage return as a line end; we reject it
     assert ours == oracle(text)
 
 
@@ -60,7 +60,7 @@ def test_records_are_those_of_the_csv_module(text: str, size: int) -> None:
     last_line_end=st.booleans(),
     bom=st.booleans(),
 )
-def test_whatever_csv_writes_is_read(
+def test_parses_whatever_the_csv_module_writes(
     rows: list[list[str]], size: int, dialect: tuple[str, int], last_line_end: bool, bom: bool
 ) -> None:
     line_end, quoting = dialect
@@ -74,7 +74,7 @@ def test_whatever_csv_writes_is_read(
 
 
 @given(text=TEXTS)
-def test_the_raw_bytes_of_the_records_are_those_of_the_file(text: str) -> None:
+def test_raw_records_are_the_bytes_of_the_file(text: str) -> None:
     data = text.encode()
     try:
         found = [raw for raw, _, _ in records([data])]
@@ -88,7 +88,7 @@ def test_the_raw_bytes_of_the_records_are_those_of_the_file(text: str) -> None:
     assert not rest.strip(b"\r\n")
 
 
-def test_an_empty_value_and_a_quoted_empty_one_stay_apart() -> None:
+def test_distinguishes_an_empty_field_from_a_quoted_empty_one() -> None:
     [(_, fields, _)] = records([b'1,,""\n'])
     assert fields == [b"1", b"", b'""']
 
@@ -104,21 +104,21 @@ def test_an_empty_value_and_a_quoted_empty_one_stay_apart() -> None:
         (b'a,b\n1,"2",3\r4\n', 2, "carriage return"),
     ],
 )
-def test_what_is_no_csv_is_told_with_its_row(data: bytes, row: int, reason: str) -> None:
+def test_names_the_row_of_invalid_csv(data: bytes, row: int, reason: str) -> None:
     for size in (1, 3, 1000):
         with pytest.raises(CsvError, match=reason) as caught:
             list(records(cut(data, size)))
         assert caught.value.row == row
 
 
-def test_a_record_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records_module, "MAX_RECORD", 1000)
+def test_rejects_an_endless_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "MAX_RECORD_BYTES", 1000)
     for endless in (b'id\n"' + b"x\n" * 2000, b"id\n" + b"x" * 2000):
         with pytest.raises(CsvError, match="longer than 1,000 bytes"):
             list(records(cut(endless, 100)))
 
 
-def test_columns() -> None:
+def test_reads_the_column_names() -> None:
     rows = records([b'\xef\xbb\xbf"id",b,"c ""d"""\r\n1,2,3\r\n'])
     assert read_columns(rows, "id") == ("id", "b", 'c "d"')
     assert next(rows)[0] == b"1,2,3"
@@ -134,11 +134,11 @@ def test_an_empty_file_has_no_columns(data: bytes) -> None:
     [
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "begins with.*xml"),
         (b"<html>\n<body>\nSign in", "begins with.*html"),
-        (b"ID,signer_id\n", "no CSV with the column id"),
+        (b"ID,signer_id\n", "not a CSV file with the column id"),
         (b"id,a,id\n", "twice"),
         (b"id,\xff\n", "UTF-8"),
     ],
 )
-def test_what_has_no_id_column_is_no_part(data: bytes, reason: str) -> None:
+def test_rejects_a_file_without_an_id_column(data: bytes, reason: str) -> None:
     with pytest.raises(CsvError, match=reason):
         read_columns(records([data]), "id")

@@ -1,4 +1,4 @@
-"""The fast way and the slow way find the same records, wherever the blocks are cut."""
+"""The fast path and the slow path find the same records, wherever blocks end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
 from bulkpull.rows import scan
-from bulkpull.rows.records import CsvError, records, value
-from bulkpull.rows.scan import Ahead, Block, Layout, Scanner, keys, layout_of, read_header
+from bulkpull.rows.records import CsvError, records, unquote
+from bulkpull.rows.scan import Block, Layout, Prefetcher, Scanner, compute_keys, layout_of, read_header
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 Found = tuple[list[bytes], list[bytes], int] | tuple[int, str]  # records, ids, rows outside; or an error
@@ -36,7 +36,7 @@ INSTANTS = st.sampled_from(
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """Mostly plain files, as the csv module writes them, and some that were tampered with."""
+    """Mostly regular files, as the csv module writes them, and some that were modified."""
     ends = draw(st.sampled_from(["\n", "\n", "\n", "\r\n"]))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=ends, quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])))
@@ -64,27 +64,27 @@ def read_slowly(data: bytes) -> Found:
     rows = records([data])
     ids, found, outside = [], [], 0
     try:
-        columns = [value(field).decode() for field in next(rows, (b"", [], 0))[1]]
+        columns = [unquote(field).decode() for field in next(rows, (b"", [], 0))[1]]
         if "id" not in columns or len(set(columns)) < len(columns):
             return (1, "header")
         for number, (raw, fields, _) in enumerate(rows, start=2):
             if len(fields) != len(columns):
                 return (number, f"{len(fields)} fields where the header has {len(columns)}")
-            id = value(fields[columns.index("id")])
+            id = unquote(fields[columns.index("id")])
             if not id:
                 return (number, "the id is empty")
             found.append(raw + b"\n")
             ids.append(id)
             if "created_time" in columns:
-                outside += scan.is_outside(value(fields[columns.index("created_time")]), START, END)
+                outside += scan.is_outside(unquote(fields[columns.index("created_time")]), START, END)
     except CsvError as error:
         return (error.row, error.reason)
     return found, ids, outside
 
 
 def scanned(file: FileIO, body: int, layout: Layout) -> Iterator[Block]:
-    with closing(Ahead()) as ahead:
-        yield from ahead.blocks(Scanner().blocks(file, body, layout, START, END))
+    with closing(Prefetcher()) as prefetcher:
+        yield from prefetcher.blocks(Scanner().blocks(file, body, layout, START, END))
 
 
 def read_by_blocks(path: Path) -> Found:
@@ -100,7 +100,7 @@ def read_by_blocks(path: Path) -> Found:
                     found.append(bytes(block.data[start:end]))
                     ids.append(block.id(row))
                     id = np.frombuffer(ids[-1], np.uint8).reshape(1, -1)
-                    assert block.keys[row] == keys(id)[0]
+                    assert block.keys[row] == compute_keys(id)[0]
                 outside += block.outside
         except CsvError as error:
             if error.row == 1:
@@ -113,15 +113,17 @@ def read_by_blocks(path: Path) -> Found:
 @example(data=b"id,v\r\n1,a\r\n2,b\r\n", block=64, chunk=64)
 @example(data=b'id,v\r\n1,"a"\r\r\n2,b\r\n', block=64, chunk=64)
 @example(data=b'id,v\n1,""\n2,"""a"""\n', block=64, chunk=64)
-def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int, chunk: int) -> None:
+def test_both_paths_find_the_same_records(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int, chunk: int
+) -> None:
     path = tmp_path_factory.getbasetemp() / "scanned.csv"
     path.write_bytes(data)
     expected = read_slowly(data)
     if expected[0] == 1:
         expected = (1, "header")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "BLOCK", block)
-        patch.setattr(scan, "_CHUNK", chunk)
+        patch.setattr(scan, "BLOCK_BYTES", block)
+        patch.setattr(scan, "_CHUNK_BYTES", chunk)
         assert read_by_blocks(path) == expected
 
 
@@ -136,16 +138,16 @@ def test_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, data:
         b"%x,a,b\n",
     ],
 )
-def test_what_is_usual_goes_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
-    monkeypatch.setattr(Scanner, "_careful", None)
-    monkeypatch.setattr(scan, "BLOCK", 1000)
+def test_regular_files_take_the_fast_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    monkeypatch.setattr(Scanner, "_scan_slowly", None)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 1000)
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,v,w\n" + b"".join(line % number for number in range(500)))
     lines = [(line % number).removesuffix(b"\r\n").removesuffix(b"\n") + b"\n" for number in range(500)]
     assert read_by_blocks(path) == (lines, [line.split(b",")[0].strip(b'"') for line in lines], 0)
 
 
-def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
+def test_reorders_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'v,id\n"x\ny",1\nz,2\n')
     with path.open("rb", buffering=0) as file:
@@ -155,17 +157,17 @@ def test_columns_in_another_order_are_put_right(tmp_path: Path) -> None:
     assert bytes(block.data) == b'1,,"x\ny"\n2,,z\n'
 
 
-def test_keys_of_a_time_are_of_a_range_and_others_differ() -> None:
+def test_keys_are_ordered_by_time_and_distinct() -> None:
     times = [f"{second:08x}{number:016x}".encode() for second in (0x65920080, 0x65920081) for number in range(1000)]
-    found = keys(np.frombuffer(b"".join(times), np.uint8).reshape(-1, 24))
+    found = compute_keys(np.frombuffer(b"".join(times), np.uint8).reshape(-1, 24))
     assert len(np.unique(found)) == 2000
     assert found[:1000].max() < found[1000:].min()
     assert (found >> np.uint64(32) == np.repeat([0x65920080, 0x65920081], 1000)).all()
-    odd = {size: keys(np.full((1, size), 97, np.uint8))[0] for size in range(1, 70)}
+    odd = {size: compute_keys(np.full((1, size), 97, np.uint8))[0] for size in range(1, 70)}
     assert len(set(odd.values())) == 69
 
 
-def test_a_layout_without_a_width_takes_any(tmp_path: Path) -> None:
+def test_a_layout_without_a_width_accepts_ragged_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"id\n1\n2,x\n3,y\n")
     with path.open("rb", buffering=0) as file:

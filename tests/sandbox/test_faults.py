@@ -1,4 +1,4 @@
-"""Each fault, as a plain HTTP client meets it."""
+"""Each fault, observed with a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bulkpull.cli.sandbox import sandbox as sandbox_command
 from bulkpull.errors import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.sandbox.faults import KINDS, Faults
-from bulkpull.sandbox.modes import COMES, COSTS, ENDS, MODES
+from bulkpull.sandbox.modes import COSTLY, FATAL, HARMLESS, MODES
 
 AUTHORIZED = {"Authorization": "Bearer sandbox-token"}
 MODE_KINDS = {kind: mode.default for kinds in MODES.values() for kind, mode in kinds.items()}
 ALL = [*(kind for kinds in KINDS.values() for kind in kinds), *MODE_KINDS]
-Met = tuple[int | None, CIMultiDict[str], bytes]  # status, headers, body as far as it came
+Outcome = tuple[int | None, CIMultiDict[str], bytes]  # status, headers, the received part of the body
 
 
 @asynccontextmanager
@@ -38,8 +38,8 @@ async def running(faults: str, **config: Any) -> AsyncIterator[tuple[Sandbox, ai
         yield sandbox, session
 
 
-async def ask(session: aiohttp.ClientSession, url: str, method: str = "GET", **headers: str) -> Met:
-    """What came; a status of None says that the connection broke before."""
+async def ask(session: aiohttp.ClientSession, url: str, method: str = "GET", **headers: str) -> Outcome:
+    """Send a request; a status of None means that the connection broke before the response."""
     status, shown, body = None, CIMultiDict[str](), b""
     try:
         async with session.request(method, url, headers=headers) as response:
@@ -52,13 +52,13 @@ async def ask(session: aiohttp.ClientSession, url: str, method: str = "GET", **h
     return status, shown, body
 
 
-async def met_by_the_api(faults: str, times: int = 80) -> tuple[list[Met], Sandbox]:
+async def api_outcomes(faults: str, times: int = 80) -> tuple[list[Outcome], Sandbox]:
     async with running(faults) as (sandbox, session):
         return [await ask(session, f"{sandbox.url}/activity?per_page=1", **AUTHORIZED) for _ in range(times)], sandbox
 
 
 async def exported(sandbox: Sandbox, session: aiohttp.ClientSession, query: str = "") -> tuple[str, list[str]]:
-    """An export's status when it is done, or vanished, or stays as it is, and its links."""
+    """The final status of a new export ("vanished" if it no longer exists), and its links."""
     async with session.post(f"{sandbox.url}/tasks/export/activity{query}", headers=AUTHORIZED) as response:
         task = (await response.json())["data"]
     for _ in range(30):
@@ -72,81 +72,81 @@ async def exported(sandbox: Sandbox, session: aiohttp.ClientSession, query: str 
     return task["status"], task.get("links", [])
 
 
-async def met_by_files(faults: str, times: int = 12, **headers: str) -> tuple[list[Met], bytes, Sandbox]:
-    """What `times` downloads, each of a fresh link, met, and the file that it should have been."""
+async def file_outcomes(faults: str, times: int = 12, **headers: str) -> tuple[list[Outcome], bytes, Sandbox]:
+    """The outcomes of `times` downloads, each with a fresh link, and the right content of the file."""
     async with running(faults) as (sandbox, session):
         async with session.post(f"{sandbox.url}/tasks/export/activity", headers=AUTHORIZED) as response:
             id = (await response.json())["data"]["id"]
-        met: list[Met] = []
-        while len(met) < times:
+        outcomes: list[Outcome] = []
+        while len(outcomes) < times:
             async with session.get(f"{sandbox.url}/tasks/export/{id}", headers=AUTHORIZED) as response:
                 task = (await response.json())["data"]
             if not task["active"]:
-                met.append(await ask(session, task["links"][0], **headers))
+                outcomes.append(await ask(session, task["links"][0], **headers))
         [file] = sandbox.exports.tasks[id].files
-        return met, file.path.read_bytes(), sandbox
+        return outcomes, file.path.read_bytes(), sandbox
 
 
 def share(found: Iterable[object]) -> int:
-    """How many of what was found are true; never none, never all."""
+    """Count the true values; assert that these are some, but not all."""
     each = [bool(one) for one in found]
     assert 0 < sum(each) < len(each)
     return sum(each)
 
 
-async def test_server_errors_in_json_and_html() -> None:
-    met, sandbox = await met_by_the_api("server-error")
-    count = share(status != 200 for status, _, _ in met)
-    assert {status for status, _, _ in met} == {200, 500, 502, 503}
-    assert {headers["Content-Type"].split(";")[0] for _, headers, _ in met} == {"application/json", "text/html"}
-    assert sandbox.seen.faults == {"server-error": count}
+async def test_server_errors_are_json_or_html() -> None:
+    outcomes, sandbox = await api_outcomes("server-error")
+    count = share(status != 200 for status, _, _ in outcomes)
+    assert {status for status, _, _ in outcomes} == {200, 500, 502, 503}
+    assert {headers["Content-Type"].split(";")[0] for _, headers, _ in outcomes} == {"application/json", "text/html"}
+    assert sandbox.stats.faults == {"server-error": count}
 
 
-async def test_storms_of_429_do_not_count_as_throttled() -> None:
-    met, sandbox = await met_by_the_api("throttle")
-    count = share(status == 429 for status, _, _ in met)
-    assert {headers.get("Retry-After") for status, headers, _ in met if status == 429} == {"1"}
-    assert sandbox.seen.faults == {"throttle": count}
-    assert sandbox.seen.throttled == 0
-    in_a_row = "".join("x" if status == 429 else " " for status, _, _ in met)
+async def test_injected_429_do_not_count_as_throttled() -> None:
+    outcomes, sandbox = await api_outcomes("throttle")
+    count = share(status == 429 for status, _, _ in outcomes)
+    assert {headers.get("Retry-After") for status, headers, _ in outcomes if status == 429} == {"1"}
+    assert sandbox.stats.faults == {"throttle": count}
+    assert sandbox.stats.throttled == 0
+    in_a_row = "".join("x" if status == 429 else " " for status, _, _ in outcomes)
     assert "xx" in in_a_row
 
 
-async def test_html_with_status_200() -> None:
-    met, _ = await met_by_the_api("html")
-    assert share(body.startswith(b"<!doctype html>") for _, _, body in met)
-    assert {status for status, _, _ in met} == {200}
+async def test_html_pages_have_status_200() -> None:
+    outcomes, _ = await api_outcomes("html")
+    assert share(body.startswith(b"<!doctype html>") for _, _, body in outcomes)
+    assert {status for status, _, _ in outcomes} == {200}
 
 
 @pytest.mark.parametrize("kind", ["reset", "hang"])
-async def test_connections_that_are_reset_before_anything_was_done(kind: str) -> None:
+async def test_resets_connections_before_processing_the_request(kind: str) -> None:
     async with running(kind) as (sandbox, session):
         url = f"{sandbox.url}/tasks/export/activity"
-        met = [await ask(session, url, "POST", **AUTHORIZED) for _ in range(30)]
-        answered = share(status == 200 for status, _, _ in met)
-        assert {status for status, _, _ in met} == {200, None}
-        assert sandbox.seen.exports == answered
-        assert sandbox.seen.lost_posts == 0
+        outcomes = [await ask(session, url, "POST", **AUTHORIZED) for _ in range(30)]
+        answered = share(status == 200 for status, _, _ in outcomes)
+        assert {status for status, _, _ in outcomes} == {200, None}
+        assert sandbox.stats.exports == answered
+        assert sandbox.stats.lost_posts == 0
 
 
-async def test_posts_that_are_lost_although_the_export_runs() -> None:
+async def test_a_lost_post_starts_an_export() -> None:
     async with running("lost") as (sandbox, session):
         url = f"{sandbox.url}/tasks/export/activity"
-        met = [await ask(session, url, "POST", **AUTHORIZED) for _ in range(30)]
-        lost = share(status is None for status, _, _ in met)
-        assert sandbox.seen.exports == 30
-        assert sandbox.seen.lost_posts == lost
+        outcomes = [await ask(session, url, "POST", **AUTHORIZED) for _ in range(30)]
+        lost = share(status is None for status, _, _ in outcomes)
+        assert sandbox.stats.exports == 30
+        assert sandbox.stats.lost_posts == lost
 
 
 @pytest.mark.parametrize(
     ("kind", "status"), [("export-fails", "failed"), ("export-never-ends", "started"), ("export-vanishes", "vanished")]
 )
-async def test_exports_that_do_not_succeed(kind: str, status: str) -> None:
+async def test_some_exports_do_not_succeed(kind: str, status: str) -> None:
     async with running(kind) as (sandbox, session):
         found = [(await exported(sandbox, session))[0] for _ in range(20)]
         count = share(one == status for one in found)
         assert set(found) == {"success", status}
-        assert sandbox.seen.faults == {kind: count}
+        assert sandbox.stats.faults == {kind: count}
 
 
 async def test_exports_of_the_first_filter_and_of_some_others_always_fail() -> None:
@@ -160,7 +160,7 @@ async def test_exports_of_the_first_filter_and_of_some_others_always_fail() -> N
     assert others == {"success", "failed"}
 
 
-async def test_purged_files() -> None:
+async def test_purged_files_are_not_found() -> None:
     async with running("purged") as (sandbox, session):
         statuses = set()
         for _ in range(20):
@@ -170,7 +170,7 @@ async def test_purged_files() -> None:
     assert statuses == {200, 404}
 
 
-async def test_files_that_are_cut_within_a_record_for_good() -> None:
+async def test_damaged_files_are_truncated_within_a_record() -> None:
     async with running("damaged") as (sandbox, session):
         widths = []
         for _ in range(20):
@@ -181,19 +181,19 @@ async def test_files_that_are_cut_within_a_record_for_good() -> None:
     assert share(len(found) > 1 for found in widths)
 
 
-async def test_files_that_fail_before_they_come() -> None:
+async def test_downloads_fail_before_the_body() -> None:
     for kind, statuses in (("file-error", {500, 502, 503}), ("file-reset", {None}), ("file-hang", {None})):
-        met, file, _ = await met_by_files(kind, 24)
-        assert {status for status, _, _ in met} == statuses | {200}
-        assert all(body == file for status, _, body in met if status == 200)
+        outcomes, file, _ = await file_outcomes(kind, 24)
+        assert {status for status, _, _ in outcomes} == statuses | {200}
+        assert all(body == file for status, _, body in outcomes if status == 200)
 
 
 @pytest.mark.parametrize("kind", ["stall", "cut", "expire", "changed"])
-async def test_bodies_that_break_off(kind: str) -> None:
-    met, file, sandbox = await met_by_files(kind)
-    assert {status for status, _, _ in met} == {200}
-    assert sandbox.seen.faults == {kind: share("broken" in headers for _, headers, _ in met)}
-    for _, headers, body in met:
+async def test_bodies_are_cut_off(kind: str) -> None:
+    outcomes, file, sandbox = await file_outcomes(kind)
+    assert {status for status, _, _ in outcomes} == {200}
+    assert sandbox.stats.faults == {kind: share("broken" in headers for _, headers, _ in outcomes)}
+    for _, headers, body in outcomes:
         changed = headers["ETag"] == '"changed"'
         assert changed == (kind == "changed" and "broken" in headers)
         assert (file.swapcase() if changed else file).startswith(body)
@@ -201,7 +201,7 @@ async def test_bodies_that_break_off(kind: str) -> None:
         assert int(headers["Content-Length"]) == len(file)
 
 
-async def test_a_link_expires_while_its_file_is_on_its_way() -> None:
+async def test_a_link_expires_during_the_download() -> None:
     async with running("expire") as (sandbox, session):
         _, [link] = await exported(sandbox, session)
         statuses = [(await ask(session, link))[0] for _ in range(20)]
@@ -209,33 +209,33 @@ async def test_a_link_expires_while_its_file_is_on_its_way() -> None:
     assert len(set(statuses)) == 2
 
 
-async def test_bodies_that_are_short_by_their_own_account() -> None:
+async def test_truncated_bodies_have_a_matching_length() -> None:
     for wanted in ("", "bytes=1000-"):
-        met, file, _ = await met_by_files("cut-short-length", Range=wanted)
-        assert not any("broken" in headers for _, headers, _ in met)
-        assert share(len(body) < len(file) - 1000 for _, _, body in met)
-        for _, headers, _ in met:
+        outcomes, file, _ = await file_outcomes("cut-short-length", Range=wanted)
+        assert not any("broken" in headers for _, headers, _ in outcomes)
+        assert share(len(body) < len(file) - 1000 for _, _, body in outcomes)
+        for _, headers, _ in outcomes:
             assert headers.get("Content-Range", f"/{len(file)}").endswith(f"/{len(file)}")
 
 
-async def test_bodies_that_trickle_are_whole() -> None:
-    met, file, sandbox = await met_by_files("trickle")
-    assert {body for _, _, body in met} == {file}
-    assert sandbox.seen.faults["trickle"]
+async def test_slow_bodies_are_complete() -> None:
+    outcomes, file, sandbox = await file_outcomes("trickle")
+    assert {body for _, _, body in outcomes} == {file}
+    assert sandbox.stats.faults["trickle"]
 
 
-async def test_ranges_that_are_ignored() -> None:
-    met, file, _ = await met_by_files("range-ignored", Range="bytes=1000-")
-    assert share(status == 200 for status, _, _ in met)
-    assert {(status, body) for status, _, body in met} == {(200, file), (206, file[1000:])}
-    met, _, sandbox = await met_by_files("range-ignored")
-    assert sandbox.seen.faults == {}
+async def test_ignored_ranges_get_the_whole_file() -> None:
+    outcomes, file, _ = await file_outcomes("range-ignored", Range="bytes=1000-")
+    assert share(status == 200 for status, _, _ in outcomes)
+    assert {(status, body) for status, _, body in outcomes} == {(200, file), (206, file[1000:])}
+    outcomes, _, sandbox = await file_outcomes("range-ignored")
+    assert sandbox.stats.faults == {}
 
 
-async def test_ranges_other_than_asked_for() -> None:
-    met, file, _ = await met_by_files("wrong-range", 24, Range="bytes=1000-")
+async def test_wrong_ranges_have_another_offset_or_length() -> None:
+    outcomes, file, _ = await file_outcomes("wrong-range", 24, Range="bytes=1000-")
     size = len(file)
-    found = {headers["Content-Range"]: body for _, headers, body in met}
+    found = {headers["Content-Range"]: body for _, headers, body in outcomes}
     assert found == {
         f"bytes 1000-{size - 1}/{size}": file[1000:],
         f"bytes 500-{size - 1}/{size}": file[500:],
@@ -243,15 +243,15 @@ async def test_ranges_other_than_asked_for() -> None:
     }
 
 
-async def test_error_pages_and_compressed_bodies() -> None:
-    met, _, _ = await met_by_files("error-page")
-    assert share(body.startswith(b"<!doctype html>") for _, _, body in met)
-    met, file, _ = await met_by_files("gzip", Range="bytes=1000-")
-    assert share("Content-Encoding" in headers for _, headers, _ in met)
-    assert {gzip.decompress(body) for _, headers, body in met if "Content-Encoding" in headers} == {file}
+async def test_sends_error_pages_and_compressed_bodies() -> None:
+    outcomes, _, _ = await file_outcomes("error-page")
+    assert share(body.startswith(b"<!doctype html>") for _, _, body in outcomes)
+    outcomes, file, _ = await file_outcomes("gzip", Range="bytes=1000-")
+    assert share("Content-Encoding" in headers for _, headers, _ in outcomes)
+    assert {gzip.decompress(body) for _, headers, body in outcomes if "Content-Encoding" in headers} == {file}
 
 
-async def test_an_outage_begins_and_ends() -> None:
+async def test_an_outage_starts_and_ends() -> None:
     async with running("outage:1") as (sandbox, session):
         found: list[int | None] = []
         with anyio.fail_after(20):
@@ -261,12 +261,12 @@ async def test_an_outage_begins_and_ends() -> None:
         first, last = found.index(None), len(found) - found[::-1].index(None)
         assert set(found[:first]) == {200}
         assert set(found[first:last]) == {None}
-        assert sandbox.seen.faults["outage"] >= last - first  # aiohttp asks again
-        async with session.get(sandbox.url.replace("/v1.1", "/sandbox")) as response:  # is never out
-            assert (await response.json())["faults"] == sandbox.seen.faults
+        assert sandbox.stats.faults["outage"] >= last - first  # aiohttp may retry
+        async with session.get(sandbox.url.replace("/v1.1", "/sandbox")) as response:  # not affected by outages
+            assert (await response.json())["faults"] == sandbox.stats.faults
 
 
-def test_the_same_seed_injects_the_same() -> None:
+def test_the_same_seed_injects_the_same_faults() -> None:
     assert strikes("everything:7") == strikes("everything:7") != strikes("everything:8")
     assert strikes("") == [None] * 180
     assert {found.split()[0] for found in strikes("everything:7") if found} == set(KINDS["file"])
@@ -274,7 +274,7 @@ def test_the_same_seed_injects_the_same() -> None:
 
 def strikes(profile: str) -> list[str | None]:
     faults = Faults(profile, 1.0)
-    found = [faults.strike("file", key, 0) for key in "abcdef" * 30]
+    found = [faults.draw_fault("file", key, 0) for key in "abcdef" * 30]
     return [f"{fault.kind} {fault.draw.random()}" if fault else None for fault in found]
 
 
@@ -289,19 +289,19 @@ def strikes(profile: str) -> list[str | None]:
         ("everything+counts-capped:70:7", 70, "everything:7"),
     ],
 )
-def test_kinds_may_carry_a_value_and_the_last_one_a_seed(profile: str, value: int, same: str) -> None:
+def test_parses_values_and_a_seed(profile: str, value: int, same: str) -> None:
     faults = Faults(profile, 1.0)
     assert faults.has("counts-capped")
     assert faults.value("counts-capped") == value
     assert strikes(profile) == strikes(same)
 
 
-def test_everything_and_odd_draw_modes_that_leave_every_row() -> None:
+def test_everything_and_odd_draw_modes_that_keep_pulls_complete() -> None:
     def drawn(word: str, seed: int) -> set[str]:
         faults = Faults(f"{word}:{seed}", 1.0)
         return {kind for kind in MODE_KINDS if faults.has(kind)}
 
-    for word, known in (("everything", COMES.keys()), ("odd", COMES.keys() | COSTS.keys())):
+    for word, known in (("everything", HARMLESS.keys()), ("odd", HARMLESS.keys() | COSTLY.keys())):
         found = [drawn(word, seed) for seed in range(4000)]
         assert set().union(*found) == known
         assert all(len(found & kinds.keys()) <= 1 for found in found for kinds in MODES.values())
@@ -310,7 +310,7 @@ def test_everything_and_odd_draw_modes_that_leave_every_row() -> None:
 
 
 def test_each_kind_is_documented() -> None:
-    """As `kind` or `kind:N`; behind another of its family the end, as in `-403`, is enough."""
+    """As `kind` or `kind:N`, or after another kind by its end, such as `-403`."""
     text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
     names = set(re.findall(r"`([a-z-][a-z0-9-]*)(?::N)?`", text))
     ends = {kind: {kind[at:] for at, letter in enumerate(kind) if letter == "-"} for kind in ALL}
@@ -318,7 +318,7 @@ def test_each_kind_is_documented() -> None:
 
 
 def test_the_help_lists_each_kind_with_its_value() -> None:
-    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Random faults")
+    _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Faults, injected")
     for kind in ALL:
         [line] = [line for line in shown.splitlines() if line.strip().split(" ")[0] in (kind, f"{kind}:N")]
         default = MODE_KINDS.get(kind)
@@ -326,10 +326,10 @@ def test_the_help_lists_each_kind_with_its_value() -> None:
         assert default is None or f"(N: {default:,})" in line
 
 
-def test_each_mode_has_its_place_in_what_is_drawn() -> None:
-    places = [*COMES, *COSTS, *ENDS]
+def test_each_mode_is_in_exactly_one_category() -> None:
+    places = [*HARMLESS, *COSTLY, *FATAL]
     assert sorted(places) == sorted(MODE_KINDS)
-    for kind, values in (COMES | COSTS).items():
+    for kind, values in (HARMLESS | COSTLY).items():
         assert bool(values) == (MODE_KINDS[kind] is not None), kind
     assert not MODE_KINDS.keys() & {kind for kinds in KINDS.values() for kind in kinds}
 
@@ -341,7 +341,7 @@ def test_each_mode_has_its_place_in_what_is_drawn() -> None:
         *("counts-capped:", "counts-capped:x", "counts-capped:1:2:3", "counts-capped:1:2+cut"),
     ],
 )
-def test_unknown_profiles_are_errors_that_name_the_known(profile: str) -> None:
+def test_rejects_unknown_profiles_and_lists_all_kinds(profile: str) -> None:
     with pytest.raises(UsageError) as caught:
         Faults(profile, 1.0)
     assert all(kind in str(caught.value) for kind in ["everything", *ALL])

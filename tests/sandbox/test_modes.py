@@ -1,4 +1,4 @@
-"""Each mode, as a plain HTTP client meets it."""
+"""Each mode, observed with a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING = "created_time<2000-01-01"
 
 
 async def count(sandbox: Sandbox, session: aiohttp.ClientSession, filter: str = "") -> Any:
-    """What the list route says; the status where it refuses."""
+    """The reported total_count, or the status of a refusal."""
     url = f"{sandbox.url}/activity?per_page=1&filter={quote(filter)}"
     async with session.get(url, headers=AUTHORIZED) as response:
         return (await response.json())["total_count"] if response.status == 200 else response.status
@@ -44,18 +44,18 @@ async def poll(sandbox: Sandbox, session: aiohttp.ClientSession, id: str) -> tup
 
 
 async def finished(sandbox: Sandbox, session: aiohttp.ClientSession, filter: str = "") -> dict[str, Any]:
-    """A new export, when it has ended."""
+    """Launch an export and wait for its end."""
     _, task = await launch(sandbox, session, filter)
     for _ in range(200):
         status, told = await poll(sandbox, session, task["id"])
         if status == 200 and not told.get("active", True):
             return told
         await anyio.sleep(0.01)
-    raise AssertionError(f"it did not end: {task}")
+    raise AssertionError(f"the export did not end: {task}")
 
 
 async def polls(sandbox: Sandbox, session: aiohttp.ClientSession, number: int) -> list[tuple[int, Any, Any]]:
-    """The HTTP status, the status and the links, of an export that ends at once."""
+    """The HTTP status, the export status, and whether there are links, for each poll of a finished export."""
     _, task = await launch(sandbox, session)
     await anyio.sleep(0.1)
     found = []
@@ -79,7 +79,7 @@ async def rows(session: aiohttp.ClientSession, task: dict[str, Any]) -> list[lis
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"),
+    ("mode", "expected"),
     [
         ("counts-capped:200", [200, 200, 104]),
         ("counts-zero", [0, 0, 0]),
@@ -95,14 +95,14 @@ async def rows(session: aiohttp.ClientSession, task: dict[str, Any]) -> list[lis
         ("counts-capped:200+counts-text", ["200", "200", "104"]),
     ],
 )
-async def test_counts(mode: str, said: list[Any]) -> None:
+async def test_modes_distort_counts(mode: str, expected: list[Any]) -> None:
     async with running(mode) as (sandbox, session):
         found = [await count(sandbox, session, filter) for filter in ("", "", EARLY)]
-        assert repr(found) == repr(said)
-        assert all(sandbox.seen.faults[kind.split(":")[0]] for kind in mode.split("+"))
+        assert repr(found) == repr(expected)
+        assert all(sandbox.stats.faults[kind.split(":")[0]] for kind in mode.split("+"))
 
 
-async def test_only_the_newest_are_not_counted_yet() -> None:
+async def test_counts_lag_omits_the_newest_activities() -> None:
     async with running("counts-lag:10") as (sandbox, session):
         behind = "created_time>=2025-11-25"
         assert await count(sandbox, session, behind) == 0
@@ -110,26 +110,26 @@ async def test_only_the_newest_are_not_counted_yet() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 409, 429, 503])
-async def test_a_launch_is_refused_while_others_are_in_flight(status: int) -> None:
+async def test_refuses_launches_beyond_the_limit_in_flight(status: int) -> None:
     async with running(f"launch-refused-{status}:2", export_seconds=0.3) as (sandbox, session):
         answers = [await launch(sandbox, session) for _ in range(3)]
         assert [code for code, _ in answers] == [200, 200, status]
         assert "id" not in answers[2][1]
         assert answers[2][1]["error"]["message"]
-        assert sandbox.seen.exports == 2
+        assert sandbox.stats.exports == 2
         while sandbox.exports.in_flight == 2:
             await poll(sandbox, session, answers[0][1]["id"])
         assert (await launch(sandbox, session))[1]["id"]
 
 
-async def test_a_slow_launch_makes_its_export_at_once() -> None:
+async def test_a_slow_launch_starts_the_export_at_once() -> None:
     async with running("launch-slow:1") as (sandbox, session), anyio.create_task_group() as group:
         group.start_soon(launch, sandbox, session)
         await anyio.sleep(0.5)
         assert [task.status for task in sandbox.exports.tasks.values()] == ["success"]
 
 
-async def test_odd_ids_are_found_when_they_are_encoded() -> None:
+async def test_finds_odd_ids_if_encoded_in_the_path() -> None:
     async with running("odd-ids") as (sandbox, session):
         task = await finished(sandbox, session)
         assert task["id"].startswith("gid://shop/BulkOperation/")
@@ -138,7 +138,7 @@ async def test_odd_ids_are_found_when_they_are_encoded() -> None:
 
 
 @pytest.mark.parametrize("status", [202, 204, 409, 425])
-async def test_a_running_export_is_answered_with_another_status(status: int) -> None:
+async def test_polls_of_a_running_export_get_another_status(status: int) -> None:
     async with running(f"status-{status}", export_seconds=0.2) as (sandbox, session):
         _, task = await launch(sandbox, session)
         code, told = await poll(sandbox, session, task["id"])
@@ -147,13 +147,13 @@ async def test_a_running_export_is_answered_with_another_status(status: int) -> 
         assert (await finished(sandbox, session))["status"] == "success"
 
 
-async def test_an_export_is_not_found_at_first() -> None:
+async def test_the_first_polls_get_404() -> None:
     async with running("status-404-first:2") as (sandbox, session):
         assert [status for status, _, _ in await polls(sandbox, session, 4)] == [404, 404, 200, 200]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_polls_that_should_come_a_day_later(status: int) -> None:
+async def test_polls_get_a_retry_after_of_a_day(status: int) -> None:
     async with running(f"retry-after-day-{status}") as (sandbox, session):
         _, task = await launch(sandbox, session)
         url = f"{sandbox.url}/tasks/export/{task['id']}"
@@ -161,7 +161,7 @@ async def test_polls_that_should_come_a_day_later(status: int) -> None:
             assert (response.status, response.headers["Retry-After"]) == (status, "86400")
 
 
-async def test_words_of_other_systems() -> None:
+async def test_statuses_use_the_words_of_other_systems() -> None:
     async with running("status-words+export-fails-once:6") as (sandbox, session):
         windows = [f"created_time>=2024-0{month}-01 and created_time<2024-0{month + 1}-01" for month in range(1, 7)]
         failed = [(await finished(sandbox, session, window))["status"] for window in windows]
@@ -178,13 +178,13 @@ async def test_words_of_other_systems() -> None:
     assert all(task["links"] for task in done)
 
 
-async def test_a_word_that_nobody_knows() -> None:
+async def test_a_finished_export_has_an_unknown_status() -> None:
     async with running("status-unknown") as (sandbox, session):
         task = await finished(sandbox, session)
     assert (task["status"], task["active"], bool(task["links"])) == ("bottled", False, True)
 
 
-async def test_links_that_come_late() -> None:
+async def test_the_first_successful_polls_have_no_links() -> None:
     async with running("links-late:2") as (sandbox, session):
         found = [await polls(sandbox, session, 4) for _ in range(3)]
         assert found == [[(200, "success", False)] * 2 + [(200, "success", True)] * 2] * 3
@@ -199,25 +199,25 @@ def fresh(sandbox: Sandbox) -> list[Any]:
     return tasks
 
 
-async def test_links_that_never_come() -> None:
+async def test_the_first_exports_never_have_links() -> None:
     async with running("links-never:1") as (sandbox, session):
         assert await polls(sandbox, session, 5) == [(200, "success", False)] * 5
         assert await polls(sandbox, session, 2) == [(200, "success", True)] * 2
 
 
-async def test_a_status_that_flaps() -> None:
+async def test_the_status_returns_from_success_to_started() -> None:
     async with running("status-flaps") as (sandbox, session):
         found = await polls(sandbox, session, 4)
         assert found == [(200, "success", False), (200, "started", False), *[(200, "success", True)] * 2]
 
 
-async def test_exports_that_stay_pending() -> None:
+async def test_exports_stay_pending() -> None:
     for mode, ended in (("export-pending-first", ["pending", "success"]), ("export-pending-all", ["pending"] * 2)):
         async with running(mode) as (sandbox, session):
             assert [(await polls(sandbox, session, 1))[0][1] for _ in range(2)] == ended
 
 
-async def test_exports_of_more_rows_than_are_allowed_fail() -> None:
+async def test_exports_with_too_many_records_fail() -> None:
     async with running("too-many-records:150") as (sandbox, session):
         task = await finished(sandbox, session)
         assert (task["status"], task["message"]) == ("failed", "too many records")
@@ -243,14 +243,14 @@ async def test_exports_of_the_first_filters_fail_once() -> None:
     assert found == ["failed", "success", "failed", "success", "success", "success"]
 
 
-async def test_exports_that_are_cut_without_a_word() -> None:
+async def test_exports_are_silently_limited() -> None:
     async with running("rows-capped:120") as (sandbox, session):
         task = await finished(sandbox, session)
         assert (task["status"], len(await rows(session, task))) == ("success", 120)
         assert 104 <= len(await rows(session, await finished(sandbox, session, EARLY))) < 120
 
 
-async def test_rows_that_come_with_the_second_export() -> None:
+async def test_late_rows_are_missing_in_the_first_export_only() -> None:
     async with running("late-rows:3") as (sandbox, session):
         first, second = [
             {row[0] for row in await rows(session, await finished(sandbox, session, EARLY))} for _ in range(2)
@@ -260,7 +260,7 @@ async def test_rows_that_come_with_the_second_export() -> None:
 
 
 @pytest.mark.parametrize(("kind", "content"), [("zero", b""), ("newline", b"\n"), ("bom", b"\xef\xbb\xbf")])
-async def test_files_of_exports_without_rows(kind: str, content: bytes) -> None:
+async def test_exports_without_rows_have_an_empty_file(kind: str, content: bytes) -> None:
     async with running(f"empty-file-{kind}") as (sandbox, session):
         for _ in range(4):
             task = await finished(sandbox, session, NOTHING)
@@ -268,7 +268,7 @@ async def test_files_of_exports_without_rows(kind: str, content: bytes) -> None:
         assert len(await rows(session, await finished(sandbox, session, EARLY))) >= 104
 
 
-async def test_a_file_that_is_damaged_on_its_way() -> None:
+async def test_a_file_is_damaged_in_transit() -> None:
     for mode, sound in (("damaged-once", [False, True, True]), ("damaged-always", [False, False, False])):
         async with running(mode, rows_per_file=100) as (sandbox, session):
             first, second = [await finished(sandbox, session) for _ in range(2)]
@@ -282,7 +282,7 @@ async def test_a_file_that_is_damaged_on_its_way() -> None:
         assert len({len(record) for record in csv.reader(io.StringIO(damaged[0].decode(), newline=""))}) > 1
 
 
-async def test_a_long_header() -> None:
+async def test_responses_have_a_long_header() -> None:
     async with (
         running("headers-long") as (sandbox, _),
         aiohttp.ClientSession(max_field_size=65536) as session,
@@ -306,7 +306,7 @@ def test_a_burst_shares_one_instant(burst: int) -> None:
     assert activities.between(start, datetime.fromtimestamp(at.timestamp() + 0.001, UTC)) == range(before + burst)
 
 
-def test_a_burst_has_its_bounds() -> None:
+def test_rejects_a_burst_that_is_too_large_or_has_a_peak() -> None:
     for config in ({"rows": 5, "burst": 6}, {"burst": 5, "peak": 0.5}):
         with pytest.raises(UsageError, match="a burst cannot"):
             SandboxConfig(**config)

@@ -1,4 +1,4 @@
-"""The sandbox is faithful to the API's documents, asked by a plain HTTP client and not by ours."""
+"""The sandbox behaves as the API's documentation says, observed with a plain HTTP client instead of ours."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, **query: st
 
 
 async def exported(sandbox: Sandbox, session: aiohttp.ClientSession, **query: str) -> tuple[list[str], list[str]]:
-    """The links of a finished export, and the statuses it went through."""
+    """The links of a finished export, and the sequence of its statuses."""
     task = (await ask(session, "POST", f"{sandbox.url}/tasks/export/activity", **query))["data"]
     statuses = [task["status"]]
     with anyio.fail_after(20):
@@ -54,7 +54,7 @@ async def exported(sandbox: Sandbox, session: aiohttp.ClientSession, **query: st
     return task["links"], [status for status, _ in itertools.groupby(statuses)]
 
 
-async def test_an_export_goes_through_its_statuses_to_several_files() -> None:
+async def test_an_export_passes_through_all_statuses_and_has_several_files() -> None:
     async with running(rows_per_file=500) as (sandbox, session):
         links, statuses = await exported(sandbox, session, fields="id,custom_data.vip,custom_data.none")
         rows: list[list[str]] = []
@@ -69,24 +69,22 @@ async def test_an_export_goes_through_its_statuses_to_several_files() -> None:
         assert statuses[-2:] == ["started", "success"]
         assert len(links) > 3
         assert len({row[0] for row in rows}) == 2000 == await sandbox.distinct_ids()
-        assert len(rows) > 2000  # some come twice
+        assert len(rows) > 2000  # some are repeated
 
 
-async def test_a_worker_takes_one_export_at_a_time() -> None:
+async def test_a_worker_processes_one_export_at_a_time() -> None:
     async with running(workers=1, export_seconds=0.2) as (sandbox, session):
-        seen = []
+        ids = []
         for _ in range(3):
             task = (await ask(session, "POST", f"{sandbox.url}/tasks/export/activity"))["data"]
-            seen.append(task["id"])
+            ids.append(task["id"])
         await anyio.sleep(0.05)
-        statuses = [
-            (await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"] for name in seen
-        ]
+        statuses = [(await ask(session, "GET", f"{sandbox.url}/tasks/export/{name}"))["data"]["status"] for name in ids]
         assert statuses == ["started", "scheduled", "scheduled"]
-        assert sandbox.seen.peak_exports == 3
+        assert sandbox.stats.peak_exports == 3
 
 
-async def test_ranges_etags_and_signatures_of_the_file_host() -> None:
+async def test_the_file_host_supports_ranges_and_etags_and_checks_signatures() -> None:
     async with running() as (sandbox, session):
         [link] = (await exported(sandbox, session))[0]
         async with session.get(link) as response:
@@ -107,7 +105,7 @@ async def test_ranges_etags_and_signatures_of_the_file_host() -> None:
             assert (response.status, response.headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
         async with session.get(link, headers=AUTHORIZED) as response:
             assert response.status == 400
-        assert sandbox.seen.leaks == 1
+        assert sandbox.stats.leaks == 1
         for spoiled in (
             link[:-1] + ("0" if link[-1] != "0" else "1"),
             link.partition("?")[0],
@@ -118,7 +116,7 @@ async def test_ranges_etags_and_signatures_of_the_file_host() -> None:
                 assert "<Error>" in await response.text()
 
 
-async def test_links_expire_and_are_given_anew() -> None:
+async def test_links_expire() -> None:
     async with running(link_seconds=-2) as (sandbox, session):
         [link] = (await exported(sandbox, session))[0]
         async with session.get(link) as response:
@@ -138,7 +136,7 @@ async def test_links_expire_and_are_given_anew() -> None:
         ("POST", "/tasks/export/activity?filter=a==1 or b==2", AUTHORIZED, 400, "BadRequestError"),
     ],
 )
-async def test_errors_look_like_the_apis(
+async def test_errors_have_the_form_of_the_api(
     method: str, path: str, headers: dict[str, str], status: int, name: str
 ) -> None:
     async with running() as (sandbox, session):
@@ -149,7 +147,7 @@ async def test_errors_look_like_the_apis(
         assert error["message"]
 
 
-async def test_over_the_limit_nothing_is_processed() -> None:
+async def test_requests_over_the_rate_limit_are_not_processed() -> None:
     async with running(requests_per_minute=3) as (sandbox, session):
         for _ in range(3):
             await ask(session, "POST", f"{sandbox.url}/tasks/export/activity")
@@ -157,10 +155,10 @@ async def test_over_the_limit_nothing_is_processed() -> None:
             assert response.status == 429
             assert 1 <= int(response.headers["Retry-After"]) <= 60
             assert (await response.json())["error"]["name"] == "RateLimitExceededError"
-        assert (sandbox.seen.exports, sandbox.seen.throttled) == (3, 1)
+        assert (sandbox.stats.exports, sandbox.stats.throttled) == (3, 1)
 
 
-def test_the_window_of_the_limit_is_fixed_and_starts_with_its_first_request() -> None:
+def test_the_period_of_the_rate_limit_starts_with_its_first_request() -> None:
     limit = RateLimit(3)
     assert [limit.retry_after("t", now) for now in (100, 150, 159.9)] == [None, None, None]
     assert limit.retry_after("t", 159.95) == 1
@@ -169,7 +167,7 @@ def test_the_window_of_the_limit_is_fixed_and_starts_with_its_first_request() ->
     assert limit.retry_after("t", 170.5) == 50
 
 
-async def test_the_list_pages_counts_sorts_and_shrinks() -> None:
+async def test_the_list_route_supports_paging_counting_sorting_and_lean() -> None:
     async with running(rows=250) as (sandbox, session):
         url = f"{sandbox.url}/activity"
         first = await ask(session, "GET", url)
@@ -188,7 +186,7 @@ async def test_the_list_pages_counts_sorts_and_shrinks() -> None:
         assert filtered["total_count"] == len(filtered["data"]) < 250
 
 
-async def test_a_sandbox_may_refuse_to_count() -> None:
+async def test_refuses_to_count_if_configured() -> None:
     async with running(counting=False) as (sandbox, session):
         url = f"{sandbox.url}/activity"
         async with session.get(url, headers=AUTHORIZED) as response:
@@ -197,7 +195,7 @@ async def test_a_sandbox_may_refuse_to_count() -> None:
 
 
 @pytest.mark.parametrize("peak", [0.5, 0.95])
-def test_a_share_of_the_rows_may_fall_into_one_week(peak: float) -> None:
+def test_a_peak_falls_into_one_week(peak: float) -> None:
     activities = Activities(20_000, START, END, seed=1, peak=peak)
     times = [datetime.fromisoformat(str(activities.row(number)[2])) for number in range(20_000)]
     assert times == sorted(times)
@@ -209,20 +207,20 @@ def test_a_share_of_the_rows_may_fall_into_one_week(peak: float) -> None:
         assert activities.between(START, moment).stop == sum(time < moment for time in times)
 
 
-async def test_export_fields() -> None:
+async def test_returns_the_export_fields() -> None:
     async with running() as (sandbox, session):
         fields = await ask(session, "GET", f"{sandbox.url}/sites/5193/exportFields")
         assert [entry["field"] for entry in fields["data"]] == list(FIELDS)
 
 
-def test_the_same_seed_makes_the_same_rows_and_another_seed_others() -> None:
+def test_the_seed_determines_the_rows() -> None:
     again = Activities(20_000, START, END, seed=1)
     other = Activities(20_000, START, END, seed=2)
-    assert list(ACTIVITIES.delivered(range(500), None)) == list(again.delivered(range(500), None))
-    assert list(ACTIVITIES.delivered(range(500), None)) != list(other.delivered(range(500), None))
+    assert list(ACTIVITIES.export_rows(range(500), None)) == list(again.export_rows(range(500), None))
+    assert list(ACTIVITIES.export_rows(range(500), None)) != list(other.export_rows(range(500), None))
 
 
-def test_ids_are_object_ids_that_begin_with_their_second() -> None:
+def test_ids_are_object_ids_that_start_with_their_second() -> None:
     rows = [ACTIVITIES.row(number) for number in range(20_000)]
     ids = {row[0] for row in rows}
     assert len(ids) == 20_000
@@ -233,8 +231,8 @@ def test_ids_are_object_ids_that_begin_with_their_second() -> None:
         assert int(name[:8], 16) == int(datetime.fromisoformat(created).timestamp())
 
 
-def test_there_are_awkward_values_repeats_and_conflicts() -> None:
-    rows = list(ACTIVITIES.delivered(range(20_000), None))
+def test_the_data_has_awkward_values_repeats_and_conflicts() -> None:
+    rows = list(ACTIVITIES.export_rows(range(20_000), None))
     flat = {value for row in rows for value in row}
     assert {"", '""'} <= flat
     for awkward in ("\n", "\r\n", ",", '""Best""', "利"):
@@ -250,7 +248,7 @@ def test_there_are_awkward_values_repeats_and_conflicts() -> None:
     first=st.integers(-10, 740).map(lambda days: START + timedelta(days=days)),
     seconds=st.integers(0, 100 * 86_400),
 )
-def test_windows_select_by_time_and_share_no_row(first: datetime, seconds: int) -> None:
+def test_between_selects_exactly_the_rows_of_a_time_range(first: datetime, seconds: int) -> None:
     last = first + timedelta(seconds=seconds)
     numbers = ACTIVITIES.between(first, last)
     around = range(max(0, numbers.start - 2), min(20_000, numbers.stop + 2))
@@ -275,14 +273,14 @@ def test_windows_select_by_time_and_share_no_row(first: datetime, seconds: int) 
         ("", lambda row: True),
     ],
 )
-def test_filters_select_what_they_say(filter: str, holds: Any) -> None:
+def test_filters_select_the_matching_rows(filter: str, holds: Any) -> None:
     selection = select(ACTIVITIES, filter)
-    found = [n for n in selection.numbers if selection.wanted is None or selection.wanted(ACTIVITIES.row(n))]
+    found = [n for n in selection.numbers if selection.matches is None or selection.matches(ACTIVITIES.row(n))]
     assert found == [n for n in range(20_000) if holds(ACTIVITIES.row(n))]
     assert found
 
 
 @pytest.mark.parametrize("filter", ["agreed", "a==1", "event_type==", "created_time>=soon", "id~1"])
-def test_other_filters_are_errors(filter: str) -> None:
+def test_rejects_invalid_filters(filter: str) -> None:
     with pytest.raises(FilterError):
         select(ACTIVITIES, filter)

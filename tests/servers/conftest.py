@@ -1,4 +1,4 @@
-"""What a pull from the sandbox's own host leaves."""
+"""The output of a pull from the sandbox's own file host."""
 
 from __future__ import annotations
 

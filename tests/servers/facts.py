@@ -1,4 +1,4 @@
-"""How servers that others wrote answer what bulkpull asks of a file host: `python -m tests.servers.facts`."""
+"""How third-party servers respond to the requests that bulkpull makes: `python -m tests.servers.facts`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bulkpull.sandbox.storage import connected
+from bulkpull.sandbox.storage import open_storage
 from tests.servers.running import SERVERS, FileServer
 
 SIZE = 100_000
@@ -17,8 +17,8 @@ LINK_SECONDS = 2
 
 
 def facts(server: FileServer) -> dict[str, str]:
-    """The server's answers, in a few words each."""
-    with tempfile.TemporaryDirectory() as made, connected(server.store(server.url), LINK_SECONDS) as storage:
+    """Return a short description of each of the server's responses."""
+    with tempfile.TemporaryDirectory() as made, open_storage(server.store(server.url), LINK_SECONDS) as storage:
         file = Path(made) / "a.csv"
         file.write_bytes(b"x" * SIZE)
         storage.put(file)

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections off and holds them back: the network between a pull and a file server."""
+"""A TCP proxy that simulates a bad network: it cuts connections off and limits their rate."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _RESET = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class Proxy:
-    """What a proxy does, and saw.
+    """The configuration and the statistics of a proxy.
 
-    Each connection but the first `spared` ones ends, by FIN or RST, after a number of bytes from the server that `seed`
-    draws from [0, `cut_within`), unless that is 0. Those whose numbers, from 1, are in `held` reach the server
-    `hold_seconds` late. Each gets `bytes_per_second` from the server, unless that is 0. `statuses` counts the server's
-    answers by their status.
+    Each connection, except the first `spared` ones, is cut off by FIN or RST after a random number of bytes from the
+    server, drawn with `seed` from [0, `cut_within`), unless that is 0. Connections whose numbers, from 1, are in `held`
+    are delayed by `hold_seconds`. `bytes_per_second` limits the rate of each, unless it is 0. `statuses` counts the
+    server's responses by status.
     """
 
     port: int
@@ -46,15 +46,15 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carries one connection to the server and back."""
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection in both directions."""
         self.connections += 1
         number = self.connections
         draw = random.Random(f"{self.seed} {number}")
         cut = draw.randrange(self.cut_within) if self.cut_within and number > self.spared else None
         if number in self.held:
             await asyncio.sleep(self.hold_seconds)
-        with suppress(OSError):  # either end may go
+        with suppress(OSError):  # either end may disconnect
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             try:
                 sending = asyncio.create_task(self._send(reader, up_writer))
@@ -76,7 +76,7 @@ class Proxy:
         upstream.close()
 
     async def _receive(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int | None) -> bool:
-        """Whether the connection was cut off before the server ended it."""
+        """Forward bytes; return whether the connection was cut off before the server closed it."""
         while data := await upstream.read(_PIECE if cut is None else min(_PIECE, cut + 1)):
             self.statuses.update(int(status) for status in _STATUS.findall(data))
             if cut is not None:
@@ -96,7 +96,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
-    """A proxy on a free port before the server at port `upstream`, with the options of `Proxy`."""
+    """Run a proxy on a free port for the server at port `upstream`, with the options of `Proxy`."""
     proxy = Proxy(0, upstream, **options)
     writers: list[asyncio.StreamWriter] = []
     try:
@@ -104,7 +104,7 @@ async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
 
             def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 writers.append(writer)
-                group.start_soon(proxy.carry, reader, writer)
+                group.start_soon(proxy.forward, reader, writer)
 
             server = await asyncio.start_server(carry, "127.0.0.1", 0)
             proxy.port = server.sockets[0].getsockname()[1]
@@ -114,7 +114,7 @@ async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
                 server.close()
                 group.cancel_scope.cancel()
     finally:
-        for writer in writers:  # those too whose task was cancelled before it began
+        for writer in writers:  # including those whose task was cancelled before it started
             writer.transport.abort()
         with anyio.CancelScope(shield=True):
-            await asyncio.sleep(0)  # for the transports to close their sockets
+            await asyncio.sleep(0)  # lets the transports close their sockets

@@ -1,4 +1,4 @@
-"""File servers that others wrote, each a process of its own on loopback, for the time of a test module."""
+"""Third-party file servers, each in a separate process on the loopback interface."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 
-READY_WITHIN = 60.0  # seconds: a machine with much to do starts programs slowly
-STARTS = 3  # another program may take a port between its choice and its use
+READY_WITHIN = 60.0  # seconds: a busy machine starts programs slowly
+STARTS = 3  # attempts: another program may take a chosen port before it is used
 KEY, SECRET = "sandbox", "no-secret"
 
 
 @dataclass(frozen=True, slots=True)
 class FileServer:
-    """A running server. `store` gives the sandbox's option for it, with links that lead to another address."""
+    """A running server. `store` returns the sandbox option for it, with links to another address."""
 
     port: int
     store: Callable[[str], str]
@@ -99,7 +99,7 @@ SERVERS: dict[str, Callable[[], AbstractContextManager[FileServer]]] = {
 
 
 def installed(name: str) -> str | None:
-    """The path of a program: beside Python, on the PATH, or where Debian has servers."""
+    """Return the path of a program: next to Python, on the PATH, or in Debian's directories for servers."""
     beside = Path(sys.executable).parent
     return shutil.which(name, path=beside) or shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
@@ -117,7 +117,7 @@ def _s3(port: int) -> FileServer:
 
 @contextmanager
 def _running(command: Callable[[Sequence[int], Path], list[str]], ports: int) -> Iterator[list[int]]:
-    """Runs a server that listens on the first of these many free ports, in a directory of its own, and ends it."""
+    """Run a server in a temporary directory, with `ports` free ports, of which it listens on the first."""
     for attempt in range(1, STARTS + 1):
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-server-")))
@@ -152,5 +152,5 @@ def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()  # nothing that it wrote is kept, and some take long to stop
+    process.kill()  # its files are temporary, and some servers stop slowly
     process.wait()

@@ -1,4 +1,4 @@
-"""The long run against file servers that others wrote: seeded networks, links' lifetimes and interruptions.
+"""Soak test against third-party file servers, with seeded networks, lifetimes of links and interruptions.
 
 python -m tests.servers.soak [--pulls N] [--seed S]
 """
@@ -30,7 +30,7 @@ HOLD_SECONDS = 3.5
 
 @dataclass(slots=True)
 class Tally:
-    """What the pulls from one server came to."""
+    """The outcomes of all pulls from one server."""
 
     same: int = 0
     wrong: int = 0
@@ -43,7 +43,7 @@ class Tally:
 
 
 async def endure(server: FileServer, seed: int, out: Path, expected: bytes, tally: Tally) -> None:
-    """Pull over a network of this seed, interrupted now and then; assert that the bytes are the expected ones."""
+    """Pull over a bad network drawn from the seed, with interruptions; assert that the output is as expected."""
     draw = random.Random(seed)
     began = anyio.current_time()
     link_seconds = draw.choice((2, 3, 300))
@@ -72,7 +72,7 @@ async def endure(server: FileServer, seed: int, out: Path, expected: bytes, tall
                         break
                     interruptions += 1
                     patience *= 1.5
-            exports = sandbox.seen.exports
+            exports = sandbox.stats.exports
     assert out.read_bytes() == expected
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert WINDOWS <= exports <= WINDOWS + interruptions
@@ -86,7 +86,7 @@ async def endure(server: FileServer, seed: int, out: Path, expected: bytes, tall
 
 
 async def soak(first: int, pulls: int) -> int:
-    """Pull so often from each server, and print a table; return how many pulls went wrong."""
+    """Run `pulls` pulls from each server and print a table; return the number of wrong ones."""
     names = [name for name in SERVERS if name != "nginx" or installed("nginx")]
     tallies = {name: Tally() for name in names}
     with tempfile.TemporaryDirectory(prefix="bulkpull-soak-") as made, Progress(transient=True) as progress:
@@ -115,16 +115,16 @@ async def soak(first: int, pulls: int) -> int:
 
 
 def report(tallies: dict[str, Tally]) -> None:
-    """Prints the table."""
+    """Print the table."""
     table = Table("", *tallies, box=None, title=f"Pulls of {CONFIG.rows:,} rows from other servers")
     lines = {
-        "the same bytes as from the sandbox's own host": "same",
+        "same bytes as from the sandbox's own host": "same",
         "wrong": "wrong",
         "interruptions of pulls": "interruptions",
         "connections": "connections",
         "cut off": "cuts",
-        "answers with a part of a file": "partial",
-        "requests under an expired link": "expired",
+        "responses with a part of a file": "partial",
+        "requests with an expired link": "expired",
     }
     for line, of in lines.items():
         table.add_row(line, *(str(getattr(tally, of)) for tally in tallies.values()))
@@ -133,8 +133,8 @@ def report(tallies: dict[str, Tally]) -> None:
 
 
 def main() -> int:
-    """Reads the arguments and soaks; 1 where anything went wrong."""
-    parser = argparse.ArgumentParser(description="Pulls from file servers that others wrote.")
+    """Run the soak test; return 1 if any pull went wrong."""
+    parser = argparse.ArgumentParser(description="Soak test of pulls from third-party file servers.")
     parser.add_argument("--pulls", type=int, default=20, help="pulls from each server")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Pulls whose files come from the S3 of moto, which serves expired links too."""
+"""Pulls whose files come from moto's S3 server, which does not enforce the expiry of links."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def server() -> Iterator[FileServer]:
         yield running
 
 
-async def test_plain_pull_is_whole(server: FileServer, tmp_path: Path, expected: bytes) -> None:
-    await pulls.assert_plain_pull_is_whole(server, tmp_path / "activity.csv", expected)
+async def test_plain_pull_is_complete(server: FileServer, tmp_path: Path, expected: bytes) -> None:
+    await pulls.assert_plain_pull_is_complete(server, tmp_path / "activity.csv", expected)
 
 
-async def test_pull_is_whole_though_transfers_are_cut(server: FileServer, tmp_path: Path, expected: bytes) -> None:
-    await pulls.assert_cut_pull_is_whole(server, tmp_path / "activity.csv", expected)
+async def test_pull_is_complete_despite_cut_transfers(server: FileServer, tmp_path: Path, expected: bytes) -> None:
+    await pulls.assert_cut_pull_is_complete(server, tmp_path / "activity.csv", expected)
 
 
-async def test_one_file_in_several_streams_is_whole(server: FileServer, tmp_path: Path, expected: bytes) -> None:
-    await pulls.assert_one_file_in_several_streams_is_whole(server, tmp_path / "activity.csv", expected)
+async def test_one_file_in_several_streams_is_complete(server: FileServer, tmp_path: Path, expected: bytes) -> None:
+    await pulls.assert_one_file_in_several_streams_is_complete(server, tmp_path / "activity.csv", expected)

@@ -1,2 +1,1 @@
-"""Pulls on a clock that jumps, against a Clickwrap in memory: hours of a server's time in seconds, and the same again
-for the same seed."""
+"""Deterministic simulations: pulls from an in-memory Clickwrap on a virtual clock, where hours take seconds."""

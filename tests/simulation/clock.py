@@ -1,4 +1,4 @@
-"""A clock that jumps to the next timer, and threads that are none: what runs is a function of the seed alone."""
+"""A virtual clock that jumps to the next timer, and no threads: a run depends on its seed alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
 
-TURNS = 100_000  # of the event loop without a timer: more are without end
-EPOCH = 1_700_000_000  # seconds since 1970, where simulated time begins
+TURNS = 100_000  # event loop iterations without a timer; more count as endless
+EPOCH = 1_700_000_000  # the start of simulated time, in seconds since 1970
 
 
 def simulated(seed: int, main: Callable[[], Awaitable[T]], *, hours: float = 10_000) -> T:
-    """Runs `main` on a jumping clock, in one thread, with whatever is random drawn from the seed. Raises TimeoutError
-    where it takes more than so many hours of simulated time, or waits for what never comes."""
+    """Run `main` on a virtual clock, in one thread, with all randomness drawn from the seed.
+
+    Raises TimeoutError if it takes more than `hours` of simulated time, and RuntimeError for a deadlock or a busy loop.
+    """
 
     async def limited() -> T:
         with anyio.fail_after(hours * 3600):
@@ -38,7 +40,7 @@ def simulated(seed: int, main: Callable[[], Awaitable[T]], *, hours: float = 10_
 
 
 class _Clock(datetime):
-    """The wall clock, as the event loop sees it."""
+    """A wall clock that follows the event loop's clock."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:
@@ -46,24 +48,26 @@ class _Clock(datetime):
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Where nothing comes from outside: whoever waits for a timer finds that its time has come."""
+    """A selector without I/O: waiting for a timer advances the clock."""
 
     now = 0.0
-    turns = 0  # of the loop since the clock last jumped
+    turns = 0  # iterations since the clock last advanced
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("everything waits, and nothing will ever come")
+            raise RuntimeError("deadlock: every task waits, and there is no timer")
         self.turns = self.turns + 1 if timeout <= 0 else 0
         if self.turns > TURNS:
-            raise RuntimeError("something turns in a circle, and time stands still")
+            raise RuntimeError("busy loop: the clock does not advance")
         self.now += max(0.0, timeout)
         return []
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop in simulated time, without threads. looptime, which serves the other tests, looks for what may come
-    from outside between any two timers, which takes twice as long."""
+    """An event loop in simulated time, without threads.
+
+    looptime, which other tests use, polls for I/O between any two timers, which takes twice as long.
+    """
 
     def __init__(self) -> None:
         self._jumping = _Jumping()

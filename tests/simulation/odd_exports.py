@@ -34,7 +34,7 @@ _IDS: dict[str, Callable[[int], Any]] = {
 
 @dataclass(slots=True)
 class Task:
-    """An export of the rows of a span, as it was asked for: `withheld` rows match and are not in its files."""
+    """An export of the rows of a time span; `withheld` rows match, but are not in its files."""
 
     id: Any
     start: datetime
@@ -45,14 +45,14 @@ class Task:
     finished: float
     failure: str | None = None
     message: str | None = None
-    empty_form: Any = None  # what its file looks like, where that holds no row
+    empty_form: Any = None  # the form of a file without rows
     files: list[bytes] = field(default_factory=list)
     links_late: Any = None
     late_polls: int = 0
     fewer_at_first: bool = False
     started_again: int = 0
     polls_done: int = 0
-    shown: int = 0  # the most links that an answer gave
+    shown: int = 0  # the highest number of links in a response
 
 
 def post(server: OddServer, request: Request) -> Iterator[Step]:
@@ -101,7 +101,7 @@ def post(server: OddServer, request: Request) -> Iterator[Step]:
 
 
 def _launched(server: OddServer, task: Task, odd: Any) -> bytes:
-    """The answer to a launch, in one of its shapes."""
+    """Return the response to a launch, in one of its shapes."""
     data = _object(server, task, "pending")
     status, answer = 200, {"data": data}
     if odd == "no id":
@@ -113,7 +113,7 @@ def _launched(server: OddServer, task: Task, odd: Any) -> bytes:
             answer = data
         case "nested":
             answer = {"data": {"data": data}}
-            server.lost += 1  # no shape that anything documents
+            server.lost += 1  # not a documented shape
         case "no status":
             del data["status"]
             server.lost += 1
@@ -133,7 +133,7 @@ def _launched(server: OddServer, task: Task, odd: Any) -> bytes:
 
 
 def launch(server: OddServer, request: Request) -> Task:
-    """A new export: what will come of it is decided, though nobody knows."""
+    """Create an export; its outcome is determined now, but not yet visible."""
     now, draw, odd = anyio.current_time(), server.draw, server.oddities
     start, end, selected = server.selected(request)
     rows = list(selected)
@@ -161,7 +161,7 @@ def launch(server: OddServer, request: Request) -> Task:
 
 
 def _decide(server: OddServer, task: Task) -> None:
-    """Whether the export fails, and what it withholds."""
+    """Determine whether the export fails, and which rows it withholds."""
     odd, draw, rows = server.oddities, server.draw, task.rows
     fails = odd.now("fails")
     hopeless = (
@@ -234,7 +234,7 @@ def status(server: OddServer, id: str) -> Iterator[Step]:
 
 
 def _succeeded(server: OddServer, task: Task, value: dict[str, Any], top: dict[str, Any]) -> None:
-    """Writes what a finished export shows into its object and the answer's top."""
+    """Add the result of a finished export to its object and to the top level of the response."""
     odd = server.oddities
     task.polls_done += 1
     if 1 < task.polls_done <= 1 + task.started_again:
@@ -288,7 +288,7 @@ def _succeeded(server: OddServer, task: Task, value: dict[str, Any], top: dict[s
 
 
 def _link(server: OddServer, task: Task, part: int) -> str:
-    """A signed link, in one of its forms; what should arrive of it is remembered."""
+    """Return a signed link, in one of its forms, and remember the target that the host should receive."""
     form = server.oddities.now("link form")
     now = anyio.current_time()
     name = {"blank": "&name=my file.csv", "umlaut": "&name=Aktivitäten.csv"}.get(form, "")
@@ -312,7 +312,7 @@ def _link(server: OddServer, task: Task, part: int) -> str:
 
 
 def noise_response(status: int, form: str) -> bytes:
-    """An answer that is none."""
+    """Return an unusable response."""
     headers = []
     if form.startswith("retry"):
         seconds = form.removeprefix("retry ")

@@ -1,4 +1,4 @@
-"""The files of an odd server, and the host that serves them by the grammar."""
+"""The files of an odd server, and its file host."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _XML = b"<?xml version='1.0'?><Error><Code>InvalidRange</Code></Error>"
 
 
 def line_of(server: OddServer, number: int) -> str:
-    """An activity as a record of a file."""
+    """Return an activity as a CSV record."""
     return f"{number:024x},{number % 97},{instant(server.moments[number])}"
 
 
 def file_of(server: OddServer, task: Task, rows: Sequence[int], part: int) -> bytes:
-    """The bytes of one file of an export."""
+    """Return the bytes of one file of an export."""
     odd = server.oddities
     if not rows:
         return _EMPTY.get(task.empty_form, f"{HEADER}\n".encode())
@@ -71,7 +71,7 @@ def _damaged(damage: str, content: bytes) -> bytes:
 
 
 def file_answer(server: OddServer, request: Request) -> Iterator[Step]:
-    """The host's answer to a request for a file."""
+    """Yield the steps of the response to a request for a file."""
     odd, what = server.oddities, f"{request.method} {request.host}{request.target[:40]}"
     if requested := request.headers.get("range"):
         what += f" {requested}"
@@ -105,7 +105,7 @@ def file_answer(server: OddServer, request: Request) -> Iterator[Step]:
 def _trouble(
     server: OddServer, trouble: Any, target: str, hops: int, whole: Iterator[Step], what: str
 ) -> Iterator[Step]:
-    """Something else than the file, or a way round to it."""
+    """Yield the steps of an error response or a redirect."""
     if isinstance(trouble, str) and trouble.startswith("redirect") and (not hops or trouble == "redirect loop"):
         here = f"{target.partition('&hop=')[0]}&hop={hops + 1}"
         location = {
@@ -142,7 +142,7 @@ def _trouble(
 
 
 class _Body:
-    """A file as one request gets it."""
+    """The response with a file, for one request."""
 
     def __init__(self, server: OddServer, task: Task, part: int, request: Request) -> None:
         self.server, self.task, self.request = server, task, request
@@ -217,7 +217,7 @@ class _Body:
             self.headers.append(("Content-Encoding", encoding))
         framing, broken = odd.now("framing"), odd.now("broken")
         self.server.note(f"{what} -> 200, {len(body)} bytes {encoding or ''} {framing or ''} {broken or ''}")
-        if broken == "cut without a length":  # nothing tells, not even a validator to ask with
+        if broken == "cut without a length":  # undetectable: there is no length and no validator
             cut = self.content[: self.content.rfind(b"\n", 0, -1) + 1]
             gone = {row for row in self.task.rows if f"{row:024x}".encode() not in cut}
             self.task.withheld |= gone
@@ -266,7 +266,7 @@ class _Body:
 
 
 def _encoded(content: bytes, odd: Any) -> tuple[bytes, str | None]:
-    """The body, and what its Content-Encoding says."""
+    """Return the encoded body and its Content-Encoding."""
     match odd:
         case None:
             return content, None

@@ -1,21 +1,21 @@
-"""A pull by the real client from an odd server, drawn from its seed, and what must hold of it.
+"""Pulls with the real client from odd servers drawn from a seed, and the properties that must hold.
 
 **The oracle.** A pull ends within its limits, in one of three ways:
 
-- a result that is `complete`: then the output holds every row of the site, each once, as delivered;
-- a result that says it is not: then it holds rows of the site, each once;
-- a `BulkpullError`: then there is no output.
+- a result that is `complete`: the output holds every row of the site once, as delivered;
+- a result that is not `complete`: the output holds only rows of the site, each once;
+- a `BulkpullError`: there is no output.
 
-One thing no client can know: that an export withholds rows, where everything else agrees with it. So `complete` with
-rows missing is forgiven only if, for each missing row,
+No client can detect that an export withholds rows if everything else is consistent with it. A `complete` result with
+missing rows is therefore accepted only if, for each missing row,
 
-1. every export that covers its time and succeeded withheld it: its files, or the links that were shown, lack it, and
-   no framing, length or torn record gives that away; and
-2. no answer of the list route contradicts that. Of each span that was asked for, the last answer counts: it
-   contradicts if it told a larger number than the output has rows in that span, or showed activity where the output
-   has none. It no longer does where a later answer, of a narrower span around the missing row, agrees with the output.
+1. every successful export that covers its time withheld it: its files, or the links that were shown, lack the row, and
+   no framing, length or truncated record reveals that; and
+2. no response of the list route contradicts that. The last response for each requested time span counts: it contradicts
+   the output if it gave a larger count than the output has rows in the span, or showed activity where the output has
+   none, unless a later response for a narrower span around the missing row agrees with the output.
 
-Everything else is a failure, rows that no export covers above all.
+Everything else is a failure, in particular rows that no export covers.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from tests.simulation.schedule import memory
 from tests.simulation.server import END, START, in_bursts
 from tests.simulation.wire import API, TOKEN, Wire
 
-TRACE = 60  # answers that a failure shows
-FEW = 5  # records at which counts and exports may be cut here, where it takes more of a real server
+TRACE = 60  # responses that a failure shows
+FEW = 5  # the smallest limit on counts and exports here; that of real servers is larger
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one seed: a result or an error, else the pull did not end as it must."""
+    """The outcome of one seed: a result or an error; with neither, the pull did not end as required."""
 
     seed: int
     server: OddServer
@@ -61,7 +61,7 @@ class Outcome:
     wrong: str = ""
     log: list[Event] = field(default_factory=list)
     lines: list[str] | None = None  # of the output
-    left: list[str] = field(default_factory=list)  # what lies in its folder
+    left: list[str] = field(default_factory=list)  # the files in its directory
     seconds: float = 0.0  # of simulated time
 
     def __str__(self) -> str:
@@ -77,17 +77,17 @@ class Outcome:
         ))  # fmt: skip
 
 
-def drawn(seed: int, only: Collection[str] | None = None, *, bearable: bool = False) -> Outcome:
-    """A server, and the options of a pull."""
+def drawn(seed: int, only: Collection[str] | None = None, *, tolerable: bool = False) -> Outcome:
+    """Draw a server and the options of a pull."""
     draw = random.Random(f"pull {seed}")
     moments = in_bursts(draw.choice((0, 1, 6, 12, 20, 30)), START, END, seed)
-    if moments and draw.random() < 0.2 and not bearable:  # many at one instant
+    if moments and draw.random() < 0.2 and not tolerable:  # many at one instant
         middle = moments[len(moments) // 2]
         moments = sorted(moments[: len(moments) // 3] + [middle] * (2 * len(moments) // 3))
     server = OddServer(
         seed,
         moments,
-        Oddities(seed, only, bearable),
+        Oddities(seed, only, tolerable),
         seconds=draw.choice((0.5, 5.0, 60.0)),
         workers=draw.choice((1, 3)),
         quota=draw.choice((50, 2000)),
@@ -104,26 +104,25 @@ def drawn(seed: int, only: Collection[str] | None = None, *, bearable: bool = Fa
         "skip_failed": draw.random() < 0.2,
     }
     retry = RetryPolicy(seconds=draw.choice((60.0, 60.0, 300.0, 900.0)))
-    if bearable:
+    if tolerable:
         retry = RetryPolicy(seconds=900.0)
         options |= {"export_timeout": 1800.0, "max_extra_exports": 100, "skip_failed": False}
     return Outcome(seed, server, options, retry)
 
 
-def followed(seed: int, only: Collection[str] | None = None, *, bearable: bool = False) -> Outcome:
-    """The pull of a seed; with `only`, that of its named oddities alone; with `bearable`, from a server that is odd in
-    ways that a pull must bear."""
-    return run(drawn(seed, only, bearable=bearable))
+def followed(seed: int, only: Collection[str] | None = None, *, tolerable: bool = False) -> Outcome:
+    """Run the pull of a seed; with `only`, with these oddities alone; with `tolerable`, with tolerable oddities."""
+    return run(drawn(seed, only, tolerable=tolerable))
 
 
 def run(outcome: Outcome) -> Outcome:
-    """The pull that was drawn."""
-    few = patch.multiple("bulkpull.planning.volume", _LEAST_CAP=FEW), patch("bulkpull.pull.doubts._ROUND", FEW)
+    """Run the pull that was drawn."""
+    few = patch.multiple("bulkpull.planning.volume", _MIN_LIMIT=FEW), patch("bulkpull.pull.doubts._ROUND", FEW)
     with memory() as directory, few[0], few[1]:
         try:
             simulated(outcome.seed, partial(_pulled, outcome, directory / "a.csv"), hours=limit(outcome) / 3600)
         except TimeoutError:
-            outcome.wrong = f"it did not end in {limit(outcome):.0f} s"
+            outcome.wrong = f"the pull did not end within {limit(outcome):.0f} s"
         except Exception:
             outcome.wrong = traceback.format_exc(limit=-8)
         outcome.left = sorted(path.name for path in directory.iterdir())
@@ -151,29 +150,32 @@ async def _pulled(outcome: Outcome, out: Path) -> None:
                 outcome.result = await pull(clickwrap, out=out, on_event=outcome.log.append, **outcome.options)
             outcome.seconds = anyio.current_time()
         if scope.cancelled_caught:
-            outcome.wrong = f"it did not end in {server.requests} requests"
+            outcome.wrong = f"the pull did not end within {server.requests} requests"
     except BulkpullError as error:
         outcome.error = error
     outcome.seconds = anyio.current_time()
 
 
 def limit(outcome: Outcome) -> float:
-    """Seconds within which a pull with such options ends: of each of its exports, one after another, a launch, the
-    export itself and its file may each take what a retry and a few time-outs allow."""
+    """Return the seconds within which a pull with these options must end.
+
+    Its exports may run one after another, and for each the launch, the export and the file may take as long as the
+    retry policy and a few timeouts allow.
+    """
     one: float = 3 * (outcome.retry.seconds + 600.0) + 2 * outcome.options["export_timeout"]
     return one * (8 + int(outcome.options["max_extra_exports"]))
 
 
 def is_complete(result: Result) -> bool:
-    """Whether a result says that it is everything."""
+    """Return whether a result claims to be complete."""
     return result.complete
 
 
 def check(outcome: Outcome) -> None:
-    """What must hold, whatever was answered; raises AssertionError, with the trace."""
+    """Check the properties that must always hold. Raises AssertionError with the trace."""
     problems = list(_problems(outcome))
-    bearable = ", bearable=True" if outcome.server.oddities.bearable else ""
-    assert not problems, "\n".join((f"check(followed({outcome.seed}{bearable})):", *problems, str(outcome)))
+    tolerable = ", tolerable=True" if outcome.server.oddities.tolerable else ""
+    assert not problems, "\n".join((f"check(followed({outcome.seed}{tolerable})):", *problems, str(outcome)))
 
 
 def _problems(outcome: Outcome) -> list[str]:
@@ -187,15 +189,15 @@ def _problems(outcome: Outcome) -> list[str]:
     most = windows + outcome.options["max_extra_exports"]
     if server.launches - server.lost > most:
         found.append(f"{server.launches} exports, {server.lost} of them lost, for {windows} windows")
-    if server.oddities.bearable and not found:
-        found += _unborne(outcome)
+    if server.oddities.tolerable and not found:
+        found += _incomplete(outcome)
     if outcome.error:
         if "a.csv" in outcome.left:
-            found.append("an error, and an output")
+            found.append("there is an error, but also an output")
         return found
     assert outcome.result
     if outcome.left != ["a.csv"]:
-        return [*found, f"the folder holds {outcome.left}"]
+        return [*found, f"the directory contains {outcome.left}"]
     header, *rows = outcome.lines or [""]
     if header != HEADER:
         found.append(f"the header is {header!r}")
@@ -204,17 +206,17 @@ def _problems(outcome: Outcome) -> list[str]:
     if unknown:
         found.append(f"{len(unknown)} rows that the site does not have, such as {unknown[0]!r}")
     if len(rows) != len(set(rows)):
-        found.append("a row comes twice")
+        found.append("a row is repeated")
     if outcome.result.rows != len(rows):
         found.append(f"the result says {outcome.result.rows} rows, the output has {len(rows)}")
     came = {site[row] for row in rows if row in site}
     if is_complete(outcome.result):
-        found += _unforgiven(server, came)
+        found += _undetected(server, came)
     return found
 
 
-def _unborne(outcome: Outcome) -> list[str]:
-    """Why a pull that had to come to all its rows did not. What exports withhold only shows where counts tell of it."""
+def _incomplete(outcome: Outcome) -> list[str]:
+    """Return why a pull that should have all rows does not. Withheld rows can only be detected by counts."""
     drawn = outcome.server.oddities.drawn
     counts = set(drawn["count"].values if "count" in drawn else ())
     if "cap" in drawn and outcome.options["window"] != "auto":
@@ -222,18 +224,18 @@ def _unborne(outcome: Outcome) -> list[str]:
     if drawn.keys() & {"cap", "emptied"} and not counts <= {"string", "float"}:
         return []
     if outcome.error:
-        return [f"it had to come: {outcome.error!r}"]
+        return [f"the pull should be complete, but failed: {outcome.error!r}"]
     assert outcome.result
     server, rows = outcome.server, outcome.lines or [""]
     if len(rows) - 1 != len(server.moments):
-        return [f"it had to come: {len(rows) - 1} of {len(server.moments)} rows"]
+        return [f"the pull should be complete, but has {len(rows) - 1} of {len(server.moments)} rows"]
     if not is_complete(outcome.result) and not counts & {"off", "rounded"}:
-        return ["it had to come, and did, but the result says that it is incomplete"]
+        return ["the pull is complete, but its result says that it is not"]
     return []
 
 
-def _unforgiven(server: OddServer, came: set[int]) -> list[str]:
-    """Why a result that says it is complete should have known better."""
+def _undetected(server: OddServer, came: set[int]) -> list[str]:
+    """Return the missing rows that a result which claims to be complete should have detected."""
     found = []
     moments = server.moments
     missing = [number for number in range(len(moments)) if number not in came]
@@ -241,7 +243,7 @@ def _unforgiven(server: OddServer, came: set[int]) -> list[str]:
         tasks = [task for task in server.tasks.values() if number in task.rows and task.failure is None]
         shown = [task for task in tasks if task.polls_done]
         if not shown:
-            found.append(f"row {number} ({moments[number]}) is missing: no export that ended covers it")
+            found.append(f"row {number} ({moments[number]}) is missing: no finished export covers it")
         elif not all(number in task.withheld for task in shown):
             found.append(f"row {number} is missing, though an export delivers it")
         elif why := _contradiction(server, came, moments[number]):
@@ -250,9 +252,9 @@ def _unforgiven(server: OddServer, came: set[int]) -> list[str]:
 
 
 def _contradiction(server: OddServer, came: set[int], moment: datetime) -> str:
-    """The answer of the list route that speaks against the delivery around a moment, if there is one."""
+    """Return the response of the list route that contradicts the output around a moment, if any."""
     around = [(end - start, start, end, told) for (start, end), told in server.told.items() if start <= moment < end]
-    agreed = -1  # when the last narrower span agreed
+    agreed = -1  # the position of the last response for a narrower span that agrees
     for _, start, end, told in sorted(around, key=lambda span: span[0]):
         delivered = sum(start <= server.moments[number] < end for number in came)
         if told.counted is not None and told.counted > delivered and told.place > agreed:
@@ -264,11 +266,11 @@ def _contradiction(server: OddServer, came: set[int], moment: datetime) -> str:
     return ""
 
 
-def fewest(seed: int, *, bearable: bool = False) -> list[str]:
-    """The oddities of a seed without which it does not fail: what to look at."""
-    names = list(drawn(seed, bearable=bearable).server.oddities.drawn)
+def fewest(seed: int, *, tolerable: bool = False) -> list[str]:
+    """Return the oddities of a seed that are necessary for its failure."""
+    names = list(drawn(seed, tolerable=tolerable).server.oddities.drawn)
     for name in list(names):
         fewer = [other for other in names if other != name]
-        if _problems(followed(seed, fewer, bearable=bearable)):
+        if _problems(followed(seed, fewer, tolerable=tolerable)):
             names = fewer
     return names

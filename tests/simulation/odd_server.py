@@ -1,4 +1,4 @@
-"""An API and a file host that answer by the grammar, and remember what they told: what the oracle is made of."""
+"""An API and a file host with oddities, which record their responses for the oracle."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from tests.simulation.oddities import Oddities
 from tests.simulation.wire import End, Request, Step, json_response, response
 
 API_HOST = "api.example"
-MAX_REQUESTS = 2_000  # of one pull: more are as good as endless
+MAX_REQUESTS = 2_000  # of one pull; more count as endless
 _BOUNDS = re.compile(r"created_time>=(\S+) and created_time<(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the list route last said of a span: a number, where it gave one, and whether it showed activity."""
+    """The last response of the list route for a time span: its count, if any, and whether it showed activity."""
 
     counted: int | None
     showed: bool
-    place: int  # among all answers
+    place: int  # its position among all responses
 
 
 @dataclass(slots=True)
 class OddServer:
-    """The site's activities are `moments`, in order; their numbers are their ids."""
+    """A server with activities at `moments`, in order; their numbers are their ids."""
 
     seed: int
     moments: Sequence[datetime]
     oddities: Oddities
-    seconds: float = 5.0  # that an export takes
+    seconds: float = 5.0  # duration of an export
     workers: int = 3
     quota: int = 2000
     tasks: dict[str, Task] = field(default_factory=dict)
     told: dict[tuple[datetime, datetime], Told] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     requests: int = 0
-    launches: int = 0  # requests to launch that were acted upon
-    asked: int = 0  # requests to launch
-    lost: int = 0  # launches whose answer did not come, or said nothing that helps
-    throttled: int = 0  # requests beyond the quota
-    wrongs: list[str] = field(default_factory=list)  # what no client may do
+    launches: int = 0  # launch requests that were processed
+    asked: int = 0  # launch requests
+    lost: int = 0  # launches without a usable response
+    throttled: int = 0  # requests over the quota
+    wrongs: list[str] = field(default_factory=list)  # errors of the client
     give_up: Callable[[], None] = lambda: None
-    issued: dict[str, tuple[Task, int, float]] = field(default_factory=dict)  # by target, as it should arrive
+    issued: dict[str, tuple[Task, int, float]] = field(default_factory=dict)  # by the target that should be received
     draw: random.Random = field(init=False)
     poisoned: int = field(init=False)
     _free: list[float] = field(init=False)
@@ -74,7 +74,7 @@ class OddServer:
         try:
             yield from self._serve(request)
         except Exception:
-            self.wrongs.append(f"the server itself: {traceback.format_exc(limit=-3)}")
+            self.wrongs.append(f"error in the server: {traceback.format_exc(limit=-3)}")
             yield End.RESET
 
     def _serve(self, request: Request) -> Iterator[Step]:
@@ -82,18 +82,18 @@ class OddServer:
         if self.requests == MAX_REQUESTS:
             self.give_up()
         yield self.draw.uniform(0.02, 0.3)
-        if request.host == API_HOST and not request.path.endswith(".csv"):  # relative links lead here too
+        if request.host == API_HOST and not request.path.endswith(".csv"):  # relative links lead to the API host
             yield from self._api(request)
             return
         if "authorization" in request.headers:
-            self.wrongs.append("the token was sent for a file")
+            self.wrongs.append("the token was sent to the file host")
         yield from file_answer(self, request)
 
     def note(self, text: str) -> None:
         self.log.append(f"{anyio.current_time():9.2f}  {text}")
 
     def noise(self, kind: Any, whole: bytes, what: str) -> Iterator[Step]:
-        """Something else than the answer `whole`, or that one sent oddly."""
+        """Yield the steps of another response instead of `whole`, or of the same one sent oddly."""
         self.note(f"{what} -> {kind}")
         match kind:
             case (int() as status, str() as form):
@@ -155,9 +155,9 @@ class OddServer:
         steps = self._route(request)
         whole = next((step for step in steps if isinstance(step, bytes)), None) if noise is not None else None
         if whole is not None:
-            self.lost += launching  # it may well be
+            self.lost += launching  # the launch may be lost
             if noise in ("cut body", "slow", "bad encoding", "70 KB header"):
-                self.told = told  # it may well not arrive
+                self.told = told  # the response may not arrive
             yield from self.noise(noise, whole, what)
             return
         for step in steps:
@@ -232,7 +232,7 @@ class OddServer:
         yield json_response(200, [answer] if style == "list" else {"ok": True} if style == "no page" else answer)
 
     def _counted(self, style: Any, rows: range) -> dict[str, Any]:
-        """`total_count`, in that style."""
+        """Return `total_count` in a style."""
         n, total = len(rows), len(self.moments)
         uses = self.requests
         match style:
@@ -282,17 +282,17 @@ def _reframed(status: int, body: bytes, framing: str) -> bytes:
 
 
 def _destroys(noise: Any) -> bool:
-    """Whether nothing is left of the answer."""
+    """Return whether the noise destroys the response."""
     return isinstance(noise, tuple) or noise in ("reset", "close", "hang", "garbage")
 
 
 def _may_be_done(noise: Any) -> bool:
-    """Whether a request answered like this may have been acted upon."""
+    """Return whether a request with this response may have been processed."""
     return not isinstance(noise, tuple) or noise[0] >= 500 or noise[0] in (200, 204, 408)
 
 
 def _short(request: Request) -> str:
-    """A request in a few words."""
+    """Return a short description of a request."""
     route = unquote(request.path.removeprefix("/v1.1"))
     if match := _BOUNDS.search(request.query.get("filter", "")):
         route += f" [{match[1].removesuffix('T00:00:00.000Z')}, {match[2].removesuffix('T00:00:00.000Z')})"
@@ -300,7 +300,7 @@ def _short(request: Request) -> str:
 
 
 def _summary(answer: bytes) -> str:
-    """An answer in a few words."""
+    """Return a short description of a response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b" ")[1].decode()
     try:

@@ -1,7 +1,7 @@
-"""The grammar of answers: what may be odd about a server, and which oddities one seed brings.
+"""The grammar of responses: the possible oddities of a server, and those that a seed draws.
 
-An oddity has a name, some values, and a manner: it may be there always, at first, later, or now and then, so that
-answers change from request to request. Where a name is not drawn the server does what the API page says.
+An oddity has a name, some values, and a manner: it applies always, at first, later, or now and then, so that responses
+change from request to request. Without oddities, the server behaves as the API's documentation says.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ GRAMMAR: dict[str, Values] = {
     "api framing": ("chunked", "close", "http/1.0"),
 }  # fmt: skip
 
-BEARABLE: dict[str, Values] = {
+TOLERABLE: dict[str, Values] = {
     "count": (
         "capped", "zero", "half", "lagging", "string", "float", "null", "absent", "negative", "text", "growing",
         "rounded", "off", "true", 403, 400, "no page",
@@ -135,7 +135,7 @@ BEARABLE: dict[str, Values] = {
     "host noise": ("early hints", "12 KB header", "slow body"),
     "api framing": ("chunked", "close", "http/1.0"),
 }  # fmt: skip
-BEARABLE_AT_FIRST: dict[str, Values] = {
+TOLERABLE_AT_FIRST: dict[str, Values] = {
     "launch": (
         "reset after", "reset before", "close after", "500", "500 after", "502 html", "502 after", "empty after",
     ),
@@ -169,7 +169,7 @@ MANNERS = ("always", "always", "always", "at first", "at first", "later", "now a
 
 @dataclass(slots=True)
 class Oddity:
-    """One oddity of a seed. With a `turn` it is there in the first so many uses, or after them."""
+    """One oddity of a seed. `turn` is the number of uses before or after which it applies, depending on the manner."""
 
     values: Values
     manner: str
@@ -179,26 +179,29 @@ class Oddity:
 
 @dataclass(slots=True)
 class Oddities:
-    """What is odd in one seed; `only` keeps the named ones, to find out which of them matter. `bearable` draws none but
-    those with which a pull must come to its rows all the same: there are a few of them that last, or that pass."""
+    """The oddities of a seed.
+
+    `only` keeps the named ones, to find out which of them matter. `tolerable` draws only oddities with which a pull
+    must still be complete; some of these are tolerable only at first.
+    """
 
     seed: int
     only: Collection[str] | None = None
-    bearable: bool = False
+    tolerable: bool = False
     drawn: dict[str, Oddity] = field(init=False)
     _uses: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.drawn = self._bearable() if self.bearable else self._any()
+        self.drawn = self._tolerable() if self.tolerable else self._any()
         if self.only is not None:
             self.drawn = {name: oddity for name, oddity in self.drawn.items() if name in self.only}
 
-    def _bearable(self) -> dict[str, Oddity]:
+    def _tolerable(self) -> dict[str, Oddity]:
         draw = random.Random(f"bearable {self.seed}")
         drawn = {}
         for _ in range(draw.choice((1, 1, 2, 3))):
             passes = draw.random() < 0.3
-            values = BEARABLE_AT_FIRST if passes else BEARABLE
+            values = TOLERABLE_AT_FIRST if passes else TOLERABLE
             name = draw.choice(list(values))
             if name not in drawn:
                 several = draw.choices(values[name], k=draw.choice((1, 1, 3)))
@@ -223,7 +226,7 @@ class Oddities:
         return drawn
 
     def now(self, name: str) -> Any:
-        """The value of an oddity for one use of it, or None where all is as usual."""
+        """Return the value of an oddity for the next use; None if it does not apply."""
         oddity = self.drawn.get(name)
         if oddity is None:
             return None

@@ -1,4 +1,4 @@
-"""What one seed comes to: a server, a pull, what goes wrong, and what must hold all the same."""
+"""Seeded schedules: a server, a pull, kills, and the properties that must always hold."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, in_bursts
 
 MAX_RUNS = 30
-SEEDS = int(os.environ.get("BULKPULL_SEEDS", "300"))  # of pulls with kills, and as many of pulls without
+SEEDS = int(os.environ.get("BULKPULL_SEEDS", "300"))  # number of pulls with kills, and of pulls without
 AT_ONCE = 50
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What was heard and made, over all runs of a pull: `result` is None where no run can come to an end."""
+    """The events and exports of all runs of a pull; `result` is None if no run can succeed."""
 
     seed: int
     server: Server
@@ -43,14 +43,14 @@ class Outcome:
 
 @contextmanager
 def memory() -> Iterator[Path]:
-    """A directory in memory, if there is such a thing: syncs cost nothing there."""
+    """A directory in memory if possible, where syncs are free."""
     shared = Path("/dev/shm")  # noqa: S108
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as directory:
         yield Path(directory)
 
 
 def drawn(seed: int, *, killed: bool) -> tuple[Server, dict[str, Any], list[float]]:
-    """A server, the options of a pull, and, if its first runs are killed, after how many seconds."""
+    """Draw a server, the options of a pull, and the seconds after which its first runs are killed, if any."""
     draw = random.Random(seed)
     moments = in_bursts(draw.randint(0, 90), START, END, seed)
     troubled = draw.random() < 0.7
@@ -65,7 +65,7 @@ def drawn(seed: int, *, killed: bool) -> tuple[Server, dict[str, Any], list[floa
         too_large=draw.choice((3, 8, 30)) if draw.random() < 0.3 else float("inf"),
         poisoned=(draw.choice(moments),) if moments and draw.random() < 0.1 else (),
         counting=draw.random() < 0.9,
-        # So little that it is felt; a poll a second would exceed it.
+        # A small quota, which one poll per second would exceed.
         requests_per_minute=draw.choice((40, 2000)),
     )
     options: dict[str, Any] = {
@@ -86,7 +86,7 @@ def drawn(seed: int, *, killed: bool) -> tuple[Server, dict[str, Any], list[floa
 
 
 def followed(seed: int, *, killed: bool = False) -> Outcome:
-    """Pulls as the seed says, again after each kill and each error, until the output stands or nothing can help."""
+    """Pull, repeatedly after kills and errors, until the pull succeeds or no run can succeed."""
     server, options, kills = drawn(seed, killed=killed)
     outcome = Outcome(seed, server, options)
     with memory() as directory:
@@ -126,7 +126,7 @@ async def _runs(outcome: Outcome, out: Path, kills: list[float]) -> None:
 
 
 def _is_hopeless(outcome: Outcome) -> bool:
-    """Whether the window that the last error names holds what can never be exported."""
+    """Return whether the window named in the last error can never be exported."""
     windows = {str(window): window for window in _windows(outcome)}
     [named] = [window for name, window in windows.items() if f"{name}:" in outcome.errors[-1]]
     model = outcome.server.model
@@ -144,7 +144,7 @@ def _holds(window: Window, moments: tuple[datetime, ...]) -> bool:
 
 
 def check_seeds(first: int, *, killed: bool) -> None:
-    """Follows and checks AT_ONCE seeds; what is raised names the seed."""
+    """Run and check AT_ONCE seeds; errors name the seed."""
     for seed in range(first, first + AT_ONCE):
         try:
             check(followed(seed, killed=killed))
@@ -154,7 +154,7 @@ def check_seeds(first: int, *, killed: bool) -> None:
 
 
 def check_tiling(outcome: Outcome) -> None:
-    """Every instant of the range lies in exactly one window: of each run's plan, and after each cut."""
+    """Check that every instant of the range is in exactly one window, in each plan and after each split."""
     tiles: dict[int, Window] = {}
     for event in outcome.log:
         match event:
@@ -171,12 +171,12 @@ def check_tiling(outcome: Outcome) -> None:
 
 
 def check(outcome: Outcome) -> None:
-    """What must hold, whatever happened."""
+    """Check the properties that must always hold."""
     check_tiling(outcome)
     server, options = outcome.server, outcome.options
     assert server.throttled == 0
     assert server.peak_downloads <= options["downloads"]
-    # What an earlier run left in flight is polled at once.
+    # Exports left in flight by an earlier run are polled immediately.
     assert outcome.peak <= (options["exports"] or options["max_exports"])
     merged = [event.window for event in outcome.log if isinstance(event, events.WindowMerged)]
     assert merged == sorted(merged, key=lambda window: window.start)
@@ -194,6 +194,6 @@ def check(outcome: Outcome) -> None:
     assert outcome.rows == [f"{number:024x}" for number, moment in enumerate(server.moments) if moment in set(came)]
     assert result.rows == len(outcome.rows)
     assert len(merged) + len(result.skipped) == result.windows
-    # Whatever ends a run may lose the answer of the launch that is under way.
+    # A run that ends early may lose the response to a launch.
     assert len(server.tasks) <= len(merged) + failures + server.lost + outcome.kills + len(outcome.errors)
     assert not result.short

@@ -1,4 +1,4 @@
-"""A Clickwrap in memory: a queue, workers, durations by law, a quota, and misbehaviour, all drawn from a seed."""
+"""An in-memory Clickwrap: a queue, workers, modelled durations, a quota and faults, all drawn from a seed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from typing import Any, Literal, Self, cast
 
 import anyio
 
-from bulkpull import ApiError, Clickwrap, Export, NotFoundError, RetryPolicy
-from bulkpull.clickwrap.quota import Governor
-from bulkpull.download.link import LinkExpiredError
+from bulkpull import ApiError, Clickwrap, Export, LinkExpiredError, NotFoundError, RetryPolicy, TransferError
+from bulkpull.clickwrap.quota import RequestBudget
 from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
-from bulkpull.retry import TransientError
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.source import Body
 from bulkpull.window import instant
@@ -32,14 +30,14 @@ _FATES: Sequence[Fate] = ("failed", "vanishes", "never", "damaged", "gone")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a server is like.
+    """The behaviour of a server.
 
-    An export takes `seconds` plus `seconds_per_row` for each row, times a factor: log-normal around 1, with the
-    standard deviation `sigma` of its logarithm, or uniform within `spread` of 1. `tells` says whether an export that
-    waits for a worker is called scheduled. `latency` is that of one request, on average. Of exports the share `failing`
-    fails, and whatever has more rows than `too_large`, or one of the `poisoned` moments, always does. `trouble` is the
-    share of requests and files that something befalls. Without `files` exports bring none, so that nothing but the
-    orchestration takes time.
+    An export takes `seconds` plus `seconds_per_row` for each row, times a random factor: log-normal around 1 with the
+    standard deviation `sigma` of its logarithm, or uniform within `spread` of 1. `tells` says whether the status of an
+    export that waits for a worker is scheduled. `latency` is the mean latency of a request. The fraction `failing` of
+    exports fails; those with more rows than `too_large` or with one of the `poisoned` moments always do. `trouble` is
+    the fraction of requests and files with a fault. Without `files`, exports have none, so that only the orchestration
+    takes time.
     """
 
     workers: int = 8
@@ -60,7 +58,7 @@ class Model:
 
 @dataclass(slots=True)
 class Task:
-    """An export: when it was launched, when a worker took it, when it ended, and how."""
+    """An export: the times of its launch, start and end, and its outcome."""
 
     id: str
     start: datetime
@@ -76,7 +74,7 @@ class Task:
 
 @dataclass(slots=True)
 class Server:
-    """The activities are `moments`, in order. What it saw is there for whoever wants to know."""
+    """A server with activities at `moments`, in order, and its statistics."""
 
     model: Model
     moments: Sequence[datetime]
@@ -84,7 +82,7 @@ class Server:
     tasks: dict[str, Task] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     throttled: int = 0
-    lost: int = 0  # launches whose answer was lost
+    lost: int = 0  # launches whose response was lost
     in_flight: list[Task] = field(default_factory=list)
     peak: int = 0  # exports in flight
     downloads: int = 0
@@ -99,21 +97,21 @@ class Server:
         self._quota = RateLimit(self.model.requests_per_minute)
         self._free = [0.0] * self.model.workers
 
-    # What the API does
+    # The API
 
     def selected(self, filter: str) -> tuple[datetime, datetime, range]:
-        """The bounds of a filter, and the numbers of the activities between."""
+        """Return the bounds of a filter, and the numbers of the activities in between."""
         match = _BOUNDS.match(filter)
         assert match, filter
         start, end = (datetime.fromisoformat(bound) for bound in match.groups())
         return start, end, range(bisect_left(self.moments, start), bisect_left(self.moments, end))
 
     def launch(self, filter: str) -> Task:
-        """A new export, whose end is decided, though nobody knows."""
+        """Create an export; its outcome is determined now, but not yet visible."""
         model, draw = self.model, self._random
         now = anyio.current_time()
         start, end, rows = self.selected(filter)
-        # The same for whoever exports the same activity for the same time.
+        # The same for every strategy that exports the same rows for the same number of times.
         key = rows.start // 5
         self._launches[key] += 1
         luck = random.Random(f"{self.seed} {key} {self._launches[key]}")
@@ -137,7 +135,7 @@ class Server:
         return task
 
     def show(self, id: str) -> Export:
-        """An export's status, now."""
+        """Return the current status of an export."""
         now = anyio.current_time()
         task = self.tasks[id]
         if task.detected is None:
@@ -156,22 +154,22 @@ class Server:
         return Export(id, "succeeded", "success", links=(f"https://files/{id}.csv",) if has_file else ())
 
     def file(self, link: str) -> bytes:
-        """What a link leads to. Raises LinkExpiredError."""
+        """Return the file of a link. Raises LinkExpiredError."""
         task = self.tasks[link.removeprefix("https://files/").removesuffix(".csv")]
         if task.fate == "gone":
-            raise LinkExpiredError(404)
+            raise LinkExpiredError("404", status=404)
         lines = [f"{number:024x},{number % 97},{instant(self.moments[number])}\n" for number in task.rows]
         content = "".join(("id,signer_id,created_time\n", *lines)).encode()
         return content[: -len(lines[-1]) // 2] if task.fate == "damaged" else content
 
     def counts_against_quota(self, token: str = "token") -> float | None:  # noqa: S107
-        """Seconds until the quota is whole again, where it is exhausted."""
+        """Count a request; return the seconds until the quota is reset if it is exhausted."""
         wait = self._quota.retry_after(token, anyio.current_time())
         self.throttled += wait is not None
         return wait
 
     def befalls(self) -> str | None:
-        """What befalls the next request, if anything does."""
+        """Draw the fault of the next request, if any."""
         if self._random.random() >= self.model.trouble:
             return None
         return self._random.choice(("refused", "lost", "slow"))
@@ -179,27 +177,29 @@ class Server:
     def latency(self) -> float:
         return self.model.latency * self._random.uniform(0.5, 1.5)
 
-    # What came of it
+    # Statistics
 
     @property
     def work(self) -> float:
-        """Seconds that workers spent."""
+        """The total time that workers spent, in seconds."""
         return sum(task.finished - task.started for task in self.tasks.values() if task.finished != float("inf"))
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest export, from where a worker took it."""
+        """The duration of the longest export, in seconds, from its start on a worker."""
         return max((task.finished - task.started for task in self.tasks.values()), default=0.0)
 
     @property
     def least(self) -> float:
-        """Seconds that nobody can go below who makes these exports: the lower bound of any makespan."""
+        """The lower bound of the makespan of these exports, in seconds."""
         return max(self.work / self.model.workers, self.longest)
 
     @property
     def unforeseen(self) -> float:
-        """Seconds that the exports take in the order of their launch, if no worker ever waits: nobody can count on less
-        who does not know beforehand how long each takes."""
+        """The makespan in the order of launch if no worker is ever idle, in seconds.
+
+        Without knowing durations in advance, no strategy can be relied on to do better.
+        """
         free = [0.0] * self.model.workers
         for task in self.tasks.values():
             heapq.heapreplace(free, free[0] + task.finished - task.started)
@@ -207,7 +207,7 @@ class Server:
 
 
 class SimulatedClickwrap:
-    """A client of a server in memory, with the quota and the backoff of the real one."""
+    """A client of an in-memory server, with the request budget and the backoff of the real client."""
 
     retry = RetryPolicy(base=0.5, cap=5.0)
     base_url = "https://simulated"
@@ -217,9 +217,9 @@ class SimulatedClickwrap:
 
     def __init__(self, server: Server, requests_per_minute: int = 1800, *, paced: bool = True) -> None:
         self.server = server
-        self.paced = paced  # a client that is not paced waits for the quota only when it is told to
+        self.paced = paced  # if not, the client waits for the quota only after a 429
         self.requests_per_minute = requests_per_minute
-        self._governor = Governor(requests_per_minute)
+        self._budget = RequestBudget(requests_per_minute)
         self._on_event: OnEvent = ignore
 
     def observed(self, on_event: OnEvent) -> Self:
@@ -229,7 +229,7 @@ class SimulatedClickwrap:
 
     @property
     def throttled_at(self) -> float | None:
-        return self._governor.throttled_at
+        return self._budget.throttled_at
 
     async def start_export(self, filter: str, fields: Sequence[str] = ()) -> Export:
         task = await self._request("POST", lambda: self.server.launch(filter))
@@ -253,7 +253,7 @@ class SimulatedClickwrap:
         attempt = 0
         while True:
             attempt += 1
-            async with self._governor.place() if self.paced else nullcontext():
+            async with self._budget.slot() if self.paced else nullcontext():
                 self._on_event(Requested(route))
                 self.server.requests[route] += 1
                 await anyio.sleep(self.server.latency() / 2)
@@ -267,7 +267,7 @@ class SimulatedClickwrap:
                             return answer
                         self.server.lost += route == "POST"
                 else:
-                    self._on_event(Throttled(route, self._governor.throttled(wait)))
+                    self._on_event(Throttled(route, self._budget.note_throttled(wait)))
             pause = self.retry.backoff(attempt) + (wait or 0.0)
             self._on_event(Retried(route, attempt, pause, "trouble"))
             await anyio.sleep(pause)
@@ -288,17 +288,17 @@ class SimulatedClickwrap:
         await anyio.sleep(self.server.latency())
         if self.server.befalls():
             yield content[: len(content) // 2]
-            raise TransientError("the transfer broke")
+            raise TransferError("the transfer broke")
         yield content
 
 
 def evenly(rows: int, start: datetime, end: datetime) -> list[datetime]:
-    """So many moments, evenly spread."""
+    """Return `rows` evenly distributed moments."""
     return [start + (end - start) * number / rows for number in range(rows)]
 
 
 def in_bursts(rows: int, start: datetime, end: datetime, seed: int) -> list[datetime]:
-    """So many moments, most of them in a few bursts."""
+    """Return `rows` moments, most of them in a few bursts."""
     draw = random.Random(f"bursts {seed}")
     bursts = [draw.random() for _ in range(draw.randint(1, 4))]
     places = sorted(

@@ -1,4 +1,4 @@
-"""As many pulls that are killed and taken up, some of them several times."""
+"""Thousands of pulls that are killed and resumed, some of them several times."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.simulation.schedule import AT_ONCE, SEEDS, check_seeds
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
-def test_every_window_is_merged_once_whatever_kills_the_pull(first: int) -> None:
+def test_merges_every_window_once_despite_kills(first: int) -> None:
     check_seeds(first, killed=True)

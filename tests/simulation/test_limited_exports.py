@@ -1,4 +1,4 @@
-"""Exports that end at a number of records and say nothing, beside counts of all kinds: on a clock that jumps."""
+"""Exports that are silently limited to a number of records, with all kinds of counts, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Count = Callable[[int], int]
 
 @dataclass(slots=True)
 class Limited(Server):
-    """Its exports end at `records`."""
+    """A server whose exports are limited to `records`."""
 
     records: int = 0
 
@@ -36,7 +36,7 @@ class Limited(Server):
 
 
 class Counting(SimulatedClickwrap):
-    """Counts in its own way, and lists nothing."""
+    """A client with other counts, whose list route fails."""
 
     def __init__(self, server: Server, counts: Count) -> None:
         super().__init__(server)
@@ -51,7 +51,7 @@ class Counting(SimulatedClickwrap):
 
 
 def pulled(counts: Count, rows: int, records: int, window: str, **options: Any) -> Result:
-    """The result of a pull of so many evenly spread rows."""
+    """Return the result of a pull of `rows` evenly distributed rows."""
     server = Limited(Model(seconds=5.0), evenly(rows, START, END), records=records)
 
     async def main(out: Path) -> Result:
@@ -70,20 +70,20 @@ def refused(_rows: int) -> int:
     "counts",
     [
         lambda rows: rows,
-        lambda rows: min(rows, 1000),  # the counts end where the exports do
+        lambda rows: min(rows, 1000),  # counts have the same limit as exports
         lambda _rows: 0,
         lambda rows: rows // 3,
         refused,
     ],
     ids=["right", "limited", "zero", "too few", "refused"],
 )
-def test_all_rows_come_though_exports_end_at_a_limit(counts: Count, window: str) -> None:
+def test_pulls_all_rows_although_exports_are_silently_limited(counts: Count, window: str) -> None:
     result = pulled(counts, 6000, 1000, window)
     assert (result.rows, result.complete) == (6000, True)
 
 
 @pytest.mark.parametrize("extra", [0, 2, 3])
-def test_what_may_not_be_exported_again_is_told(extra: int) -> None:
+def test_reports_windows_that_may_not_be_exported_again(extra: int) -> None:
     result = pulled(refused, 6000, 1000, "1d", max_extra_exports=extra)
     assert result.rows < 6000
     assert (result.complete, result.completeness) == (False, "short")
@@ -92,10 +92,10 @@ def test_what_may_not_be_exported_again_is_told(extra: int) -> None:
 
 
 @pytest.mark.parametrize("spool", [2000, 60_000, 4_000_000_000])
-def test_windows_that_are_merged_slowly_may_be_exported_again(monkeypatch: pytest.MonkeyPatch, spool: int) -> None:
+def test_reexports_windows_that_are_merged_slowly(monkeypatch: pytest.MonkeyPatch, spool: int) -> None:
     async def slowly(work: Callable[..., Any], *arguments: Any) -> Any:
         if getattr(work, "__name__", "") == "commit":
-            await anyio.sleep(0.5)  # a slow disk: it is not told yet that the window is merged
+            await anyio.sleep(0.5)  # a slow disk: the merge of the window is not announced yet
         return await in_thread(work, *arguments)
 
     monkeypatch.setattr(merge, "in_thread", slowly)

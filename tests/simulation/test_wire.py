@@ -1,4 +1,4 @@
-"""The network in memory is like one of sockets, as far as the client can see."""
+"""The in-memory network behaves like sockets for the client."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from functools import partial
 import anyio
 import pytest
 
-from bulkpull import RetryPolicy, UnavailableError
-from bulkpull.retry import TransientError
+from bulkpull import RetryPolicy, TransferError, UnavailableError
 from tests.simulation.clock import simulated
 from tests.simulation.wire import API, TOKEN, End, Request, Serve, Step, connected, json_response, response
 
@@ -17,7 +16,7 @@ LINK = "https://files.example/1.csv?X-Sig=a%2Fb"
 
 
 def scripted(*answers: Sequence[Step]) -> tuple[Serve, list[Request]]:
-    """A server that gives these answers, one after another, and what it was asked."""
+    """Return a server that sends these responses in order, and the list of requests it receives."""
     asked: list[Request] = []
 
     def serve(request: Request) -> Iterator[Step]:
@@ -46,7 +45,7 @@ def test_a_body_arrives_in_every_framing(framing: str) -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_body_that_ends_early_is_noticed(end: End, framing: str) -> None:
     serve, _ = scripted([response(200, b"id\n1\n2\n", framing=framing)[:-6], end])
-    with pytest.raises(TransientError):
+    with pytest.raises(TransferError):
         simulated(1, partial(downloaded, serve))
 
 

@@ -1,4 +1,4 @@
-"""A network in memory: the real client with aiohttp below it, and a server that scripts its answers byte by byte.
+"""An in-memory network: the real client on aiohttp, and a server whose responses are scripted byte by byte.
 
     def serve(request: Request) -> Iterable[Step]:
         yield 0.2  # seconds
@@ -30,11 +30,11 @@ TOKEN = "a-token"
 
 
 class End(Enum):
-    """How an answer may end other than well."""
+    """The abnormal ends of a response."""
 
-    CLOSE = "close"  # no further byte, and the connection is closed
-    RESET = "reset"  # the connection breaks
-    HANG = "hang"  # nothing comes any more
+    CLOSE = "close"  # the connection is closed
+    RESET = "reset"  # the connection is reset
+    HANG = "hang"  # no further bytes
 
 
 Step = bytes | float | End  # bytes to send, seconds to wait, or the end of the connection
@@ -43,7 +43,7 @@ Serve = Callable[["Request"], Iterable[Step]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it arrived: `target` is path and query byte for byte, header names are in lower case."""
+    """A request as received; `target` is the raw path and query, header names are in lower case."""
 
     method: str
     host: str
@@ -68,8 +68,11 @@ def response(
     version: str = "1.1",
     announced: int | None = None,
 ) -> bytes:
-    """The bytes of an answer. `framing` is length, chunked or close (until the connection ends); `announced` is a
-    `Content-Length` that need not be that of the body."""
+    """Return the bytes of a response.
+
+    `framing` is length, chunked or close (until the connection ends). `announced` is a `Content-Length` that may differ
+    from that of the body.
+    """
     lines = [f"HTTP/{version} {status} {'OK' if status < 400 else 'No'}", *(f"{name}: {v}" for name, v in headers)]
     if framing == "chunked":
         lines.append("Transfer-Encoding: chunked")
@@ -84,15 +87,15 @@ def response(
 
 
 def json_response(status: int, value: Any, headers: Sequence[tuple[str, str]] = ()) -> bytes:
-    """An answer with a JSON body."""
+    """Return the bytes of a response with a JSON body."""
     return response(status, orjson.dumps(value), [("Content-Type", "application/json"), *headers])
 
 
 class Wire(aiohttp.BaseConnector):
-    """A connector whose connections all lead to `serve`, whatever the host. `refused` are hosts that do not listen."""
+    """A connector that connects every host to `serve`, except the `refused` hosts."""
 
     def __init__(self, serve: Serve, *, refused: Iterable[str] = ()) -> None:
-        # Idle connections stay: aiohttp ages them by the machine's clock, which is not the event loop's here.
+        # Idle connections are kept: aiohttp expires them by the real clock, not the virtual one.
         super().__init__(limit=0, keepalive_timeout=None)
         self._serve = serve
         self._refused = frozenset(refused)
@@ -108,7 +111,7 @@ class Wire(aiohttp.BaseConnector):
 
 @asynccontextmanager
 async def connected(serve: Serve, **options: Any) -> AsyncIterator[Clickwrap]:
-    """A real client whose API and file hosts are all `serve`; `options` are those of `bulkpull.Clickwrap`."""
+    """Return a real client whose hosts are all `serve`, with options of `bulkpull.Clickwrap`."""
     async with (
         aiohttp.ClientSession(connector=Wire(serve), cookie_jar=aiohttp.DummyCookieJar()) as session,
         Clickwrap(TOKEN, base_url=API, session=session, **options) as clickwrap,
@@ -117,7 +120,7 @@ async def connected(serve: Serve, **options: Any) -> AsyncIterator[Clickwrap]:
 
 
 class _Connection(asyncio.Transport):
-    """The client's end of a connection, with the server behind it."""
+    """The client's side of a connection to the server."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: ResponseHandler, host: str, serve: Serve) -> None:
         super().__init__()
@@ -125,12 +128,12 @@ class _Connection(asyncio.Transport):
         self._protocol = protocol
         self._host = host
         self._serve = serve
-        self._sent = b""  # what the client has sent and nobody has read
+        self._sent = b""  # bytes sent by the client and not yet read
         self._steps: Iterator[Step] | None = None
         self._timer: asyncio.Handle | None = None
         self._paused = self._closing = False
 
-    # What the client does
+    # The client's side
 
     def write(self, data: Any) -> None:
         self._sent += bytes(data)
@@ -161,7 +164,7 @@ class _Connection(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
-    # What the server does
+    # The server's side
 
     def _read(self) -> None:
         head, end, rest = self._sent.partition(b"\r\n\r\n")

@@ -6,14 +6,12 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bulkpull import OutputError, events
-from bulkpull.download.transfer import Transfer
-from bulkpull.pull import orchestrator
-from bulkpull.rows.follow import Followed
+from bulkpull.pull import collect, orchestrator
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.sandbox import Sandbox
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
 
@@ -35,7 +33,7 @@ class InMemory:
     def holds(self, receipt: str) -> bool:
         return self.published is not None and receipt == self.finished
 
-    def take(self, merged: Followed) -> None:
+    def take(self, merged: GrowingFile) -> None:
         self.taken, self.checkpoints, self.takes = b"", [], self.takes + 1
         while (final := merged.wait_beyond(merged.position)) > merged.position:
             while merged.position < final:
@@ -99,16 +97,13 @@ async def test_after_an_interruption_what_was_taken_before_comes_again_unchanged
 async def test_a_column_that_is_added_makes_it_take_everything_again(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = Transfer._finish
-
-    async def with_another_column(self: Any) -> None:
-        await finish(self)
-        if self.part.window.index == 7 and self.part.number == 1:
-            lines = self.part.path.read_bytes().split(b"\n")
+    def with_another_column(path: Path, *, key: str) -> None:
+        if path.name == "window-000008-part-0001.csv":
+            lines = path.read_bytes().split(b"\n")
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            self.part.path.write_bytes(b"\n".join(lines))
+            path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(Transfer, "_finish", with_another_column)
+    monkeypatch.setattr(collect, "verify_csv", with_another_column)
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, tmp_path / "a.csv", fields=None)
         destination = use(InMemory())
@@ -119,7 +114,7 @@ async def test_a_column_that_is_added_makes_it_take_everything_again(
 
 async def test_an_error_in_taking_ends_the_pull_and_the_next_run_resumes(tmp_path: Path, use: Use) -> None:
     class Full(InMemory):
-        def take(self, merged: Followed) -> None:
+        def take(self, merged: GrowingFile) -> None:
             merged.wait_beyond(0)
             raise OutputError("no space left")
 
@@ -129,5 +124,5 @@ async def test_an_error_in_taking_ends_the_pull_and_the_next_run_resumes(tmp_pat
             await pull(sandbox, tmp_path / "a.csv")
         destination = use(InMemory())
         result = await pull(sandbox, tmp_path / "a.csv")
-    assert (result.rows, result.runs, result.exports) == (8000, 2, sandbox.seen.exports)
+    assert (result.rows, result.runs, result.exports) == (8000, 2, sandbox.stats.exports)
     assert destination.published is not None

@@ -1,4 +1,4 @@
-"""Answers of the API origin."""
+"""JSON responses of the API origin."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import orjson
 from aiohttp import web
 
 
-def json_answer(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Any JSON."""
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a JSON response."""
     return web.Response(
         body=orjson.dumps(answer), status=status, headers=headers, content_type="application/json", charset="utf-8"
     )
 
 
-def error_answer(
+def error_response(
     status: int, name: str, message: str, headers: dict[str, str] | None = None, *, sent_as: int | None = None
 ) -> web.Response:
-    """An error object; under another HTTP status where it is `sent_as` that."""
+    """Return an error object with `status`, sent with the HTTP status `sent_as` if given."""
     answer = {"error": {"message": message, "status": status, "name": name, "code": status}}
-    return json_answer(answer, sent_as or status, headers)
+    return json_response(answer, sent_as or status, headers)

@@ -1,4 +1,4 @@
-"""What was seen is found again, wherever it is kept."""
+"""The index finds every key, in memory or spilled to disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.rows import scan, seen
-from bulkpull.rows.seen import ROW, Seen
+from bulkpull.rows import key_index, scan
+from bulkpull.rows.key_index import ENTRY_BYTES, KeyIndex
 from tests.rows.test_dedup import merge
 
 BATCHES = st.lists(
@@ -21,7 +21,7 @@ BATCHES = st.lists(
 @given(
     batches=BATCHES, asked=st.lists(st.integers(0, 60), min_size=1), memory=st.integers(0, 400), fence=st.integers(1, 9)
 )
-def test_it_is_a_dictionary(
+def test_finds_the_same_rows_as_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory,
     batches: list[tuple[list[int], bool]],
     asked: list[int],
@@ -31,9 +31,9 @@ def test_it_is_a_dictionary(
     expected: dict[int, list[int]] = {}
     place = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seen, "_FENCE", fence)
-        patch.setattr(seen, "_READ", 2 * fence)
-        known = Seen(tmp_path_factory.getbasetemp(), memory * ROW // 8)
+        patch.setattr(key_index, "_FENCE_INTERVAL", fence)
+        patch.setattr(key_index, "_READ_ROWS", 2 * fence)
+        known = KeyIndex(tmp_path_factory.getbasetemp(), memory * ENTRY_BYTES // 8)
         for batch, stays in batches:
             places = np.arange(place, place + len(batch))
             place += len(batch)
@@ -43,7 +43,7 @@ def test_it_is_a_dictionary(
                 for key, at in zip(sorted(batch), places.tolist(), strict=True):
                     expected.setdefault(key, []).append(at)
             else:
-                known.forget_fresh()
+                known.discard_fresh()
         keys = np.array(sorted(asked), np.uint64)
         hits, places = known.find(keys)
         known.close()
@@ -53,10 +53,10 @@ def test_it_is_a_dictionary(
     )
 
 
-def test_ids_with_equal_keys_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that tell next to nothing: what is a repeat is decided by the ids alone."""
-    original = scan.keys
-    monkeypatch.setattr(scan, "keys", lambda ids: original(ids) & np.uint64(3))
+def test_distinguishes_ids_whose_keys_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With only four distinct keys, the ids themselves decide what is a repeat."""
+    original = scan.compute_keys
+    monkeypatch.setattr(scan, "compute_keys", lambda ids: original(ids) & np.uint64(3))
     rows = [f"{number % 37:024x},{number % 5}" for number in range(200)]
     quoted = [f'"{number % 41:024x}",{number % 5}' for number in range(100)]
     parts = ["\n".join(["id,v", *lines]).encode() for lines in (rows[:120], rows[120:], quoted)]
@@ -71,9 +71,9 @@ def test_ids_with_equal_keys_stay_apart(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(part.duplicates for part in merged) == 300 - 41
 
 
-def test_a_merge_in_next_to_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen, "ROW", 10**6)  # so that a few rows are too many
-    monkeypatch.setattr(scan, "BLOCK", 4096)
+def test_merges_correctly_with_almost_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "ENTRY_BYTES", 10**6)  # so that a few rows are too many
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 4096)
     ids = [f"{number * 7919 % 3001:024x}" for number in range(6000)]
     parts = [
         "\n".join(["id,v", *(f"{id},{id[-2:]}" for id in ids[at : at + 1000])]).encode() for at in range(0, 6000, 1000)

@@ -1,4 +1,4 @@
-"""What the API's routes and the file downloads share about aiohttp."""
+"""HTTP over aiohttp: limits, errors and middlewares that the API's routes and the file downloads share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import aiohttp
 from aiohttp import ClientHandlerType, ClientMiddlewareType
 from aiohttp.http_exceptions import LineTooLong
 
-# A request may wait for a connection where the session is the caller's: its headers have this many timeouts in all.
-PATIENCE = 10
-MAX_HEADER = 64 * 1024  # bytes of one header of an answer: content security policies alone may have a dozen thousand
-MAX_HEADERS = 512  # of one answer
+# Timeouts until the headers of an answer: a request may first wait for a connection of the caller's session.
+HEADER_TIMEOUTS = 10
+MAX_HEADER = 64 * 1024  # bytes of one response header; content security policies alone may take 12,000
+MAX_HEADERS = 512  # response headers
 
 
 def sent_once() -> ClientMiddlewareType:
-    """A middleware for one request, which forbids what aiohttp does on its own: sending a GET again when a kept-alive
-    connection turns out to be closed. The quota must know of every request, and the retry policy decides on them."""
+    """Return a middleware for one request that stops aiohttp from resending it.
+
+    aiohttp resends a GET when a kept-alive connection turns out to be closed. But the quota must count every request,
+    and the retry policy decides which are repeated.
+    """
     sent = False
 
     async def middleware(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
@@ -30,7 +33,7 @@ def sent_once() -> ClientMiddlewareType:
 
 
 def describe(error: BaseException) -> str:
-    """A transport error in a few words, without URLs: aiohttp puts them, queries included, into its messages."""
+    """Return a short description of a transport error, without URLs: aiohttp's messages include their queries."""
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -43,7 +46,7 @@ def describe(error: BaseException) -> str:
 
 
 def has_long_header(error: BaseException) -> bool:
-    """Whether an answer was refused for a header beyond the limits: it will be no shorter the next time."""
+    """Return whether an answer was refused because its headers exceed the limits. Retrying does not help then."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, LineTooLong) or "Too many headers" in str(cause):
@@ -53,7 +56,7 @@ def has_long_header(error: BaseException) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine: what is sent there does not travel."""
+    """Return whether a host is this machine, so that nothing sent there crosses a network."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,0 +1,105 @@
+"""The downloader: one file from its link to the disk, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from bulkpull.disk import disk_errors
+from bulkpull.download.file import PartialFile, Record, digest_of, open_partial
+from bulkpull.download.protocols import Checkpoints, Downloaded, Link, Opener, Progress, Version
+from bulkpull.download.segments import Segments
+from bulkpull.download.transfer import Job, Transfer
+from bulkpull.download.unzip import is_zip, unzip
+from bulkpull.errors import MalformedPartError
+from bulkpull.retry import RetryPolicy
+from bulkpull.threads import in_thread
+
+Verify = Callable[[Path], None]  # blocks; raises MalformedPartError
+
+
+@dataclass(frozen=True, slots=True)
+class Downloader:
+    """Downloads files: retries and resumes transfers, unpacks archives, and verifies what arrived.
+
+    `streams` limits concurrent streams. A download takes free places of it for segments of a slow file; its own place
+    is taken by the caller. `verify` checks a complete file.
+    """
+
+    opener: Opener
+    retry: RetryPolicy
+    streams: anyio.CapacityLimiter
+    verify: Verify
+
+    async def download(
+        self,
+        link: Link,
+        path: Path,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        known: Version | Downloaded | None = None,
+    ) -> Downloaded:
+        """Download a file.
+
+        Args:
+            link: The link to the file.
+            path: Where the file is written. Segments of it stand beside it until it is complete.
+            checkpoints: Where the state of the download is recorded.
+            progress: What is told about received bytes and retries.
+            known: What an earlier run recorded: the complete file, or the version of the bytes at `path`.
+
+        Returns:
+            Size and checksum of the file at `path`.
+
+        Raises:
+            FileMissingError: The host does not have the file.
+            MalformedPartError: The file does not pass `verify`, or does not decompress, after several downloads.
+            PartError: The file could not be downloaded.
+            OutputError: The file could not be written.
+        """
+        if isinstance(known, Downloaded) and await in_thread(_is_intact, path, known):
+            return known
+        version = known if isinstance(known, Version) else Version()
+        can_resume = version.validator is not None and await in_thread(path.exists)
+        job = Job(self.opener, link, progress, self.retry)
+        record = Record(checkpoints, version)
+        async with open_partial(path, record, resume=version if can_resume else None) as file:
+            transfer = Transfer(job, file)
+            segments = Segments(job, transfer, record, self.streams)
+            await (segments.resume() if can_resume else segments.discard())
+            downloaded = await self._complete(file, transfer, segments, record)
+        await in_thread(checkpoints.save_complete, downloaded)
+        return downloaded
+
+    async def _complete(self, file: PartialFile, transfer: Transfer, segments: Segments, record: Record) -> Downloaded:
+        """Download the file until it passes the checks."""
+        while True:
+            await segments.run()
+            try:
+                if not await in_thread(is_zip, file.path):
+                    await in_thread(self.verify, file.path)
+                    return file.downloaded
+                await record.clear()  # the recorded version is that of the archive
+                return await in_thread(_unpack, file.path, self.verify)
+            except MalformedPartError as error:
+                await segments.discard()
+                await transfer.reject(error)
+
+
+def _unpack(path: Path, verify: Verify) -> Downloaded:
+    """Replace an archive by the file in it. Blocks on the disk."""
+    unzip(path, verify)
+    with disk_errors(f"read {path}"):
+        return Downloaded(path.stat().st_size, digest_of(path).hexdigest())
+
+
+def _is_intact(path: Path, known: Downloaded) -> bool:
+    """Return whether a file is still as it was recorded. Blocks on the disk."""
+    with disk_errors(f"read {path}"):
+        try:
+            return path.stat().st_size == known.size and digest_of(path).hexdigest() == known.checksum
+        except FileNotFoundError:
+            return False
