@@ -9,7 +9,7 @@
      │   ├─ UnavailableError       no usable answer within the retry limit
      │   └─ ExportError            the exports of a window failed as often as is allowed
      ├─ PartError              a file of an export could not be downloaded
-     │   ├─ MalformedPartError     the file is not a valid CSV, or does not decompress
+     │   ├─ MalformedPartError     the file is not a valid CSV, or cannot be decompressed
      │   ├─ LinkExpiredError       the host rejects the link (400, 401, 403, 404, 410): get a fresh one
      │   └─ TransferError          no answer, 408, 429, 5xx, or the transfer broke: retry
      │       ├─ FileNotReadyError      the host does not have the file yet (202, 204, 409, 425): retry later

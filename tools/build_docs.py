@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 import bulkpull
+from bulkpull import sandbox
 from bulkpull.cli import cli
 from tools.check_links import check_links
 
@@ -122,11 +123,16 @@ def python_api() -> Iterator[str]:
         yield from (f"::: {value.__module__}.{name}" for name, value in public.items() if belongs(value))
 
 
+def sandbox_api() -> Iterator[str]:
+    """Yield all public names of `bulkpull.sandbox`."""
+    yield from (f"::: bulkpull.sandbox.{name}" for name in sandbox.__all__)
+
+
 def _is_plain_class(value: object) -> bool:
     return isinstance(value, type) and not issubclass(value, Exception | bulkpull.Event)
 
 
-GENERATORS: dict[str, Callable[[], Iterator[str]]] = {"cli": command_line, "api": python_api}
+GENERATORS: dict[str, Callable[[], Iterator[str]]] = {"cli": command_line, "api": python_api, "sandbox": sandbox_api}
 
 if __name__ == "__main__":
     sys.exit(main())

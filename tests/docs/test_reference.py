@@ -17,6 +17,11 @@ ERRORS = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, bulkpull.BulkpullError)
 ]
 
+MADE_FROM_MORE: dict[type[bulkpull.BulkpullError], bulkpull.BulkpullError] = {
+    errors.FormatError: errors.FormatError(1, "an-id", "a reason"),
+    errors.LinkExpiredError: errors.LinkExpiredError("a reason", status=403),
+}
+
 
 def exit_codes() -> dict[str, int]:
     """The exit code of each error, as the page has it."""
@@ -28,7 +33,7 @@ def exit_codes() -> dict[str, int]:
 def test_each_error_ends_with_its_documented_exit_code(
     error: type[bulkpull.BulkpullError], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    raised = error(1, "an-id", "a reason") if error is bulkpull.FormatError else error("a reason")
+    raised = error("a reason") if error not in MADE_FROM_MORE else MADE_FROM_MORE[error]
 
     def fail(**_options: object) -> int:
         raise raised
