@@ -77,7 +77,8 @@ class ContradictedCountError(ApiError):
 
 
 class Source(Protocol):
-    """The methods raise the errors of `bulkpull.errors.ApiError`, and `download` also those of `PartError`.
+    """The methods raise the errors of `bulkpull.errors.ApiError`; `download` and the bodies raise those of `PartError`:
+    `TransferError` for what should be retried.
 
     `base_url` names the source: a pull resumes only from the one it started with. `retry` is how often and how long
     failed downloads are retried, `requests_per_minute` the budget that polls and launches share.

@@ -244,9 +244,13 @@ class Clickwrap:
     def download(
         self, link: str, *, offset: int = 0, validator: str | None = None
     ) -> AbstractAsyncContextManager[Body]:
-        """Opens a link of an export, without the token; see `open_link` for the rules and the errors.
+        """Open a link of an export, without the token, from byte `offset` on if `validator` still identifies the file.
 
-        A relative link is taken for one beside the export's status, `{base_url}/tasks/export/{id}`.
+        A relative link is resolved against the URL of the export, `{base_url}/tasks/export/{id}`.
+
+        Raises LinkExpiredError, FileNotReadyError, RangeRefusedError or TransferError, which may pass, and PartError
+        for a link that must not be followed. Reading the body raises TransferError if it breaks off, and
+        MalformedPartError if it does not decompress.
         """
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")

@@ -191,9 +191,7 @@ async def test_without_fields_the_three_are_asked_for_and_further_columns_kept(t
 async def test_expired_links_are_renewed(tmp_path: Path) -> None:
     config = SandboxConfig(rows=2000, start=CONFIG.start, end=CONFIG.end, export_seconds=0.02, link_seconds=-1)
     async with opened(config, retry=RetryPolicy(base=0)) as (sandbox, clickwrap):
-        with pytest.raises(
-            bulkpull.PartError, match=r"window 1 .* 3 exports.*part 1 is missing: .* 403 to 5 fresh"
-        ):
+        with pytest.raises(bulkpull.PartError, match=r"window 1 .* 3 exports.*part 1 is missing: .* 403 to 5 fresh"):
             await pull(clickwrap, tmp_path / "a.csv", window="1y")
         assert sandbox.seen.downloads == 3 * 6
 
