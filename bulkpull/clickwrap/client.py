@@ -336,7 +336,11 @@ class Clickwrap:
 
         Raises:
             UsageError: The client is not open.
-            PartError: The file cannot be downloaded; raised on entering the context.
+            TransferError: The download may succeed when retried (also FileNotReadyError and RangeRefusedError). Reading
+                the body raises it too, if it breaks off.
+            LinkExpiredError: The host rejects the link.
+            MalformedPartError: The body does not decompress; raised when it is read.
+            PartError: The link must not be followed, or the host refuses the file.
         """
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")

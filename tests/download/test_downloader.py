@@ -31,7 +31,7 @@ async def test_a_whole_file(tmp_path: Path) -> None:
     assert host.requests == [None]
 
 
-async def test_a_broken_transfer_goes_on_where_it_broke(tmp_path: Path) -> None:
+async def test_a_broken_transfer_is_resumed_where_it_broke(tmp_path: Path) -> None:
     host = Host([broken(100_000), broken(300_000, begin=100_000), rest()])
     body, heard = await download(tmp_path, host)
     assert body == ROWS
@@ -40,19 +40,19 @@ async def test_a_broken_transfer_goes_on_where_it_broke(tmp_path: Path) -> None:
     assert len(heard.retries) == 2
 
 
-async def test_attempts_start_anew_as_long_as_the_transfer_comes_on(tmp_path: Path) -> None:
+async def test_progress_resets_the_attempts(tmp_path: Path) -> None:
     steps = range(70_000, len(ROWS), 70_000)
     host = Host([broken(70_000), *(broken(step + 70_000, begin=step) for step in steps[:-1]), rest()])
     assert len(host.answers) > 4
     assert (await download(tmp_path, host))[0] == ROWS
 
 
-async def test_a_host_without_ranges_starts_the_file_again(tmp_path: Path) -> None:
+async def test_a_host_without_ranges_sends_the_file_again(tmp_path: Path) -> None:
     host = Host([broken(100_000), whole()])
     assert (await download(tmp_path, host))[0] == ROWS
 
 
-async def test_without_a_strong_etag_no_range_is_asked_for(tmp_path: Path) -> None:
+async def test_without_a_strong_etag_no_range_is_requested(tmp_path: Path) -> None:
     host = Host([broken(100_000, etag='W/"v1"'), whole()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, None]
@@ -78,19 +78,19 @@ async def test_another_range_than_was_asked_for_is_not_spliced_in(tmp_path: Path
     assert (await download(tmp_path, host))[0] == ROWS
 
 
-async def test_a_416_tells_that_everything_came_before_the_connection_broke(tmp_path: Path) -> None:
+async def test_a_416_confirms_that_everything_arrived_before_the_connection_broke(tmp_path: Path) -> None:
     host = Host([broken(len(ROWS), chunked=True), rest()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, END]
 
 
-async def test_a_416_that_does_not_say_why_starts_the_file_again(tmp_path: Path) -> None:
+async def test_a_416_without_a_reason_restarts_the_file(tmp_path: Path) -> None:
     host = Host([broken(len(ROWS), chunked=True), whole(b"", status=416), whole()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, END, None]
 
 
-async def test_a_body_that_was_cut_in_a_record_together_with_its_length_is_completed(tmp_path: Path) -> None:
+async def test_a_body_truncated_in_a_record_together_with_its_length_is_completed(tmp_path: Path) -> None:
     cut = len(ROWS) // 2
     host = Host([whole(ROWS[:cut]), rest()])
     body, heard = await download(tmp_path, host)
@@ -99,14 +99,14 @@ async def test_a_body_that_was_cut_in_a_record_together_with_its_length_is_compl
     assert heard.size == len(ROWS)
 
 
-async def test_a_body_that_was_cut_together_with_its_length_is_known_by_the_length_told_before(tmp_path: Path) -> None:
+async def test_a_body_truncated_together_with_its_length_is_noticed_by_an_earlier_length(tmp_path: Path) -> None:
     cut = ROWS.index(b"\n", 200_000) + 1
     host = Host([broken(100_000), whole(ROWS[:cut]), rest()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, "bytes=100000-", f"bytes={cut}-"]
 
 
-async def test_a_file_that_was_told_too_long_once_is_believed_in_the_end(tmp_path: Path) -> None:
+async def test_a_length_that_was_announced_too_great_is_corrected(tmp_path: Path) -> None:
     host = Host([broken(100_000, body=ROWS * 2), whole()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert len(host.requests) == 3
@@ -128,7 +128,7 @@ WITHOUT_LAST_NEWLINE = ROWS[:-1]
         whole(WITHOUT_LAST_NEWLINE[:-100], '"v2"'),
     ],
 )
-async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answer: Answer) -> None:
+async def test_no_answer_to_the_request_for_more_does_harm(tmp_path: Path, answer: Answer) -> None:
     host = Host([whole(WITHOUT_LAST_NEWLINE), answer])
     assert (await download(tmp_path, host))[0] == WITHOUT_LAST_NEWLINE
     # Where the range was refused, the whole is asked for, for its length; where nothing was said, a few times.
@@ -136,7 +136,7 @@ async def test_no_answer_to_the_question_for_more_does_harm(tmp_path: Path, answ
     assert len(host.requests) <= 1 + MAX_CONFIRMATIONS
 
 
-async def test_a_longer_file_is_taken_instead_though_its_etag_is_another(tmp_path: Path) -> None:
+async def test_a_longer_file_with_another_etag_replaces_a_doubtful_one(tmp_path: Path) -> None:
     host = Host([whole(ROWS[:200_005]), whole(ROWS, '"v2"')])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, "bytes=200005-"]
@@ -161,7 +161,7 @@ async def test_a_line_without_end_is_refused_before_it_fills_the_disk(
     assert sent < MAX_MALFORMED * 2 * 8_000_000
 
 
-async def test_a_host_that_always_breaks_at_the_same_place_is_given_up(tmp_path: Path) -> None:
+async def test_a_host_that_always_breaks_at_the_same_offset_is_given_up(tmp_path: Path) -> None:
     host = Host([broken(100_000, etag=None)])
     with pytest.raises(PartError, match=r"download failed after \d attempts: .*the body ended early"):
         await download(tmp_path, host)
@@ -241,19 +241,19 @@ async def test_single_use_links_and_a_host_that_always_breaks_come_to_an_end(tmp
     "page",
     [b"<html>Sign in</html>", b'<?xml version="1.0"?><Error/>', b'{"error": {"message": "no"}}', b"name,v\n1,2\n"],
 )
-async def test_what_is_no_csv_is_asked_for_again_and_then_an_error(tmp_path: Path, page: bytes) -> None:
+async def test_a_file_that_is_not_a_csv_is_downloaded_again_and_then_malformed(tmp_path: Path, page: bytes) -> None:
     host = Host([whole(page)])
     with pytest.raises(MalformedPartError, match="the file host does not send a valid CSV: row 1: "):
         await download(tmp_path, host)
     assert host.renewals == MAX_MALFORMED - 1
 
 
-async def test_an_error_page_that_passes_does_no_harm(tmp_path: Path) -> None:
+async def test_a_temporary_error_page_does_no_harm(tmp_path: Path) -> None:
     host = Host([whole(b"<html>Busy</html>" * 100_000), whole()])
     assert (await download(tmp_path, host))[0] == ROWS
 
 
-async def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "part.csv").mkdir()  # nothing can be written there
     with pytest.raises(OutputError, match=r"cannot write .*/part\.csv"):
         await download(tmp_path, Host([whole()]))
@@ -281,7 +281,7 @@ async def test_a_file_that_is_not_as_recorded_is_downloaded_again(tmp_path: Path
 
 
 @pytest.mark.parametrize("left", [1, 300_000, len(ROWS)])
-async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: Path, left: int) -> None:
+async def test_a_partial_file_is_resumed_from_its_last_byte(tmp_path: Path, left: int) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS[:left])
     host = Host([rest()])
     known = Version('"v1"', len(ROWS))
@@ -291,13 +291,13 @@ async def test_half_a_part_goes_on_from_its_last_byte_in_the_next_run(tmp_path: 
     assert heard.size == len(ROWS) - left
 
 
-async def test_half_a_part_whose_file_has_changed_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
+async def test_a_partial_file_of_another_version_is_restarted(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS[:300_000])
     known = Version('"v1"', len(ROWS))
     assert (await download(tmp_path, Host([whole(OTHER, '"v2"')]), known=known))[0] == OTHER
 
 
-async def test_more_than_the_file_holds_is_begun_anew_in_the_next_run(tmp_path: Path) -> None:
+async def test_a_partial_file_longer_than_the_whole_is_restarted(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_bytes(ROWS + b"more")
     known = Version('"v1"', len(ROWS))
     assert (await download(tmp_path, Host([whole()]), known=known))[0] == ROWS
@@ -379,7 +379,7 @@ async def drip(request: web.Request, first: bytes, headers: dict[str, str] | Non
 
 
 @pytest.mark.parametrize("kind", ["bytes", "a gzip header without end"])
-async def test_a_host_that_drips_for_ever_is_given_up(
+async def test_a_host_that_is_too_slow_forever_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(transfer, "SLOW_SECONDS", 0.3)
@@ -394,7 +394,7 @@ async def test_a_host_that_drips_for_ever_is_given_up(
 
 
 @pytest.mark.parametrize("status", [202, 204, 404, 409, 425])
-async def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path, status: int) -> None:
+async def test_a_file_that_is_not_ready_is_waited_for(tmp_path: Path, status: int) -> None:
     host = Host([*[whole(b'{"status": "preparing"}', None, status)] * 3, whole()])
     assert (await download(tmp_path, host))[0] == ROWS
     assert len(host.requests) == 4
@@ -402,7 +402,7 @@ async def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path, status
 
 
 @pytest.mark.parametrize("status", [204, 404, 409, 425])
-async def test_a_file_that_never_comes_costs_an_export(
+async def test_a_file_that_never_appears_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setattr(patience, "LAG", 1.0)  # so that a slow machine too asks often enough in that time
@@ -412,7 +412,7 @@ async def test_a_file_that_never_comes_costs_an_export(
     assert 4 < len(host.requests) < 20
 
 
-async def test_a_host_that_says_for_ever_that_the_file_will_come_is_given_up(tmp_path: Path) -> None:
+async def test_a_file_that_is_being_prepared_forever_is_given_up(tmp_path: Path) -> None:
     host = Host([whole(b'{"status": "preparing"}', None, 202)])
     with (
         anyio.fail_after(10),

@@ -34,7 +34,7 @@ async def test_an_outage_costs_no_byte_twice(tmp_path: Path, outage: int) -> Non
     assert heard.size == len(ROWS)
 
 
-async def test_a_file_in_chunks_goes_on_where_it_broke(tmp_path: Path) -> None:
+async def test_a_chunked_body_is_resumed_where_it_broke(tmp_path: Path) -> None:
     host = Host([broken(300_000, chunked=True), rest()])
     _, heard = await download(tmp_path, host)
     assert heard.size == len(ROWS)
@@ -51,7 +51,7 @@ async def test_a_host_that_refuses_all_ranges_is_asked_for_the_whole_file(tmp_pa
     assert heard.size == 300_000 + len(ROWS)
 
 
-async def test_an_empty_body_does_not_pass_for_a_file_that_began(tmp_path: Path) -> None:
+async def test_an_empty_body_does_not_replace_a_partial_file(tmp_path: Path) -> None:
     for directory, etag in ((tmp_path / "a", '"v1"'), (tmp_path / "b", None)):
         directory.mkdir()
         host = Host([broken(100_000, etag=etag), whole(b"", etag), whole(b"", etag), whole()])
@@ -86,25 +86,25 @@ def until_close(body: bytes, etag: str | None = '"v1"', version: str = "1.0") ->
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("second", [rest(), whole(), whole(b"", status=500), whole(b"")])
-async def test_a_body_whose_end_is_not_told_is_asked_about(tmp_path: Path, version: str, second: Answer) -> None:
+async def test_the_end_of_a_body_without_a_length_is_confirmed(tmp_path: Path, version: str, second: Answer) -> None:
     host = Host([until_close(ROWS, version=version), second])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests[:2] == [None, END]
     assert len(host.requests) <= 1 + MAX_CONFIRMATIONS  # again where nothing was said
 
 
-async def test_a_body_that_was_cut_where_its_end_is_not_told_is_completed(tmp_path: Path) -> None:
+async def test_a_truncated_body_without_a_length_is_completed(tmp_path: Path) -> None:
     cut = ROWS.index(b"\n", 200_000) + 1
     for second in (rest(), whole()):
         assert (await download(tmp_path, Host([until_close(ROWS[:cut]), second, second])))[0] == ROWS
 
 
-async def test_a_body_that_was_cut_in_a_record_without_an_etag_is_downloaded_again(tmp_path: Path) -> None:
+async def test_a_body_truncated_in_a_record_without_an_etag_is_downloaded_again(tmp_path: Path) -> None:
     host = Host([whole(ROWS[:200_000], None), whole(etag=None)])
     assert (await download(tmp_path, host))[0] == ROWS
     assert host.requests == [None, None]
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
-async def test_a_file_without_anything_is_whole(tmp_path: Path, body: bytes) -> None:
+async def test_an_empty_file_is_complete(tmp_path: Path, body: bytes) -> None:
     assert (await download(tmp_path, Host([whole(body)])))[0] == body

@@ -1,4 +1,4 @@
-"""A file that is long in coming is brought in several streams, if the host goes along."""
+"""A slow file is downloaded in several segments, if the host serves ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bulkpull import PartError
 from bulkpull.download import Version, segments
 from tests.download.hosts import ROWS, Heard, Host, beside, download
 
-BODY = ROWS * 6  # several megabytes, so that half of it is worth a record
+BODY = ROWS * 6  # several megabytes, so that a part of it is worth a record
 PIECE = 64 * 1024
 
 
@@ -63,7 +63,7 @@ class SlowHost:
         return response
 
 
-async def test_several_streams_bring_one_file(tmp_path: Path) -> None:
+async def test_a_slow_file_is_downloaded_in_segments(tmp_path: Path) -> None:
     slow = SlowHost()
     body, _ = await download(tmp_path, Host([slow]), streams=3)
     assert body == BODY
@@ -72,7 +72,7 @@ async def test_several_streams_bring_one_file(tmp_path: Path) -> None:
     assert not beside(tmp_path)
 
 
-async def test_a_file_that_comes_fast_enough_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fast_file_is_not_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "MIN_REMAINING_SECONDS", 60.0)
     slow = SlowHost()
     body, _ = await download(tmp_path, Host([slow]), streams=3)
@@ -80,7 +80,7 @@ async def test_a_file_that_comes_fast_enough_is_left_alone(tmp_path: Path, monke
     assert slow.most_at_once == 1
 
 
-async def test_a_host_that_gives_no_ranges_is_asked_once(tmp_path: Path) -> None:
+async def test_a_host_without_ranges_is_asked_once(tmp_path: Path) -> None:
     slow = SlowHost(ranges=False)
     host = Host([slow])
     body, _ = await download(tmp_path, host, streams=2)
@@ -90,7 +90,7 @@ async def test_a_host_that_gives_no_ranges_is_asked_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("after", [len(BODY) // 4, len(BODY) // 2, len(BODY) * 9 // 10])
-async def test_a_file_that_is_replaced_meanwhile_is_one_or_the_other(tmp_path: Path, after: int) -> None:
+async def test_a_file_that_is_replaced_meanwhile_is_one_version_or_the_other(tmp_path: Path, after: int) -> None:
     slow = SlowHost()
     slow.replace_after = after
     body, _ = await download(tmp_path, Host([slow]), streams=3)
@@ -99,7 +99,7 @@ async def test_a_file_that_is_replaced_meanwhile_is_one_or_the_other(tmp_path: P
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_what_was_interrupted_resumes_in_all_its_segments(tmp_path: Path, seed: int) -> None:
+async def test_an_interrupted_download_resumes_in_all_segments(tmp_path: Path, seed: int) -> None:
     """Ended by a cancellation or by a host that fails, at any time, again and again."""
     draw = random.Random(seed)
     slow = SlowHost()

@@ -23,14 +23,14 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "LAG", 0.2)
 
 
-async def test_a_damaged_gzip_costs_a_new_download(tmp_path: Path) -> None:
+async def test_a_corrupt_gzip_is_downloaded_again(tmp_path: Path) -> None:
     body = gzip.compress(ROWS)
     host = Host([whole(body[:-100]), whole(body)])
     assert (await download(tmp_path, host))[0] == ROWS
     assert len(host.requests) == 2
 
 
-async def test_a_gzip_that_is_always_damaged_costs_an_export(tmp_path: Path) -> None:
+async def test_a_gzip_that_is_always_corrupt_is_malformed(tmp_path: Path) -> None:
     host = Host([whole(gzip.compress(ROWS)[:-100])])
     with pytest.raises(MalformedPartError, match="the compressed body ended early"):
         await download(tmp_path, host)
@@ -63,7 +63,7 @@ async def test_a_zip_with_one_file_is_that_file(tmp_path: Path, body: bytes) -> 
     assert heard.complete == [Downloaded(len(ROWS), xxh3_128(ROWS).hexdigest())]
 
 
-async def test_a_zip_that_breaks_off_goes_on_where_it_broke(tmp_path: Path) -> None:
+async def test_a_zip_that_breaks_off_is_resumed(tmp_path: Path) -> None:
     body = zipped(("activity.csv", ROWS))
     host = Host([broken(300_000, body=body), rest(body=body)])
     got, heard = await download(tmp_path, host)
@@ -104,7 +104,7 @@ async def test_other_zips_are_refused_at_once_as_what_they_are(tmp_path: Path, b
 
 
 @pytest.mark.parametrize("spoil", [lambda body: body[:-5000], lambda body: body[:200] + b"?" * 500 + body[700:]])
-async def test_a_damaged_zip_costs_a_new_download(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+async def test_a_corrupt_zip_is_downloaded_again(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     body = zipped(("activity.csv", ROWS), compression=zipfile.ZIP_DEFLATED)
     host = Host([whole(spoil(body), '"v2"'), whole(body)])
     assert (await download(tmp_path, host))[0] == ROWS
