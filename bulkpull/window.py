@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 
 def instant(moment: datetime) -> str:
-    """Format `moment` like the API's `created_time`: ISO 8601 in UTC with milliseconds, 24 characters.
+    """Format `moment` as window bounds are written: ISO 8601 in UTC with milliseconds, 24 characters.
 
     Source: Clickwrap's "Retrieving Activity Data in Bulk" (`2020-10-15T18:42:19.689Z`).
     """

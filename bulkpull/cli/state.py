@@ -32,7 +32,7 @@ class State:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case events.Requested(route="GET /activity"):
+            case events.Requested() if not self.windows:
                 self.probes += 1
             case events.Planned():
                 self.windows = len(event.windows)

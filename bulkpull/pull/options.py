@@ -42,17 +42,17 @@ class PullOptions(PlanOptions):
     )
     all_strings: bool = field(
         default=False,
-        metadata=option("Write created_time as text in Parquet."),
+        metadata=option("Write times as text in Parquet."),
     )
     partition_by: str | None = field(
         default=None,
-        metadata=option("Write Parquet as a directory, partitioned by created_time.", choices=PARTITIONS),
+        metadata=option("Write Parquet as a directory with a partition per month.", choices=PARTITIONS),
     )
     fields: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "Columns after id, signer_id, created_time. Defaults to all those in the files.",
-            details="Without it, exports are asked for these three, and all columns they deliver are kept.",
+            "Columns after the required ones. Defaults to all columns of the files.",
+            details="Without it, exports are asked for the required columns, and all that they deliver are kept.",
             metavar="A,B",
             recorded=lambda options, source: ",".join(options.names(source.columns)) if options.fields else "",
         ),
