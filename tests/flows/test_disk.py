@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -103,7 +104,11 @@ def test_a_full_disk_for_the_journal_exits_with_code_5(sandbox: SandboxProcess, 
 
 
 @pytest.mark.parametrize(
-    ("window", "limit", "what"), [("1y", 250_000, "cannot spool"), ("2w", 2_500_000, "cannot merge")]
+    ("window", "limit", "what"),
+    [
+        ("1y", 250_000, r"cannot write \S+/window-000001-part-\d+\.csv: "),
+        ("2w", 2_500_000, "cannot merge window"),
+    ],
 )
 def test_a_full_disk_exits_with_code_5_and_the_pull_resumes_once_there_is_space(
     sandbox: SandboxProcess, tmp_path: Path, window: str, limit: int, what: str
@@ -112,7 +117,7 @@ def test_a_full_disk_exits_with_code_5_and_the_pull_resumes_once_there_is_space(
     for run in range(2):
         done = command(sandbox, out, limit, f"--window={window}")
         assert done.returncode == 5, done.stderr
-        assert f"{what} window" in done.stderr
+        assert re.search(what, done.stderr)
         assert "bytes are free there, and " in done.stderr
         assert "more are needed" in done.stderr
         assert "Resume with: bulkpull pull" in done.stderr
