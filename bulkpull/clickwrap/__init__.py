@@ -1,5 +1,6 @@
 """The client of the Clickwrap API: routes, response models, filters, quota."""
 
-from bulkpull.clickwrap.client import BASE_URL, Clickwrap
+from bulkpull.clickwrap.api import BASE_URL
+from bulkpull.clickwrap.client import Clickwrap
 
 __all__ = ["BASE_URL", "Clickwrap"]
