@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from bulkpull.cli import main
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import sandbox_process
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BASE = ["pull", "--start", "2024-01-01", "--end", "2024-07-01", "--out", "activity.csv"]

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: in a process of its own, against a sandbox in another."""
+"""The command line in a process of its own, against a sandbox in another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from bulkpull.cli.next_step import next_step, quoted, taking_values, without_fre
 from bulkpull.cli.pull import pull
 from bulkpull.cli.running import Interrupted
 from bulkpull.cli.summary import summary
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests import commands
+from tests.commands import sandbox_process
 
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
 
@@ -50,10 +52,7 @@ def environment(sandbox: SandboxProcess | None, **more: str) -> dict[str, str]:
 
 
 def bulkpull(sandbox: SandboxProcess | None, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bulkpull", *arguments]
-    return subprocess.run(  # noqa: S603
-        command, env=environment(sandbox, **more), capture_output=True, text=True, timeout=60, check=False
-    )
+    return commands.run(*arguments, environment=environment(sandbox, **more))
 
 
 def test_pull_writes_the_file_and_says_so_on_standard_error(sandbox: SandboxProcess, tmp_path: Path) -> None:
@@ -195,7 +194,7 @@ def test_windows_that_are_left_out_are_code_6_and_named(tmp_path: Path) -> None:
         done = bulkpull(sandbox, *command)
         assert done.returncode == 4, done.stderr
         assert "all 2 exports allowed beyond the plan are used; allow more with --max-extra-exports" in done.stderr
-        assert "leave the window out (--skip-failed)" in done.stderr
+        assert "skip the window (--skip-failed)" in done.stderr
         done = bulkpull(sandbox, *command, "--skip-failed", "--json")
     assert done.returncode == 6, done.stderr
     result = json.loads(done.stdout)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import sandbox_process
 from tests.docs.examples import PAGES, ROOT, blocks, run_page
 
 RUN = [page for page in PAGES if any(block.is_run for block in blocks(page))]

@@ -17,14 +17,15 @@ import pytest
 import bulkpull
 from bulkpull import Clickwrap, Result, events
 from bulkpull.events import Event
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import sandbox_process
 
-WINDOWS = 13
+WINDOWS = 7
 OPTIONS: dict[str, Any] = {
     "start": "2024-01-01",
     "end": "2024-07-01",
-    "window": "2w",
-    "exports": 6,
+    "window": "4w",
+    "exports": 4,
     "fields": ["connection_data.page_title"],
 }
 OUTPUTS = ("a.csv", "a.csv", "a.ndjson.zst", "a.parquet")
@@ -45,7 +46,7 @@ STAGES = (
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SandboxProcess]:
     """In a separate process, so that all tasks, threads and sockets in this one are the pull's."""
-    options = ["--rows", "6000", "--end", "2024-07-01", "--export-seconds", "0.05", "--rows-per-file", "250"]
+    options = ["--rows", "3000", "--end", "2024-07-01", "--export-seconds", "0.05", "--rows-per-file", "250"]
     with sandbox_process(*options) as running:
         yield running
 

@@ -21,7 +21,8 @@ import bulkpull
 from bulkpull import Clickwrap, OutputError, Result, events
 from bulkpull.events import Event
 from bulkpull.rows.sink import CsvSink
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import sandbox_process
 
 NOBODY = 65534
 ROWS = 60_000

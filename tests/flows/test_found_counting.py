@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bulkpull import CountMismatch, events
-from bulkpull.sandbox.process import sandbox_process
+from tests import commands
+from tests.commands import sandbox_process
 from tests.flows.found import Pulled, pulled, short_patience
 
 
@@ -128,9 +127,8 @@ def test_exits_with_code_6_if_there_are_fewer_rows_than_counted(tmp_path: Path) 
     sandbox_options = "--rows", "1000", "--start", "2024-01-01", "--end", "2024-07-01", "--export-seconds", "0.05"
     with sandbox_process(*sandbox_options, "--faults", "counts-over:3") as sandbox:
         for name, accepted, code in (("a.csv", (), 6), ("b.csv", ("--accept-short",), 0)):
-            command = [sys.executable, "-m", "bulkpull", *options, "--out", str(tmp_path / name), *accepted]
             environment = os.environ | {"BULKPULL_TOKEN": sandbox.token, "BULKPULL_BASE_URL": sandbox.url}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+            done = commands.run(*options, "--out", str(tmp_path / name), *accepted, environment=environment, lag=1.0)
             assert done.returncode == code, done.stderr
             assert (tmp_path / name).read_bytes().count(b"\n") >= 1000
             assert "Traceback" not in done.stderr

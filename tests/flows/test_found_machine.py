@@ -20,7 +20,8 @@ import pytest
 
 import bulkpull
 from bulkpull import Clickwrap, Result, cli
-from bulkpull.sandbox.process import SandboxProcess, sandbox_process
+from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import sandbox_process
 
 ROWS = 3000
 DEADLINE = 60.0  # seconds after which a pull counts as endless

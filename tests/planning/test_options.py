@@ -28,7 +28,7 @@ SOURCE = bulkpull.Clickwrap("t")
         ({"start": datetime(2024, 1, 1)}, r"no offset from UTC: write 2024-01-01T00:00:00Z or"),
         ({"filter": "event_type"}, "comparisons"),
         ({"filter": "a==1 or b==2"}, "'or'"),
-        ({"window": "0d"}, "no length"),
+        ({"window": "0d"}, "not a length"),
         ({"rows_per_export": 0}, "rows_per_export is 0: it must be at least 1"),
         ({"max_windows": -1}, "max_windows is -1: it must be at least 1"),
     ],
