@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist worksteal # many of them wait, for sockets and processes
+	$(BIN)/python -m pytest -n 6 --dist worksteal # many of them wait, for sockets and processes
 
 soak: $(VENV)/.installed-test
 	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation

@@ -23,7 +23,7 @@ from bulkpull.sandbox.process import SandboxProcess
 TIMEOUT_S = 60.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.commands"])
+_PROCESSES.set_forkserver_preload(["tests.commands", "tests.flows.victim"])
 
 
 def run(

@@ -1,6 +1,6 @@
 """Soak test: hundreds of seeded schedules of faults, kills and odd servers, with tables of the outcomes.
 
-The suite runs a few of them: 12 with kills, 14 with faults, 4 with both. Of the pulls on a simulated clock it runs 200
+The suite runs a few of them: 12 with kills, 14 with faults, 4 with both. Of the pulls on a simulated clock it runs 100
 of each kind, and `make soak` 1000.
 
 python -m tests.soak [--faults N] [--kills N] [--both N] [--odd N] [--seed S]

@@ -17,7 +17,7 @@ KILLED = frozenset({-9, 255})  # 255 if the fork server missed the exit status
 
 # Processes that are forked from one which has imported all this start in no time.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.flows.victim"])
+PROCESSES.set_forkserver_preload(["tests.commands", "tests.flows.victim"])
 
 
 def run(url: str, token: str, out: Path, options: dict[str, Any], retry: RetryPolicy, timeouts: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ ODD = st.sampled_from(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     kinds=st.lists(ODD, min_size=1, max_size=3),
     rows=st.integers(0, 300),
