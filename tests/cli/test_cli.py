@@ -383,7 +383,8 @@ def test_a_fresh_start_that_did_not_come_to_it_is_still_one(tmp_path: Path, monk
 
 def test_a_second_signal_ends_a_pull_at_once_and_it_goes_on(sandbox: SandboxProcess, tmp_path: Path) -> None:
     code, stderr, command = interrupted(sandbox, tmp_path, signal.SIGINT, signal.SIGINT, signal.SIGINT)
-    assert code == 130
+    # A signal while Python shuts down kills it, which a shell reports as 130 too.
+    assert code in (130, -signal.SIGINT)
     assert "Traceback" not in stderr
     done = bulkpull(sandbox, *command, "--json")
     assert done.returncode == 0, done.stderr
