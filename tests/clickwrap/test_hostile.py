@@ -89,7 +89,7 @@ def bounded_memory() -> Iterator[None]:
 
 def bomb(size: int) -> bytes:
     """`size` MiB of spaces, compressed."""
-    stream = zlib.compressobj(9, wbits=31)
+    stream = zlib.compressobj(1, wbits=31)
     return b"".join([*(stream.compress(b" " * MIB) for _ in range(size)), stream.flush()])
 
 
@@ -104,12 +104,17 @@ def compressed(body: bytes, encoding: bytes = b"gzip") -> bytes:
     [
         (CHUNKED + b'10000\r\n{"data": [' + b" " * (0x10000 - 10) + b"\r\n", b"10000\r\n" + b" " * 0x10000 + b"\r\n"),
         (HEAD + b"Content-Length: 99999999999\r\n\r\n[", b"1," * 32768),
-        (compressed(bomb(1000)), b""),
     ],
-    ids=["chunked", "long", "bomb"],
+    ids=["chunked", "long"],
 )
 async def test_rejects_gigabytes_of_json(first: bytes, forever: bytes) -> None:
     error = await asked(first, forever)
+    assert type(error) in (ApiError, UnavailableError)
+
+
+@pytest.mark.usefixtures("bounded_memory")
+async def test_rejects_json_that_decompresses_to_a_gigabyte() -> None:
+    error = await asked(compressed(bomb(1000)), b"")
     assert type(error) in (ApiError, UnavailableError)
 
 
