@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
-from bulkpull.errors import ApiError
+from bulkpull.errors import ApiError, UsageError
 from bulkpull.events import OnEvent
 from bulkpull.retry import RetryPolicy
 from bulkpull.window import Window
@@ -26,11 +26,19 @@ class Columns:
         key: The column that identifies a row.
         time: The column with the instant (ISO 8601) by which windows select rows.
         required: The columns that every export requests; they come first in the output.
+
+    Raises:
+        UsageError: `key` or `time` is not among the required columns.
     """
 
     key: str
     time: str
     required: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in (self.key, self.time):
+            if name not in self.required:
+                raise UsageError(f"the column {name} of a source must be among its required columns")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import orjson
@@ -37,7 +36,8 @@ def run(
     """
     with tempfile.TemporaryDirectory() as directory:
         streams = Path(directory, "stdout"), Path(directory, "stderr")
-        process = _start(arguments, dict(environment), streams, lag)
+        process = _PROCESSES.Process(target=_run, args=(arguments, dict(environment), streams, lag))
+        process.start()
         process.join(TIMEOUT_S)
         if process.exitcode is None:
             process.kill()
@@ -53,7 +53,9 @@ def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
     with tempfile.TemporaryDirectory() as directory:
         stdout = Path(directory, "stdout")
         arguments = ("sandbox", "--port", "0", *options)
-        process = _start(arguments, dict(os.environ), (stdout, Path(os.devnull)), patience.LAG)
+        streams = stdout, Path(os.devnull)
+        process = _PROCESSES.Process(target=_run, args=(arguments, dict(os.environ), streams, patience.LAG))
+        process.start()
         deadline = time.monotonic() + TIMEOUT_S
         while not (stdout.exists() and stdout.read_bytes().count(b"\n")):
             assert process.exitcode is None and time.monotonic() < deadline, "the sandbox did not start"
@@ -66,17 +68,6 @@ def sandbox_process(*options: str) -> Iterator[SandboxProcess]:
             os.kill(process.pid, signal.SIGINT)
             process.join(TIMEOUT_S)
         running.stats.update(orjson.loads(stdout.read_bytes().splitlines()[1]))
-
-
-def _start(
-    arguments: tuple[str, ...],
-    environment: dict[str, str],
-    streams: tuple[Path, Path],
-    lag: float,
-) -> ForkServerProcess:
-    process = _PROCESSES.Process(target=_run, args=(arguments, environment, streams, lag))
-    process.start()
-    return process
 
 
 def _run(

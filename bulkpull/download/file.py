@@ -74,8 +74,8 @@ class PartialFile:
         return self._version
 
     @property
-    def ends_in_line(self) -> bool:
-        """Whether the last byte is not a newline."""
+    def ends_mid_line(self) -> bool:
+        """Whether there are bytes behind the last newline."""
         return self._line_bytes > 0
 
     @property

@@ -178,7 +178,7 @@ class Transfer:
             raise TransferError(_truncated(file.offset, promised))
         # A proxy may have truncated the body together with its length. If records end where it ends, that cannot be
         # seen, and the host is not asked.
-        return not self._is_end_confirmed and not body.is_checked and (file.ends_in_line or not body.is_framed)
+        return not self._is_end_confirmed and not body.is_checked and (file.ends_mid_line or not body.is_framed)
 
     def _check_range(self, body: Body) -> None:
         """Raise RangeRefusedError unless the body continues the file. Some hosts ignore If-Range, and serve a range of

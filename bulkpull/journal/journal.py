@@ -103,13 +103,13 @@ class Journal(JournalReader):
         with self._transaction() as db:
             db.execute("UPDATE window SET activities = ? WHERE number = ?", (window.rows, window.index))
 
-    def cut(self, window: Window, pieces: Sequence[Window], ids: int | None) -> tuple[Window, ...]:
+    def split(self, window: Window, pieces: Sequence[Window], ids: int | None) -> tuple[Window, ...]:
         """Replace a window by pieces, and forget its parts. `ids` is how many different ids its exports have delivered,
         if any. Returns the pieces with the next free indexes."""
         with self._transaction() as db:
             [(first,)] = db.execute("SELECT max(number) + 1 FROM window")
             numbered = tuple(replace(piece, index=first + place) for place, piece in enumerate(pieces))
-            db.execute("UPDATE window SET ids_before_cut = ? WHERE number = ?", (ids, window.index))
+            db.execute("UPDATE window SET ids_before_split = ? WHERE number = ?", (ids, window.index))
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
             _insert_windows(db, numbered, parent=window.index)
         return numbered
@@ -163,7 +163,7 @@ class Journal(JournalReader):
 
     # Parts
 
-    def transferring(self, window: Window, part: int, validator: str | None, length: int | None) -> None:
+    def record_partial_part(self, window: Window, part: int, validator: str | None, length: int | None) -> None:
         """Record that a part is being written; with a `validator` it can be resumed."""
         with self._transaction() as db:
             db.execute(
@@ -171,7 +171,7 @@ class Journal(JournalReader):
                 (validator, length, window.index, part),
             )
 
-    def fetched(self, window: Window, part: int, size: int, checksum: str) -> None:
+    def record_complete_part(self, window: Window, part: int, size: int, checksum: str) -> None:
         """Record that a part is complete on the disk."""
         with self._transaction() as db:
             db.execute(
@@ -179,7 +179,7 @@ class Journal(JournalReader):
                 (size, checksum, window.index, part),
             )
 
-    def damaged(self, window: Window, part: int) -> None:
+    def reset_part(self, window: Window, part: int) -> None:
         """Record that a part has to be downloaded again."""
         with self._transaction() as db:
             db.execute(

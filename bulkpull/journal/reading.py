@@ -83,7 +83,7 @@ class JournalReader:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """All windows in order of time, the pieces in place of those that were cut."""
+        """All windows in order of time, the pieces in place of those that were split."""
         return self._windows("SELECT number, start, end, activities FROM active ORDER BY start")
 
     @property
@@ -108,22 +108,25 @@ class JournalReader:
 
     @property
     def splits(self) -> int:
-        """How many windows were cut."""
+        """How many windows were split."""
         return self._count("SELECT count(DISTINCT parent) FROM window")
 
     def outcomes(self) -> list[Outcome]:
-        """The outcomes of all windows by number, including those that were cut."""
+        """The outcomes of all windows by number, including those that were split."""
         rows = self._rows(
-            "SELECT number, start, end, activities, parent, ids_before_cut, records, ids, rows, "
-            "skip_reason NOT NULL FROM window LEFT JOIN merge ON merge.window = number ORDER BY number"
+            "SELECT number, start, end, activities, parent, ids_before_split, records, ids, rows, "
+            "skip_reason NOT NULL, number IN (SELECT parent FROM window WHERE parent NOT NULL) FROM window "
+            "LEFT JOIN merge ON merge.window = number ORDER BY number"
         )
         return [
-            Outcome(_window(*window), parent, ids_before_cut, records, ids, new_rows, bool(is_skipped))
-            for *window, parent, ids_before_cut, records, ids, new_rows, is_skipped in rows
+            Outcome(
+                _window(*window), parent, ids_before_split, records, ids, new_rows, bool(is_skipped), bool(is_split)
+            )
+            for *window, parent, ids_before_split, records, ids, new_rows, is_skipped, is_split in rows
         ]
 
     def progress(self) -> list[Progress]:
-        """The progress of all windows in order of time, the pieces in place of those that were cut."""
+        """The progress of all windows in order of time, the pieces in place of those that were split."""
         rows = self._rows(
             "SELECT active.number, active.start, active.end, active.activities, "
             "(SELECT count(*) FROM export WHERE export.window = active.number), "

@@ -54,17 +54,18 @@ class Outcome:
     """The outcome of a window.
 
     Once it is merged, `records` is how many its newest export delivered, `ids` how many different ids all its exports
-    did, and `rows` how many of them are its rows in the output. If it was cut, `ids_before_cut` is how many different
-    ids its exports had delivered until then.
+    did, and `rows` how many of them are its rows in the output. If it `is_split`, `ids_before_split` is how many
+    different ids its exports had delivered until then.
     """
 
     window: Window
     parent: int | None
-    ids_before_cut: int | None
+    ids_before_split: int | None
     records: int | None
     ids: int | None
     rows: int | None
     is_skipped: bool
+    is_split: bool
 
 
 @dataclass(frozen=True, slots=True)

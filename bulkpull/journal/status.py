@@ -37,7 +37,7 @@ class Status:
     """An unfinished pull.
 
     `pid` is the process that is `running` it, in that process's own PID namespace; None if none is. `runs` counts its
-    runs, `launches` its exports, `splits` the windows that were cut. `merged` are the figures of its merged windows,
+    runs, `launches` its exports, `splits` the windows that were split. `merged` are the figures of its merged windows,
     whose rows take `size` bytes of CSV.
     """
 

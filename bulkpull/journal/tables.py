@@ -13,14 +13,14 @@ from bulkpull.errors import OutputError
 
 VERSION = 4  # of the tables
 
-# window: the plan, and the pieces of windows that were cut (parent). activities: its count by the API.
+# window: the plan, and the pieces of windows that were split (parent). activities: its count by the API.
 # merge: the merged windows. csv_size: the size of the merged CSV behind a window's rows.
 _TABLES = """
 CREATE TABLE pull (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE option (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cap (records INTEGER PRIMARY KEY, verdict TEXT NOT NULL);
 CREATE TABLE window (number INTEGER PRIMARY KEY, start TEXT NOT NULL, end TEXT NOT NULL, activities INTEGER,
-    parent INTEGER, ids_before_cut INTEGER, skip_reason TEXT);
+    parent INTEGER, ids_before_split INTEGER, skip_reason TEXT);
 CREATE VIEW active AS SELECT * FROM window WHERE number NOT IN (SELECT parent FROM window WHERE parent NOT NULL);
 CREATE TABLE export (number INTEGER PRIMARY KEY, window INTEGER NOT NULL, launched TEXT NOT NULL, id TEXT,
     has_succeeded INTEGER NOT NULL DEFAULT 0, failure TEXT);

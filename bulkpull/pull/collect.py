@@ -71,7 +71,7 @@ class Collector:
         """Download a damaged part again. Raises ExportFailure if it is missing or malformed."""
         with disk_errors(f"remove {part.path}"):
             await in_thread(part.path.unlink, True)
-        await in_thread(self.journal.damaged, part.window, part.number)
+        await in_thread(self.journal.reset_part, part.window, part.number)
         part.record = PartRecord(part.number, part.record.name, part.record.export_id)
         part.size = None
         of_export = [other.record for other in journey.parts if other.record.export_id == part.record.export_id]
@@ -89,7 +89,7 @@ class Collector:
         self._wake()
 
     def window_split(self, window: Window, pieces: Sequence[Window], *, is_merged: bool) -> None:
-        """The pieces are merged in place of the window, or after it where it `is_merged`."""
+        """The pieces are merged in place of the window, or after it if it `is_merged`."""
         self.backpressure.window_split(window, pieces, is_merged=is_merged)
         self._wake()
 
@@ -177,10 +177,10 @@ class _PartCheckpoints:
     part: Part
 
     def save_partial(self, version: Version) -> None:
-        self.journal.transferring(self.part.window, self.part.number, version.validator, version.length)
+        self.journal.record_partial_part(self.part.window, self.part.number, version.validator, version.length)
 
     def save_complete(self, downloaded: Downloaded) -> None:
-        self.journal.fetched(self.part.window, self.part.number, downloaded.size, downloaded.checksum)
+        self.journal.record_complete_part(self.part.window, self.part.number, downloaded.size, downloaded.checksum)
 
 
 def _known(record: PartRecord) -> Version | Downloaded:

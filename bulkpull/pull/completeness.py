@@ -37,8 +37,7 @@ def completeness(journal: Journal) -> Completeness:
     """Compare what a finished pull has merged with the counts. Blocks on the disk. Raises OutputError."""
     outcomes = journal.outcomes()
     caps = {records for records, verdict in journal.caps.items() if verdict != "refuted"}
-    cut = {outcome.parent for outcome in outcomes}
-    merged = [outcome for outcome in outcomes if outcome.window.index not in cut and outcome.ids is not None]
+    merged = [outcome for outcome in outcomes if not outcome.is_split and outcome.ids is not None]
     short: list[CountMismatch] = []
     over: list[CountMismatch] = []
     for outcome in merged:
@@ -49,7 +48,7 @@ def completeness(journal: Journal) -> Completeness:
             over.append(CountMismatch(window, window.rows, new))
         elif outcome.records in caps and (window.rows is None or journal.doubt):
             short.append(CountMismatch(window, None, ids))
-    short += _less_than_before_cut(outcomes)
+    short += _less_than_before_split(outcomes)
     rows = sum(outcome.rows or 0 for outcome in outcomes)
     if not short:
         short += _less_than_sum(merged, rows)
@@ -63,13 +62,13 @@ def completeness(journal: Journal) -> Completeness:
     return Completeness(tuple(in_order[0]), tuple(in_order[1]), known_by)
 
 
-def _less_than_before_cut(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
-    """The windows whose pieces delivered less than they had delivered before they were cut, or less than was counted in
-    them if the pieces were not counted."""
+def _less_than_before_split(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
+    """The windows whose pieces delivered less than they had delivered before they were split, or less than was counted
+    in them if the pieces were not counted."""
     of_pieces: dict[int, int] = defaultdict(int)
     is_skipped: dict[int, bool] = defaultdict(bool)
     is_uncounted: dict[int, bool] = defaultdict(bool)
-    for outcome in reversed(outcomes):  # pieces come after the window they are cut from
+    for outcome in reversed(outcomes):  # pieces come after the window that was split
         index, parent = outcome.window.index, outcome.parent
         if parent is not None:
             of_pieces[parent] += max(of_pieces[index], outcome.ids or 0)
@@ -80,7 +79,7 @@ def _less_than_before_cut(outcomes: Sequence[Outcome]) -> list[CountMismatch]:
         index = outcome.window.index
         if index not in of_pieces or outcome.ids is not None or is_skipped[index]:
             continue
-        least = max(outcome.ids_before_cut or 0, (outcome.window.rows or 0) if is_uncounted[index] else 0)
+        least = max(outcome.ids_before_split or 0, (outcome.window.rows or 0) if is_uncounted[index] else 0)
         if of_pieces[index] < least:
             found.append(CountMismatch(outcome.window, least, of_pieces[index]))
     return found

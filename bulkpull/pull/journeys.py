@@ -249,7 +249,7 @@ class Journeys:
         if not pieces:
             return ()
         ids = delivery.ids if delivery and not is_merged else None
-        pieces = await in_thread(self.journal.cut, window, pieces, ids)
+        pieces = await in_thread(self.journal.split, window, pieces, ids)
         await in_thread(self.discard, window.index)
         self.collector.window_split(window, pieces, is_merged=is_merged)
         self.on_event(Split(window, pieces, reason, is_merged))

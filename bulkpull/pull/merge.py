@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -68,7 +69,8 @@ async def merge(
     Raises:
         OutputError: the disk failed, or `path` was changed since it was written.
     """
-    async with _opened(path, journal, names, columns, followed, fixed=fixed, memory=memory) as work:
+    opened = partial(_Merge.open, path, journal, names, columns, followed, fixed=fixed, memory=memory)
+    async with _closing(await in_thread(opened)) as work:
         accepted = 0
         pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_MAX_UNCOMMITTED)
@@ -258,18 +260,8 @@ class _Merge:
 
 
 @asynccontextmanager
-async def _opened(
-    path: Path,
-    journal: Journal,
-    names: Sequence[str],
-    columns: Columns,
-    followed: GrowingFile,
-    *,
-    fixed: bool,
-    memory: int,
-) -> AsyncIterator[_Merge]:
-    """Open the merge in a thread, and close it in one, whatever happens."""
-    work = await in_thread(lambda: _Merge.open(path, journal, names, columns, followed, fixed=fixed, memory=memory))
+async def _closing(work: _Merge) -> AsyncIterator[_Merge]:
+    """Close the merge in a thread, whatever happens."""
     try:
         yield work
     except BaseException:
@@ -278,5 +270,5 @@ async def _opened(
             await in_thread(work.close)
         raise
     else:
-        with anyio.CancelScope(shield=True), disk_errors("finish the output", at=path):
+        with anyio.CancelScope(shield=True), disk_errors("finish the output", at=work.path):
             await in_thread(work.close)

@@ -206,12 +206,10 @@ class _Pull:
         journal = self.journal
         caps: dict[int, Verdict] = {records: found for records, found in journal.caps.items() if found != "open"}
         doubts = Doubts(caps, bool(journal.doubt))
-        outcomes = journal.outcomes()
-        cut = {outcome.parent for outcome in outcomes}
-        for outcome in outcomes:
+        for outcome in journal.outcomes():
             if outcome.window.rows is not None and (outcome.rows or 0) > outcome.window.rows:
                 doubts.are_counts_doubtful = True
-            if outcome.records is not None and outcome.window.index not in cut:
+            if outcome.records is not None and not outcome.is_split:
                 doubts.resume(outcome.window, Delivery(outcome.records, outcome.ids or 0, outcome.rows or 0))
         return doubts
 

@@ -15,8 +15,8 @@ from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import ExportFailure, Journey
 
 _MAX_LATE_LINKS = 3  # times that a window's export is found to have more links than before
-_MAX_VAIN_WAITS = 2  # consecutive windows that waited for late links in vain, after which no window waits for them
-MAX_VAIN_EXPORTS = 3  # windows whose second export delivered nothing new, after which none is exported a second time
+_MAX_USELESS_WAITS = 2  # consecutive windows whose wait for late links was useless; then none waits
+MAX_USELESS_EXPORTS = 3  # windows whose second export delivered nothing new, after which none is exported a second time
 _TRUNCATED_SHARE = 0.1  # of a window's count: if more is missing, its export was probably truncated
 
 
@@ -28,8 +28,8 @@ class Reconciler:
     collector: Collector
     _: KW_ONLY
     on_event: OnEvent
-    _vain_exports: int = 0
-    _vain_waits: int = 0
+    _useless_exports: int = 0
+    _useless_waits: int = 0
 
     async def should_split(self, journey: Journey, doubt: Doubt) -> bool:
         """Take the next steps for a window that is `empty` or `short`.
@@ -57,13 +57,13 @@ class Reconciler:
         may_be_capped = delivered.ids > 0 and is_suspicious(delivered.records)
         if may_be_capped and not evidence.cannot_be_split and not evidence.is_exported_again:
             return True
-        if not evidence.is_exported_again and self._vain_exports < MAX_VAIN_EXPORTS:
+        if not evidence.is_exported_again and self._useless_exports < MAX_USELESS_EXPORTS:
             self._tell(journey, doubt, "exporting it again")
             evidence.ids_before = delivered.ids
             if await self.export_again(journey):
                 return False
-        is_vain = delivered.ids == (evidence.ids_before or 0)
-        self._vain_exports += is_vain
+        is_useless = delivered.ids == (evidence.ids_before or 0)
+        self._useless_exports += is_useless
         if not delivered.ids:
             raise ExportFailure(
                 journey.export_id,
@@ -73,7 +73,7 @@ class Reconciler:
             )
         evidence.is_resolved = True
         rows = journey.window.rows or 0
-        return is_vain and not evidence.cannot_be_split and rows - delivered.ids > _TRUNCATED_SHARE * rows
+        return is_useless and not evidence.cannot_be_split and rows - delivered.ids > _TRUNCATED_SHARE * rows
 
     async def count_for_limit(self, journey: Journey, doubt: Doubt) -> bool | None:
         """Whether a count says that a window is complete whose export ended at what may be a cap; None if no count can
@@ -100,20 +100,19 @@ class Reconciler:
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")
         with suppress(CountUnavailable):
-            await self.exporter.update_count(
-                journey, await self.exporter.count_again(journey.window, doubt.delivery.ids)
-            )
+            rows = await self.exporter.count_again(journey.window, doubt.delivery.ids)
+            await self.exporter.update_count(journey, rows)
 
     async def _late_links(self, journey: Journey) -> bool:
         """Whether the newest export has more links now, or gets them within some seconds. Does not wait once waiting
-        has been in vain several times."""
+        has been useless several times."""
         if not journey.export_id or journey.evidence.late_links == _MAX_LATE_LINKS:
             return False
-        if self._vain_waits >= _MAX_VAIN_WAITS:
+        if self._useless_waits >= _MAX_USELESS_WAITS:
             are_late = await self.collector.collect_late(journey)
         else:
             are_late = await patience.until(lambda: self.collector.collect_late(journey), bool)
-            self._vain_waits = 0 if are_late else self._vain_waits + 1
+            self._useless_waits = 0 if are_late else self._useless_waits + 1
         journey.evidence.late_links += are_late
         return are_late
 

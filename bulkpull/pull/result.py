@@ -18,8 +18,8 @@ class Result:
 
     Of the whole pull, over all its `runs`: `output` has `rows` rows. `duplicates` more were dropped because of their
     id, `conflicts` of them although they had other values. `outside` rows lie outside their window, and are kept.
-    `windows`, `exports` (launches, including those whose answer was lost), `parts` and `splits` (windows that were cut)
-    are counts. `counted` is how many activities the plan expected; None if that is not known.
+    `windows`, `exports` (launches, including those whose answer was lost), `parts` and `splits` (split windows) are
+    counts. `counted` is how many activities the plan expected; None if that is not known.
 
     Of this run alone: `requests` to the API, `throttled` (its 429 answers), `retries` of requests and transfers,
     `bytes` of parts received, `probes` (requests that count activities), and `seconds`.

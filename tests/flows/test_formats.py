@@ -15,14 +15,13 @@ import pyarrow.parquet
 import pytest
 
 from bulkpull import FormatError, OutputError, UsageError, events
-from bulkpull.download import verify_csv
 from bulkpull.download.file import PartialFile
 from bulkpull.events import Event
-from bulkpull.pull import collect
 from bulkpull.sandbox import Sandbox
 from bulkpull.store import WorkDirectory
 from tests.flows.survival import survive_kills, undisturbed
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
+from tests.late_column import add_a_late_column
 
 FIELDS = ["event_type", "connection_data.page_title", "custom_data.vip"]
 
@@ -174,14 +173,7 @@ async def test_an_invalid_time_stops_the_pull_and_loses_no_progress(
 async def test_columns_that_appear_later_are_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rendering so far is discarded and starts over."""
 
-    def with_another_column(path: Path, *, key: str) -> None:
-        verify_csv(path, key=key)
-        if path.name == "window-000008-part-0001.csv":
-            lines = path.read_bytes().split(b"\n")
-            lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            path.write_bytes(b"\n".join(lines))
-
-    monkeypatch.setattr(collect, "verify_csv", with_another_column)
+    add_a_late_column(monkeypatch)
     async with Sandbox(CONFIG) as sandbox:
         for name in ("a.parquet", "a.ndjson"):
             await pull(sandbox, tmp_path / name, fields=None)

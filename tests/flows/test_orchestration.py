@@ -14,7 +14,7 @@ import pytest
 import bulkpull
 from bulkpull import Clickwrap, ExportError, Plan, Result, RetryPolicy, events
 from bulkpull.events import Event
-from bulkpull.pull.reconcile import MAX_VAIN_EXPORTS
+from bulkpull.pull.reconcile import MAX_USELESS_EXPORTS
 from bulkpull.sandbox import Sandbox, SandboxConfig
 
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
@@ -146,4 +146,4 @@ async def test_reports_the_windows_of_missing_rows(tmp_path: Path) -> None:
     assert len(result.short) >= 12
     assert (result.complete, result.completeness) == (False, "short")
     # Windows that lack more than a tenth are split, to find out whether their exports were truncated.
-    assert result.exports <= 12 + MAX_VAIN_EXPORTS + 2 * result.splits
+    assert result.exports <= 12 + MAX_USELESS_EXPORTS + 2 * result.splits

@@ -104,9 +104,9 @@ def test_parts_half_and_whole(reopen: Reopen) -> None:
     journal.start_run()
     launched(journal, WINDOWS[1], "one")
     journal.record_success(WINDOWS[1], "one", [part(1, "a"), part(2, "b"), part(3, "c")])
-    journal.transferring(WINDOWS[1], 1, '"v1"', 1000)
-    journal.transferring(WINDOWS[1], 2, '"v2"', None)
-    journal.fetched(WINDOWS[1], 2, 17, "check")
+    journal.record_partial_part(WINDOWS[1], 1, '"v1"', 1000)
+    journal.record_partial_part(WINDOWS[1], 2, '"v2"', None)
+    journal.record_complete_part(WINDOWS[1], 2, 17, "check")
     half, whole, missing = reopen().exports()[1][0].parts
     assert half == part(1, "a", validator='"v1"', length=1000)
     assert whole == part(2, "b", validator='"v2"', size=17, checksum="check")
@@ -120,8 +120,8 @@ def test_half_files_are_not_trusted_after_the_machine_went_down(
     journal.start_run()
     launched(journal, WINDOWS[0], "one")
     journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
-    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
-    journal.fetched(WINDOWS[0], 2, 17, "check")
+    journal.record_partial_part(WINDOWS[0], 1, '"v1"', 1000)
+    journal.record_complete_part(WINDOWS[0], 2, 17, "check")
     reopen().start_run()
     assert reopen().exports()[0][0].parts[0].validator == '"v1"'
     boot_id = tmp_path / "boot_id"
@@ -130,7 +130,7 @@ def test_half_files_are_not_trusted_after_the_machine_went_down(
     reopen().start_run()
     assert reopen().exports()[0][0].parts == (part(1, "a"), part(2, "b", size=17, checksum="check"))
     # Where the machine does not tell when it was started, it may always have been down.
-    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
+    journal.record_partial_part(WINDOWS[0], 1, '"v1"', 1000)
     monkeypatch.setattr(journal_module, "_BOOT_ID", tmp_path / "none")
     monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["false"])
     reopen().start_run()
@@ -147,7 +147,7 @@ def test_macos_tells_its_start_in_another_way(
     journal.start_run()
     launched(journal, WINDOWS[0], "one")
     journal.record_success(WINDOWS[0], "one", [part(1, "a")])
-    journal.transferring(WINDOWS[0], 1, '"v1"', 1000)
+    journal.record_partial_part(WINDOWS[0], 1, '"v1"', 1000)
     if not trusted:
         monkeypatch.setattr(journal_module, "_BOOT_ID_OF_MACOS", ["echo", "9A0C"])
     reopen().start_run()
@@ -174,7 +174,7 @@ def test_pieces_take_the_place_of_a_window_and_the_last_merged_is_the_latest(reo
     journal.record_failure(WINDOWS[1], "one", "gone")
     noon = WINDOWS[1].start + (WINDOWS[1].end - WINDOWS[1].start) / 2
     cut = (Window(0, WINDOWS[1].start, noon, 30), Window(1, noon, WINDOWS[1].end, None))
-    halves = journal.cut(WINDOWS[1], cut, 17)
+    halves = journal.split(WINDOWS[1], cut, 17)
     assert halves == (Window(3, WINDOWS[1].start, noon, 30), Window(4, noon, WINDOWS[1].end, None))
     again = reopen()
     assert again.windows == again.waiting == (WINDOWS[0], *halves, WINDOWS[2])
@@ -200,7 +200,7 @@ def test_an_export_that_is_made_again_has_parts_of_its_own(reopen: Reopen) -> No
     journal = reopen()
     launched(journal, WINDOWS[0], "one")
     journal.record_success(WINDOWS[0], "one", [part(1, "a"), part(2, "b")])
-    journal.fetched(WINDOWS[0], 1, 17, "check")
+    journal.record_complete_part(WINDOWS[0], 1, 17, "check")
     launched(journal, WINDOWS[0], "two")
     assert journal.last_part(WINDOWS[0]) == 2
     journal.record_success(WINDOWS[0], "two", [part(3, "a", "two")])
@@ -208,7 +208,7 @@ def test_an_export_that_is_made_again_has_parts_of_its_own(reopen: Reopen) -> No
     one, two = reopen().exports()[0]
     assert one.parts == (part(1, "a", size=17, checksum="check"), part(2, "b"), part(4, "c"))
     assert two.parts == (part(3, "a", "two"),)
-    journal.damaged(WINDOWS[0], 1)
+    journal.reset_part(WINDOWS[0], 1)
     assert reopen().exports()[0][0].parts[0] == part(1, "a")
     journal.record_failure(WINDOWS[0], "one", "gone")
     assert [record.id for record in reopen().exports()[0]] == ["two"]
@@ -219,14 +219,14 @@ def test_what_windows_came_to(reopen: Reopen) -> None:
     journal.record_merge(WINDOWS[0], Figures(1, 8, 4, 0, 0), 100, ["id"], records=12, ids=10)
     journal.record_count(replace(WINDOWS[0], rows=11))
     half = WINDOWS[1].start + (WINDOWS[1].end - WINDOWS[1].start) / 2
-    pieces = journal.cut(WINDOWS[1], (replace(WINDOWS[1], end=half), replace(WINDOWS[1], start=half)), 9)
+    pieces = journal.split(WINDOWS[1], (replace(WINDOWS[1], end=half), replace(WINDOWS[1], start=half)), 9)
     journal.skip(pieces[0], "no")
     assert reopen().outcomes() == [
-        Outcome(replace(WINDOWS[0], rows=11), None, None, 12, 10, 8, False),
-        Outcome(WINDOWS[1], None, 9, None, None, None, False),
-        Outcome(WINDOWS[2], None, None, None, None, None, False),
-        Outcome(pieces[0], 1, None, None, None, None, True),
-        Outcome(pieces[1], 1, None, None, None, None, False),
+        Outcome(replace(WINDOWS[0], rows=11), None, None, 12, 10, 8, False, False),
+        Outcome(WINDOWS[1], None, 9, None, None, None, False, True),
+        Outcome(WINDOWS[2], None, None, None, None, None, False, False),
+        Outcome(pieces[0], 1, None, None, None, None, True, False),
+        Outcome(pieces[1], 1, None, None, None, None, False, False),
     ]
 
 
@@ -234,7 +234,7 @@ def test_launches_of_the_plan_and_those_without_an_answer(reopen: Reopen) -> Non
     journal = reopen()
     assert (journal.planned, journal.unlaunched) == (3, {0, 1, 2})
     journal.record_lost_answer(journal.record_launch(WINDOWS[1]))
-    [piece] = journal.cut(WINDOWS[0], WINDOWS[:1], None)
+    [piece] = journal.split(WINDOWS[0], WINDOWS[:1], None)
     assert (reopen().planned, reopen().unlaunched, reopen().launches) == (3, {0, 2}, 1)
     failures = {one.window.index: one.failure for one in reopen().progress()}
     assert failures == {piece.index: None, 1: "the launch was not answered; it may have created an export", 2: None}

@@ -48,7 +48,7 @@ def test_the_count_of_a_window_holds_for_its_pieces_where_they_are_not_counted(
 ) -> None:
     window = Window(0, START, END, 6)
     journal = journal_of(tmp_path, (window,), None)
-    pieces = journal.cut(window, (Window(0, START, START + DAY, 4), Window(1, START + DAY, END, piece_rows)), 5)
+    pieces = journal.split(window, (Window(0, START, START + DAY, 4), Window(1, START + DAY, END, piece_rows)), 5)
     merged(journal, pieces[0], 4)
     merged(journal, pieces[1], 1)
     found = completeness(journal)

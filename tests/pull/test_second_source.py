@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow.parquet
+import pytest
 
 import bulkpull
-from bulkpull import Body, Columns, Export, RetryPolicy, Window, events
+from bulkpull import Body, Columns, Export, RetryPolicy, UsageError, Window, events
 from bulkpull.events import Event, OnEvent
 from bulkpull.window import instant
 
@@ -86,3 +87,9 @@ async def test_formats_follow_the_columns_of_the_source(tmp_path: Path) -> None:
     assert table.column_names == ["order", "placed", "note"]
     assert str(table.schema.field("placed").type) == "timestamp[ms, tz=UTC]"
     assert table.num_rows == 700
+
+
+@pytest.mark.parametrize("required", [(), ("order",), ("placed", "note")])
+def test_a_source_requires_its_key_and_its_time(required: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="must be among its required columns"):
+        Columns(key="order", time="placed", required=required)

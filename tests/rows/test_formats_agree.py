@@ -21,8 +21,8 @@ from bulkpull.rows import ndjson as ndjson_module
 from bulkpull.rows import scan
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.ndjson import ndjson
-from bulkpull.rows.parquet import write_parquet
 from bulkpull.rows.sink import CsvSink
+from tests.rows.test_parquet import write
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 CELLS = st.one_of(
@@ -46,15 +46,7 @@ def merged(directory: Path, *parts: bytes) -> bytes:
 
 def as_parquet(directory: Path, data: bytes) -> list[dict[str, Any]]:
     path = directory / "rows.parquet"
-    write_parquet(
-        io.BytesIO(data),
-        path,
-        columns=Clickwrap.columns,
-        all_strings=False,
-        partition_by=None,
-        provenance=dict,
-        checkpoint=lambda: None,
-    )
+    write(data, path)
     return list(pyarrow.parquet.read_table(path).to_pylist())
 
 

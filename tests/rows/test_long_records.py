@@ -18,9 +18,9 @@ from bulkpull.rows import records as records_module
 from bulkpull.rows import scan
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.ndjson import ndjson
-from bulkpull.rows.parquet import write_parquet
 from bulkpull.rows.records import CsvError, records
 from bulkpull.rows.sink import CsvSink
+from tests.rows.test_parquet import write
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 LIMIT = 1000  # bytes, instead of MAX_RECORD_BYTES
@@ -59,15 +59,7 @@ def to_ndjson(data: bytes, _directory: Path) -> None:
 
 def to_parquet(data: bytes, directory: Path) -> None:
     path = directory / "rows.parquet"
-    write_parquet(
-        io.BytesIO(data),
-        path,
-        columns=Clickwrap.columns,
-        all_strings=False,
-        partition_by=None,
-        provenance=dict,
-        checkpoint=lambda: None,
-    )
+    write(data, path)
     assert pyarrow.parquet.read_table(path).num_rows == 3
 
 

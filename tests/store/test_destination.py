@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from bulkpull import OutputError, events
-from bulkpull.pull import collect, orchestrator
+from bulkpull.pull import orchestrator
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.sandbox import Sandbox
 from tests.flows.test_resume import CONFIG, at, interrupted, pull
+from tests.late_column import add_a_late_column
 
 
 @dataclass
@@ -97,13 +98,8 @@ async def test_after_an_interruption_what_was_taken_before_comes_again_unchanged
 async def test_a_column_that_is_added_makes_it_take_everything_again(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_another_column(path: Path, *, key: str) -> None:
-        if path.name == "window-000008-part-0001.csv":
-            lines = path.read_bytes().split(b"\n")
-            lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            path.write_bytes(b"\n".join(lines))
 
-    monkeypatch.setattr(collect, "verify_csv", with_another_column)
+    add_a_late_column(monkeypatch)
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, tmp_path / "a.csv", fields=None)
         destination = use(InMemory())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkpull import Columns, OutputError
+from bulkpull import Clickwrap, OutputError
 from bulkpull.rows.format import Format
 from bulkpull.store import WorkDirectory, destination_for
 from bulkpull.store.local import LocalFile
@@ -17,9 +17,7 @@ from bulkpull.store.local import LocalFile
 def local_file(path: Path | str, *, overwrite: bool = False) -> LocalFile:
     """A claimed destination for plain CSV, which may be written."""
     work = WorkDirectory(path)
-    destination = destination_for(
-        work, Format(), overwrite=overwrite, columns=Columns("id", "created_time", ("id",)), provenance=dict
-    )
+    destination = destination_for(work, Format(), overwrite=overwrite, columns=Clickwrap.columns, provenance=dict)
     assert isinstance(destination, LocalFile)
     work.claim()
     try:
