@@ -39,8 +39,16 @@ async def test_survives_every_fault(tmp_path: Path, expected: bytes) -> None:
     async with anyio.create_task_group() as group:
         for seed in (2, *range(6, 18), 32):
             group.start_soon(survive, seed)
-    met = {kind for survival in survivals for kind in survival.faults}
-    assert met >= {kind for kinds in KINDS.values() for kind in kinds}
+
+    def met() -> set[str]:
+        return {kind for survival in survivals for kind in survival.faults}
+
+    every_kind = {kind for kinds in KINDS.values() for kind in kinds}
+    for seed in range(33, 53):  # which requests a seed's faults meet depends on timing: a rare kind may need more seeds
+        if met() >= every_kind:
+            break
+        await survive(seed)
+    assert met() >= every_kind
     assert not any(survival.impossible for survival in survivals)  # windows whose exports always fail are split
 
 
