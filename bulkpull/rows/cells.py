@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import FormatError
-from bulkpull.rows.scan import Block, Bytes, Positions
+from bulkpull.rows.block import Block, Bytes, Positions
 
 _QUOTE = ord('"')
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkpull.rows.block import Block, Keys, Layout, Positions, layout_of
 from bulkpull.rows.cells import has_value
 from bulkpull.rows.key_index import KeyIndex
 from bulkpull.rows.records import CsvError, records, unquote
-from bulkpull.rows.scan import Block, Keys, Layout, Positions, Prefetcher, Scanner, layout_of, read_header
+from bulkpull.rows.scan import Prefetcher, Scanner, read_header
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 

@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from bulkpull.rows.scan import Keys, Positions
+from bulkpull.rows.block import Keys, Positions
 
 ENTRY_BYTES = 16  # a key and an offset
 _FENCE_INTERVAL = 4096  # every 4096th key of a spilled run stays in memory: a sparse index

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
 from bulkpull.rows import ndjson as ndjson_module
-from bulkpull.rows import scan
+from bulkpull.rows import numpy_scan, scan
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.ndjson import ndjson
 from bulkpull.rows.sink import CsvSink
 from tests.rows.test_parquet import write
+
+pytestmark = pytest.mark.usefixtures("each_fast_path")
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 CELLS = st.one_of(
@@ -86,7 +88,7 @@ def test_every_format_holds_what_the_csv_module_reads(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "BLOCK_BYTES", block)
         patch.setattr(scan, "_SLOW_BLOCK_BYTES", block // 2)
-        patch.setattr(scan, "_CHUNK_BYTES", 16)
+        patch.setattr(numpy_scan, "_CHUNK_BYTES", 16)
         patch.setattr(ndjson_module, "_ROWS_PER_CALL", 3)
         output = merged(directory, data)
         assert list(by_csv(output)) == expected

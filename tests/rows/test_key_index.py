@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.rows import key_index, scan
+from bulkpull.rows import block, key_index, numpy_scan, scan
 from bulkpull.rows.key_index import ENTRY_BYTES, KeyIndex
 from tests.rows.test_dedup import merge
 
@@ -55,8 +55,10 @@ def test_finds_the_same_rows_as_a_dictionary(
 
 def test_distinguishes_ids_whose_keys_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With only four distinct keys, the ids themselves decide what is a repeat."""
-    original = scan.compute_keys
-    monkeypatch.setattr(scan, "compute_keys", lambda ids: original(ids) & np.uint64(3))
+    original = block.compute_keys
+    for module in (scan, numpy_scan):
+        monkeypatch.setattr(module, "compute_keys", lambda ids: original(ids) & np.uint64(3))
+    monkeypatch.setattr(scan, "FAST_BUFFER", numpy_scan.NumpyBuffer)
     rows = [f"{number % 37:024x},{number % 5}" for number in range(200)]
     quoted = [f'"{number % 41:024x}",{number % 5}' for number in range(100)]
     parts = ["\n".join(["id,v", *lines]).encode() for lines in (rows[:120], rows[120:], quoted)]

@@ -22,6 +22,8 @@ from bulkpull.rows.records import CsvError, records
 from bulkpull.rows.sink import CsvSink
 from tests.rows.test_parquet import write
 
+pytestmark = pytest.mark.usefixtures("each_fast_path")
+
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 LIMIT = 1000  # bytes, instead of MAX_RECORD_BYTES
 

@@ -15,9 +15,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
-from bulkpull.rows import scan
+from bulkpull.rows import numpy_scan, scan
+from bulkpull.rows.block import Block, Layout, compute_keys, is_outside, layout_of
 from bulkpull.rows.records import CsvError, records, unquote
-from bulkpull.rows.scan import Block, Layout, Prefetcher, Scanner, compute_keys, layout_of, read_header
+from bulkpull.rows.scan import Prefetcher, Scanner, read_header
+
+pytestmark = pytest.mark.usefixtures("each_fast_path")
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 Found = tuple[list[bytes], list[bytes], int] | tuple[int, str]  # records, ids, rows outside; or an error
@@ -76,7 +79,7 @@ def read_slowly(data: bytes) -> Found:
             found.append(raw + b"\n")
             ids.append(id)
             if "created_time" in columns:
-                outside += scan.is_outside(unquote(fields[columns.index("created_time")]), START, END)
+                outside += is_outside(unquote(fields[columns.index("created_time")]), START, END)
     except CsvError as error:
         return (error.row, error.reason)
     return found, ids, outside
@@ -123,7 +126,7 @@ def test_both_paths_find_the_same_records(
         expected = (1, "header")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "BLOCK_BYTES", block)
-        patch.setattr(scan, "_CHUNK_BYTES", chunk)
+        patch.setattr(numpy_scan, "_CHUNK_BYTES", chunk)
         assert read_by_blocks(path) == expected
 
 

@@ -1,0 +1,473 @@
+/* The scanner of CSV blocks, compiled: see `bulkpull/rows/scan.py`, which has the same in NumPy.
+ *
+ * One pass over the bytes, in steps of 64. For each step a mask of quotes, commas, newlines and carriage returns is made
+ * with the widest comparison that the processor has. The number of quotes before a byte tells whether it is inside
+ * quotes: a prefix XOR of the mask of quotes (Langdale and Lemire, "Parsing gigabytes of JSON per second", 2019). What
+ * is left are the ends of the fields. Everything that is not plain (see `scan`) ends the pass before its record.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define HAS_SSE2 1
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define HAS_NEON 1
+#endif
+
+#define STEP 64
+#define STEPS_AT_ONCE 64 /* 4 KiB of data: their masks stay in the first level cache */
+#define LONG_ID 1024     /* bytes, from which on Python computes the key */
+#define INSTANT 24       /* bytes of 2024-01-31T23:59:59.999Z */
+
+typedef struct {
+    uint64_t quotes, commas, newlines, returns;
+} Masks;
+
+typedef void (*MakeMasks)(const uint8_t *data, size_t steps, Masks *masks);
+
+/* 64-bit words, on any processor */
+
+static uint64_t load_word(const uint8_t *data) {
+    uint64_t word;
+    memcpy(&word, data, 8);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    return word;
+}
+
+static uint64_t equal_in_word(uint64_t word, uint8_t byte) {
+    const uint64_t low = 0x7F7F7F7F7F7F7F7Full;
+    uint64_t other = word ^ (0x0101010101010101ull * byte);
+    uint64_t zero = ~(((other & low) + low) | other | low); /* 0x80 for each byte that is equal */
+    return ((zero >> 7) * 0x0102040810204080ull) >> 56;
+}
+
+static void masks_by_words(const uint8_t *data, size_t steps, Masks *masks) {
+    for (size_t step = 0; step < steps; step++, data += STEP) {
+        Masks found = {0, 0, 0, 0};
+        for (int at = 0; at < STEP; at += 8) {
+            uint64_t word = load_word(data + at);
+            found.quotes |= equal_in_word(word, '"') << at;
+            found.commas |= equal_in_word(word, ',') << at;
+            found.newlines |= equal_in_word(word, '\n') << at;
+            found.returns |= equal_in_word(word, '\r') << at;
+        }
+        masks[step] = found;
+    }
+}
+
+#ifdef HAS_SSE2
+static uint64_t equal_sse2(const __m128i *parts, char byte) {
+    const __m128i wanted = _mm_set1_epi8(byte);
+    uint64_t found = 0;
+    for (int at = 0; at < 4; at++)
+        found |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(parts[at], wanted)) << (16 * at);
+    return found;
+}
+
+static void masks_by_sse2(const uint8_t *data, size_t steps, Masks *masks) {
+    for (size_t step = 0; step < steps; step++, data += STEP) {
+        __m128i parts[4];
+        for (int at = 0; at < 4; at++)
+            parts[at] = _mm_loadu_si128((const __m128i *)(data + 16 * at));
+        masks[step].quotes = equal_sse2(parts, '"');
+        masks[step].commas = equal_sse2(parts, ',');
+        masks[step].newlines = equal_sse2(parts, '\n');
+        masks[step].returns = equal_sse2(parts, '\r');
+    }
+}
+
+#if defined(__GNUC__) || defined(__clang__)
+#define HAS_AVX2 1
+__attribute__((target("avx2"))) static uint64_t equal_avx2(__m256i first, __m256i second, char byte) {
+    const __m256i wanted = _mm256_set1_epi8(byte);
+    uint64_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(first, wanted));
+    uint64_t high = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(second, wanted));
+    return high << 32 | low;
+}
+
+__attribute__((target("avx2"))) static void masks_by_avx2(const uint8_t *data, size_t steps, Masks *masks) {
+    for (size_t step = 0; step < steps; step++, data += STEP) {
+        __m256i first = _mm256_loadu_si256((const __m256i *)data);
+        __m256i second = _mm256_loadu_si256((const __m256i *)(data + 32));
+        masks[step].quotes = equal_avx2(first, second, '"');
+        masks[step].commas = equal_avx2(first, second, ',');
+        masks[step].newlines = equal_avx2(first, second, '\n');
+        masks[step].returns = equal_avx2(first, second, '\r');
+    }
+}
+#endif
+#endif
+
+#ifdef HAS_NEON
+static uint64_t equal_neon(const uint8x16_t *parts, uint8_t byte) {
+    static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t bit = vld1q_u8(bits), wanted = vdupq_n_u8(byte);
+    uint8x16_t a = vandq_u8(vceqq_u8(parts[0], wanted), bit), b = vandq_u8(vceqq_u8(parts[1], wanted), bit);
+    uint8x16_t c = vandq_u8(vceqq_u8(parts[2], wanted), bit), d = vandq_u8(vceqq_u8(parts[3], wanted), bit);
+    uint8x16_t sums = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
+    sums = vpaddq_u8(sums, sums);
+    return vgetq_lane_u64(vreinterpretq_u64_u8(sums), 0);
+}
+
+static void masks_by_neon(const uint8_t *data, size_t steps, Masks *masks) {
+    for (size_t step = 0; step < steps; step++, data += STEP) {
+        uint8x16_t parts[4];
+        for (int at = 0; at < 4; at++)
+            parts[at] = vld1q_u8(data + 16 * at);
+        masks[step].quotes = equal_neon(parts, '"');
+        masks[step].commas = equal_neon(parts, ',');
+        masks[step].newlines = equal_neon(parts, '\n');
+        masks[step].returns = equal_neon(parts, '\r');
+    }
+}
+#endif
+
+#define MAX_WAYS 4
+
+typedef struct {
+    const char *name;
+    MakeMasks make;
+} Way;
+
+/* What this processor can do, the fastest last. */
+static int ways_here(Way *ways) {
+    int count = 0;
+    ways[count++] = (Way){"words", masks_by_words};
+#ifdef HAS_SSE2
+    ways[count++] = (Way){"sse2", masks_by_sse2};
+#endif
+#ifdef HAS_AVX2
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2"))
+        ways[count++] = (Way){"avx2", masks_by_avx2};
+#endif
+#ifdef HAS_NEON
+    ways[count++] = (Way){"neon", masks_by_neon};
+#endif
+    return count;
+}
+
+/* Keys and times */
+
+/* See `compute_keys` in scan.py. */
+static uint64_t key_of(const uint8_t *id, size_t size) {
+    uint64_t hash = size, first = 0;
+    for (size_t at = 0; at < size; at += 8) {
+        uint64_t word = 0;
+        if (size - at >= 8) {
+            word = load_word(id + at);
+        } else {
+            uint8_t rest[8] = {0};
+            memcpy(rest, id + at, size - at);
+            word = load_word(rest);
+        }
+        if (at == 0)
+            first = word;
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15ull;
+        hash ^= hash >> 32;
+    }
+    uint64_t digits = __builtin_bswap64(first); /* the first byte is the highest */
+    uint64_t letters = digits >> 6 & 0x0101010101010101ull;
+    digits = (digits + letters * 9) & 0x0F0F0F0F0F0F0F0Full;
+    digits = (digits | digits >> 4) & 0x00FF00FF00FF00FFull;
+    digits = (digits | digits >> 8) & 0x0000FFFF0000FFFFull;
+    digits = (digits | digits >> 16) & 0x00000000FFFFFFFFull;
+    return digits << 32 | (hash & 0xFFFFFFFFull);
+}
+
+/* Whether a text has the form 0000-00-00T00:00:00.000Z, with any digits: eight bytes at a time. */
+static int is_canonical(const uint8_t *text) {
+    static const uint8_t form[INSTANT + 1] = "0000-00-00T00:00:00.000Z";
+    static const uint8_t kind[INSTANT + 1] = "\xF0\xF0\xF0\xF0\xFF\xF0\xF0\xFF\xF0\xF0\xFF\xF0\xF0\xFF\xF0\xF0\xFF\xF0\xF0"
+                                             "\xFF\xF0\xF0\xF0\xFF"; /* F0 for a digit */
+    uint64_t wrong = 0;
+    for (int at = 0; at < INSTANT; at += 8) {
+        const uint64_t word = load_word(text + at), wanted = load_word(form + at), mask = load_word(kind + at);
+        const uint64_t six = ~mask & 0x0606060606060606ull; /* for a digit: up to 9, no carry */
+        wrong |= ((word & mask) ^ wanted) | (((word + six) & mask) ^ wanted);
+    }
+    return !wrong;
+}
+
+static int is_before(const uint8_t *text, const uint8_t *other) {
+    for (int at = 0; at < INSTANT; at += 8) {
+        const uint64_t word = __builtin_bswap64(load_word(text + at)), than = __builtin_bswap64(load_word(other + at));
+        if (word != than)
+            return word < than;
+    }
+    return 0;
+}
+
+/* The scan */
+
+typedef struct {
+    uint8_t *data;
+    size_t size;
+    size_t width;       /* fields of each record; 0: as many as the first record has */
+    size_t key_at;      /* number of the field with the id */
+    Py_ssize_t time_at; /* number of the field with the time, or -1 */
+    const uint8_t *start, *end; /* instants, between which the window is */
+    int32_t *separators;        /* the ends of all fields */
+    size_t max_separators;
+    uint64_t *keys;
+    int32_t *others; /* numbers of the records whose time is not in canonical form */
+    size_t max_rows;
+    /* results */
+    size_t rows;
+    size_t used;     /* bytes of the records */
+    size_t outside;  /* records whose time is outside of the window */
+    size_t other_count;
+    size_t returns;  /* carriage returns that end a line with the newline */
+} Scan;
+
+/* Take the next record, whose newline stands at `newline`. Returns 0 if the strict reader must read it. */
+static int take_record(Scan *scan, size_t newline) {
+    const uint8_t *data = scan->data;
+    const int32_t *fields = scan->separators + scan->rows * scan->width;
+    const int has_return = newline > scan->used && data[newline - 1] == '\r';
+    const size_t line_end = newline - (size_t)has_return;
+    size_t begin = scan->key_at ? (size_t)fields[scan->key_at - 1] + 1 : scan->used;
+    size_t end = scan->key_at + 1 < scan->width ? (size_t)fields[scan->key_at] : line_end;
+    if (begin < end && data[begin] == '"') {
+        begin++;
+        end--;
+        if (end > begin && memchr(data + begin, '"', end - begin))
+            return 0;
+    }
+    if (begin >= end || end - begin > LONG_ID)
+        return 0;
+    scan->keys[scan->rows] = key_of(data + begin, end - begin);
+    if (scan->time_at >= 0) {
+        const size_t time_at = (size_t)scan->time_at;
+        begin = time_at ? (size_t)fields[time_at - 1] + 1 : scan->used;
+        end = time_at + 1 < scan->width ? (size_t)fields[time_at] : line_end;
+        if (begin < end && data[begin] == '"') {
+            begin++;
+            end--;
+        }
+        if (end - begin == INSTANT && is_canonical(data + begin))
+            scan->outside += is_before(data + begin, scan->start) || !is_before(data + begin, scan->end);
+        else
+            scan->others[scan->other_count++] = (int32_t)scan->rows;
+    }
+    scan->returns += (size_t)has_return;
+    scan->rows++;
+    scan->used = newline + 1;
+    return 1;
+}
+
+/* Find the records from the start of the data to the first one that is incomplete, or needs the strict reader. */
+static void find_records(Scan *scan, MakeMasks make) {
+    Masks masks[STEPS_AT_ONCE];
+    uint64_t inside_before = 0;  /* all ones if the step begins inside quotes */
+    uint64_t edge_before = 1;    /* 1 if the byte before the step may precede an opening quote, as the start may */
+    uint64_t closing_before = 0; /* 1 if the byte before the step is a closing quote */
+    uint64_t return_before = 0;  /* 1 if it is a carriage return outside of quotes */
+    size_t count = 0;            /* of separators */
+    size_t last = scan->width - 1; /* number of the separator that ends the record; SIZE_MAX if that is unknown */
+    for (size_t at = 0; at < scan->size;) {
+        size_t steps = (scan->size - at) / STEP;
+        uint64_t valid = ~(uint64_t)0;
+        if (steps > STEPS_AT_ONCE)
+            steps = STEPS_AT_ONCE;
+        if (steps) {
+            make(scan->data + at, steps, masks);
+        } else { /* nothing is read beyond the end */
+            uint8_t rest[STEP] = {0};
+            memcpy(rest, scan->data + at, scan->size - at);
+            make(rest, 1, masks);
+            valid = ((uint64_t)1 << (scan->size - at)) - 1;
+            steps = 1;
+        }
+        for (size_t step = 0; step < steps; step++, at += STEP) {
+            const Masks found = masks[step];
+            uint64_t inside = found.quotes;
+            if (inside) {
+                for (int shift = 1; shift < STEP; shift *= 2)
+                    inside ^= inside << shift;
+            }
+            inside ^= inside_before;
+            inside_before = 0 - (inside >> 63);
+            const uint64_t edges = found.quotes | found.commas | found.newlines;
+            const uint64_t opening = found.quotes & inside, closing = found.quotes & ~inside;
+            const uint64_t returns = found.returns & ~inside;
+            /* Quotes enclose a whole field or are doubled inside one, and a carriage return precedes a newline. */
+            const uint64_t odd = valid & ((opening & ~(edges << 1 | edge_before)) |
+                                          ((closing << 1 | closing_before) & ~(edges | returns)) |
+                                          ((returns << 1 | return_before) & ~found.newlines));
+            edge_before = edges >> 63;
+            closing_before = closing >> 63;
+            return_before = returns >> 63;
+            const uint64_t newlines = found.newlines & ~inside;
+            uint64_t separators = (found.commas & ~inside) | newlines;
+            if (odd)
+                separators &= (odd & (0 - odd)) - 1;
+            for (; separators; separators &= separators - 1) {
+                const int bit = __builtin_ctzll(separators);
+                const int is_newline = (int)(newlines >> bit & 1);
+                if (count == scan->max_separators)
+                    return;
+                scan->separators[count] = (int32_t)(at + (size_t)bit);
+                if (is_newline && last == SIZE_MAX) {
+                    last = count;
+                    scan->width = count + 1;
+                    if (scan->key_at > last || scan->time_at > (Py_ssize_t)last)
+                        return;
+                }
+                if (is_newline != (count == last)) /* too many fields, or too few */
+                    return;
+                if (is_newline) {
+                    if (scan->rows == scan->max_rows || !take_record(scan, at + (size_t)bit))
+                        return;
+                    last += scan->width;
+                }
+                count++;
+            }
+            if (odd)
+                return;
+        }
+    }
+}
+
+/* Remove the carriage returns at the line ends of the records that were found; returns how many bytes these take then. */
+static size_t remove_returns(Scan *scan) {
+    uint8_t *data = scan->data;
+    size_t to = 0, from = 0;
+    for (size_t row = 0; row < scan->rows; row++) {
+        int32_t *fields = scan->separators + row * scan->width;
+        const size_t newline = (size_t)fields[scan->width - 1], shift = from - to;
+        const int has_return = newline > from && data[newline - 1] == '\r';
+        const size_t size = newline - from - (size_t)has_return;
+        memmove(data + to, data + from, size);
+        data[to + size] = '\n';
+        for (size_t field = 0; field + 1 < scan->width; field++)
+            fields[field] -= (int32_t)shift;
+        fields[scan->width - 1] = (int32_t)(to + size);
+        from = newline + 1;
+        to += size + 1;
+    }
+    return to;
+}
+
+/* Python */
+
+static int take_buffer(PyObject *from, Py_buffer *view, int flags, Py_ssize_t item, const char *name) {
+    if (PyObject_GetBuffer(from, view, flags) < 0)
+        return -1;
+    if (view->len % item) {
+        PyBuffer_Release(view);
+        PyErr_Format(PyExc_ValueError, "%s: not a multiple of %zd bytes", name, item);
+        return -1;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(scan_doc, "scan(data, size, width, key_at, time_at, start, end, separators, keys, others, way)\n--\n\n"
+                       "See scan.py.");
+
+static PyObject *scan(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *given[6];
+    Py_ssize_t size, width, key_at, time_at;
+    int way;
+    if (!PyArg_ParseTuple(arguments, "OnnnnOOOOOi:scan", &given[0], &size, &width, &key_at, &time_at, &given[1], &given[2],
+                          &given[3], &given[4], &given[5], &way))
+        return NULL;
+    static const Py_ssize_t items[6] = {1, 1, 1, sizeof(int32_t), sizeof(uint64_t), sizeof(int32_t)};
+    static const char *const names[6] = {"data", "start", "end", "separators", "keys", "others"};
+    Py_buffer views[6];
+    PyObject *result = NULL;
+    int taken = 0;
+    for (; taken < 6; taken++) {
+        const int flags = taken == 1 || taken == 2 ? PyBUF_SIMPLE : PyBUF_WRITABLE;
+        if (take_buffer(given[taken], &views[taken], flags, items[taken], names[taken]) < 0)
+            goto end;
+    }
+    Way ways[MAX_WAYS];
+    const int count = ways_here(ways);
+    if (way < 0)
+        way = count - 1;
+    if (size < 0 || size > views[0].len || size > INT32_MAX || width < 0 || key_at < 0 || time_at < -1 || way >= count ||
+        (width && (key_at >= width || time_at >= width)) ||
+        (time_at >= 0 && (views[1].len != INSTANT || views[2].len != INSTANT))) {
+        PyErr_SetString(PyExc_ValueError, "size, width, key_at, time_at, start, end or way is out of range");
+        goto end;
+    }
+    const size_t keys = (size_t)views[4].len / sizeof(uint64_t), others = (size_t)views[5].len / sizeof(int32_t);
+    Scan work = {
+        .data = views[0].buf,
+        .size = (size_t)size,
+        .width = (size_t)width,
+        .key_at = (size_t)key_at,
+        .time_at = time_at,
+        .start = views[1].buf,
+        .end = views[2].buf,
+        .separators = views[3].buf,
+        .max_separators = (size_t)views[3].len / sizeof(int32_t),
+        .keys = views[4].buf,
+        .others = views[5].buf,
+        .max_rows = keys < others ? keys : others,
+    };
+    size_t length;
+    Py_BEGIN_ALLOW_THREADS;
+    find_records(&work, ways[way].make);
+    length = work.returns ? remove_returns(&work) : work.used;
+    Py_END_ALLOW_THREADS;
+    result = Py_BuildValue("nnnnnn", (Py_ssize_t)work.rows, (Py_ssize_t)work.width, (Py_ssize_t)work.used,
+                           (Py_ssize_t)length, (Py_ssize_t)work.outside, (Py_ssize_t)work.other_count);
+end:
+    while (taken)
+        PyBuffer_Release(&views[--taken]);
+    return result;
+}
+
+PyDoc_STRVAR(ways_doc, "ways()\n--\n\nThe comparisons that this processor has, the fastest last.");
+
+static PyObject *ways(PyObject *module, PyObject *none) {
+    (void)module, (void)none;
+    Way found[MAX_WAYS];
+    const int count = ways_here(found);
+    PyObject *names = PyTuple_New(count);
+    for (int at = 0; names && at < count; at++) {
+        PyObject *name = PyUnicode_FromString(found[at].name);
+        if (!name || PyTuple_SetItem(names, at, name) < 0)
+            Py_CLEAR(names);
+    }
+    return names;
+}
+
+static PyMethodDef methods[] = {
+    {"scan", scan, METH_VARARGS, scan_doc},
+    {"ways", ways, METH_NOARGS, ways_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "bulkpull.rows._kernel",
+    .m_doc = "The compiled scanner of CSV blocks.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__kernel(void) {
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,19 @@
+"""The two fast paths of the scanner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bulkpull.rows import scan
+from bulkpull.rows.compiled_scan import CompiledBuffer
+from bulkpull.rows.numpy_scan import NumpyBuffer
+
+
+@pytest.fixture(params=[NumpyBuffer, CompiledBuffer], scope="module")
+def each_fast_path(request: pytest.FixtureRequest) -> Iterator[type[scan.FastBuffer]]:
+    """Run a module's tests once with each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "FAST_BUFFER", request.param)
+        yield request.param
