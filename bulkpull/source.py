@@ -75,7 +75,7 @@ class Body:
     """The body of a file, or the rest of it.
 
     Args:
-        chunks: The decoded bytes. An empty chunk only signals progress.
+        chunks: The decoded bytes. An empty chunk only signals progress. One is valid until the next is requested.
         offset: The position of the first byte in the file; 0 unless the server granted a range.
         length: The size of the whole file in bytes, if known.
         validator: A strong ETag, which a later request for the rest can send in `If-Range`; None if there is none.
@@ -84,7 +84,7 @@ class Body:
         is_empty: Whether the body has no bytes.
     """
 
-    chunks: AsyncIterator[bytes] = field(repr=False)
+    chunks: AsyncIterator[bytes | memoryview] = field(repr=False)
     offset: int = 0
     length: int | None = None
     validator: str | None = None

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bulkpull.download import verify_csv
-from bulkpull.pull import collect
+from bulkpull.pull.collect import Collector
+from bulkpull.pull.journey import Part
+from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory, open_file
+
+
+def held(data: bytes) -> HeldFile:
+    """Return a file in memory."""
+    blocks = [bytearray(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+    return HeldFile(blocks, len(data), Memory(0))
 
 
 def add_a_late_column(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first part of window 8 have the column `late`, with the value x in every row, once it is downloaded."""
+    download = Collector._download_part
 
-    def verify_and_add(path: Path, *, key: str) -> None:
-        verify_csv(path, key=key)
-        if path.name == "window-000008-part-0001.csv":
-            lines = path.read_bytes().split(b"\n")
+    async def download_and_add(self: Collector, part: Part, *arguments: Any) -> None:
+        await download(self, part, *arguments)
+        if part.window.index == 7 and part.number == 1:
+            with open_file(part.held or part.path) as file:
+                lines = (file.read() or b"").split(b"\n")
             lines = [line and line + (b",late" if not number else b",x") for number, line in enumerate(lines)]
-            path.write_bytes(b"\n".join(lines))
+            part.held = held(b"\n".join(lines))
 
-    monkeypatch.setattr(collect, "verify_csv", verify_and_add)
+    monkeypatch.setattr(Collector, "_download_part", download_and_add)

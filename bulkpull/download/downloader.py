@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from xxhash import xxh3_128
 
 from bulkpull.disk import disk_errors
 from bulkpull.download.file import PartialFile, Record, digest_of, open_partial
@@ -16,9 +17,12 @@ from bulkpull.download.transfer import Job, Transfer
 from bulkpull.download.unzip import is_zip, unzip
 from bulkpull.errors import MalformedPartError
 from bulkpull.retry import RetryPolicy
+from bulkpull.rows.held_file import HeldFile, Memory, open_file
+from bulkpull.rows.records import File
+from bulkpull.rows.sink import write_all
 from bulkpull.threads import in_thread
 
-Verify = Callable[[Path], None]  # blocks; raises MalformedPartError
+Verify = Callable[[File], None]  # blocks; raises MalformedPartError and OSError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,14 @@ class Downloader:
     """Downloads files: retries and resumes transfers, unpacks archives, and verifies what arrived.
 
     `streams` limits concurrent streams. A download takes free places of it for segments of a slow file; its own place
-    is taken by the caller. `verify` checks a complete file.
+    is taken by the caller. `verify` checks a complete file. Files that arrive fast are held in `memory`.
     """
 
     opener: Opener
     retry: RetryPolicy
     streams: anyio.CapacityLimiter
     verify: Verify
+    memory: Memory
 
     async def download(
         self,
@@ -41,7 +46,7 @@ class Downloader:
         checkpoints: Checkpoints,
         progress: Progress,
         known: Version | Downloaded | None = None,
-    ) -> Downloaded:
+    ) -> Downloaded | HeldFile:
         """Download a file.
 
         Args:
@@ -52,7 +57,8 @@ class Downloader:
             known: What an earlier run recorded: the complete file, or the version of the bytes at `path`.
 
         Returns:
-            Size and checksum of the file at `path`.
+            Size and checksum of the file at `path`; or the file itself, if it arrived so fast that it was not written
+            (see `keep`).
 
         Raises:
             FileMissingError: The host does not have the file.
@@ -66,27 +72,53 @@ class Downloader:
         can_resume = version.validator is not None and await in_thread(path.exists)
         job = Job(self.opener, link, progress, self.retry)
         record = Record(checkpoints, version)
-        async with open_partial(path, record, resume=version if can_resume else None) as file:
+        async with open_partial(path, record, self.memory, resume=version if can_resume else None) as file:
             transfer = Transfer(job, file)
-            segments = Segments(job, transfer, record, self.streams)
+            segments = Segments(job, transfer, record, self.streams, self.memory)
             await (segments.resume() if can_resume else segments.discard())
             downloaded = await self._complete(file, transfer, segments, record)
-        await in_thread(checkpoints.save_complete, downloaded)
+        if isinstance(downloaded, Downloaded):
+            await in_thread(checkpoints.save_complete, downloaded)
         return downloaded
 
-    async def _complete(self, file: PartialFile, transfer: Transfer, segments: Segments, record: Record) -> Downloaded:
+    async def _complete(
+        self, file: PartialFile, transfer: Transfer, segments: Segments, record: Record
+    ) -> Downloaded | HeldFile:
         """Download the file until it passes the checks."""
         while True:
             await segments.run()
+            held = file.take()
             try:
-                if not await in_thread(is_zip, file.path):
-                    await in_thread(self.verify, file.path)
-                    return file.downloaded
+                if not await in_thread(is_zip, held or file.path):
+                    await in_thread(_verify, held or file.path, self.verify)
+                    return held or file.downloaded
+                if held:
+                    await in_thread(_write, held, file.path)
                 await record.clear()  # the recorded version is that of the archive
                 return await in_thread(_unpack, file.path, self.verify)
             except MalformedPartError as error:
                 await segments.discard()
                 await transfer.reject(error)
+
+
+async def keep(held: HeldFile, path: Path, checkpoints: Checkpoints) -> None:
+    """Write a file to `path`, and record that it is complete. Raises OutputError."""
+    downloaded = await in_thread(_write, held, path)
+    await in_thread(checkpoints.save_complete, downloaded)
+
+
+def _write(held: HeldFile, path: Path) -> Downloaded:
+    digest = xxh3_128()
+    with disk_errors(f"write {path}", needed=held.size, at=path), path.open("wb", buffering=0) as file:
+        write_all(file.fileno(), held.pieces)
+    for piece in held.pieces:
+        digest.update(piece)
+    return Downloaded(held.size, digest.hexdigest())
+
+
+def _verify(source: Path | HeldFile, verify: Verify) -> None:
+    with disk_errors("read a downloaded file"), open_file(source) as file:
+        verify(file)
 
 
 def _unpack(path: Path, verify: Verify) -> Downloaded:

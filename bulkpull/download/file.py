@@ -1,11 +1,15 @@
-"""The file that a transfer writes: buffered, checksummed, and recorded before its bytes reach the disk."""
+"""The file that a transfer writes: buffered, checksummed, and recorded before its bytes reach the disk.
+
+A file that arrives as a whole before its first write is due is not written: it is held in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import aiofiles
 import anyio
@@ -15,13 +19,16 @@ from xxhash import xxh3_128
 
 from bulkpull.disk import disk_errors
 from bulkpull.download.protocols import Checkpoints, Downloaded, Version
-from bulkpull.errors import MalformedPartError
+from bulkpull.errors import MalformedPartError, OutputError
+from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory
 from bulkpull.rows.records import MAX_RECORD_BYTES, read_chunks, too_long
 from bulkpull.rows.sink import write_all
 from bulkpull.threads import file_threads, in_thread
 
-WRITE_BYTES = 1024 * 1024  # buffered before a write: one thread switch for several chunks
-WRITE_SECONDS = 1.0  # until fewer bytes are written too, since an interruption loses what is buffered
+WRITE_SECONDS = 1.0  # until all is written, since a kill loses what is in memory
+
+_LINE_BYTES = 16 * 1024  # read at once where a newline is looked for
+_LF = ord("\n")
 
 
 class Record:
@@ -51,14 +58,15 @@ class PartialFile:
     Made by `open_partial`. `version` identifies the bytes in it.
     """
 
-    def __init__(self, path: Path, file: AsyncFileIO, record: Record, *, start: int = 0) -> None:
+    def __init__(self, path: Path, record: Record, memory: Memory, *, start: int = 0) -> None:
         self.path = path
         self.start = start
-        self._file = file
+        self._file: AsyncFileIO | None = None
         self._record = record
+        self._memory = memory
         self._version = Version()
         self._offset = start
-        self._buffer: list[bytes] = []
+        self._blocks: list[bytearray] = []  # what is not written
         self._buffered_bytes = 0
         self._buffered_since = 0.0
         self._digest = xxh3_128()
@@ -76,7 +84,18 @@ class PartialFile:
     @property
     def ends_mid_line(self) -> bool:
         """Whether there are bytes behind the last newline."""
-        return self._line_bytes > 0
+        if not self._buffered_bytes:
+            return self._line_bytes > 0
+        last = self._buffered_bytes - 1
+        return self._blocks[last // BLOCK_BYTES][last % BLOCK_BYTES] != _LF
+
+    def take(self) -> HeldFile | None:
+        """Return the file if nothing of it was written, and forget it."""
+        if self._file or not self._buffered_bytes:
+            return None
+        held = HeldFile(self._blocks, self._buffered_bytes, self._memory)
+        self._blocks, self._buffered_bytes = [], 0
+        return held
 
     @property
     def downloaded(self) -> Downloaded:
@@ -85,21 +104,23 @@ class PartialFile:
 
     async def resume(self, version: Version) -> None:
         """Continue after the bytes on the disk, which belong to `version`, unless they are too many."""
+        file = await self._open("ab")
         with disk_errors(f"read {self.path}"):
             self._digest = await in_thread(digest_of, self.path)
-            self._offset = self.start + await self._file.seek(0, 2)
+            self._offset = self.start + await file.seek(0, 2)
         self._version = version
         if version.length is not None and self._offset > version.length:
             await self.restart(Version())
 
     async def restart(self, version: Version) -> None:
         """Discard all bytes; those that follow belong to `version`."""
-        if self._offset > self.start:
+        if self._file and self._offset > self.start:
             with disk_errors(f"write {self.path}"):
                 await self._file.seek(0)
                 await self._file.truncate()
         self._offset = self.start
-        self._buffer, self._buffered_bytes, self._line_bytes = [], 0, 0
+        self._buffered_bytes = self._line_bytes = 0
+        self._give_back()
         self._digest = xxh3_128()
         self._version = version
 
@@ -107,29 +128,53 @@ class PartialFile:
         """Set the length of the whole file, if it is given."""
         self._version = replace(self._version, length=length or self._version.length)
 
-    async def append(self, chunk: bytes) -> None:
-        """Buffer bytes, and write them with those before once they are many or old."""
+    async def append(self, chunk: bytes | memoryview) -> None:
+        """Buffer bytes, and write them with those before once they are old, or there is no memory for more."""
         now = anyio.current_time()
-        if not self._buffer:
+        if not self._buffered_bytes:
             self._buffered_since = now
-        self._buffer.append(chunk)
-        self._buffered_bytes += len(chunk)
-        self._offset += len(chunk)
-        if self._buffered_bytes >= WRITE_BYTES or now - self._buffered_since >= WRITE_SECONDS:
+        with memoryview(chunk) as left:
+            at = 0
+            while at < len(left):
+                number, start = divmod(self._buffered_bytes, BLOCK_BYTES)
+                if number == len(self._blocks) and not self._extend():
+                    await self.flush()
+                    number = start = 0
+                piece = left[at : at + BLOCK_BYTES - start]
+                self._blocks[number][start : start + len(piece)] = piece
+                self._buffered_bytes += len(piece)
+                self._offset += len(piece)
+                at += len(piece)
+        if now - self._buffered_since >= WRITE_SECONDS:
             await self.flush()
 
+    def _extend(self) -> bool:
+        """Take another block, if there may be one: a file that has been written to needs only one."""
+        if self._blocks and self._file:
+            return False
+        block = self._memory.take(is_first=not self._blocks)
+        if block is not None:
+            self._blocks.append(block)
+        return block is not None
+
     async def flush(self, *, is_last: bool = False) -> None:
-        """Write what is buffered. The last bytes of a file are not worth a record: it is complete right after.
+        """Write what is buffered. The last bytes of a file are not worth a record: it is complete right after. If they
+        are all of it, they are held.
 
         Raises:
             MalformedPartError: A line is longer than any record may be.
             OutputError: The disk does not take the bytes.
         """
+        if is_last and self._file is None and self._buffered_bytes:
+            return
         size, length = self._buffered_bytes, self._version.length
         await self._record.update(self._version, is_worthwhile=bool(size) and not is_last)
         missing = size if length is None else length - self._offset + size
+        if self._file is None:
+            await self._open("wb")
         with disk_errors(f"write {self.path}", needed=missing, at=self.path):
             await in_thread(self._write)
+        self._give_back(keep=1)
         if self._line_bytes > MAX_RECORD_BYTES:
             raise MalformedPartError(str(too_long(1)))
 
@@ -141,35 +186,68 @@ class PartialFile:
                 self._store([block])
                 self._offset += len(block)
 
-    def _write(self) -> None:
-        pieces, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        self._store(pieces)
+    async def close(self) -> None:
+        """Close the file, and return the memory."""
+        self._give_back()
+        if self._file:
+            with anyio.CancelScope(shield=True), disk_errors(f"write {self.path}", at=self.path):
+                await self._file.close()
 
-    def _store(self, pieces: list[bytes]) -> None:
+    async def _open(self, mode: Literal["wb", "ab"]) -> AsyncFileIO:
+        # Shielded, since a cancelled open would leave the file to the garbage collector.
+        with anyio.CancelScope(shield=True), disk_errors(f"write {self.path}", at=self.path):
+            file = await aiofiles.open(self.path, mode, buffering=0, executor=file_threads())
+        self._file = file
+        return file
+
+    def _give_back(self, keep: int = 0) -> None:
+        self._memory.give_back(self._blocks[keep:])
+        del self._blocks[keep:]
+
+    def _write(self) -> None:
+        size, self._buffered_bytes = self._buffered_bytes, 0
+        starts = range(0, size, BLOCK_BYTES)
+        self._store([memoryview(self._blocks[start // BLOCK_BYTES])[: size - start] for start in starts])
+
+    def _store(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Do all that is done to the bytes in one turn of one thread."""
+        assert self._file
         write_all(self._file.fileno(), pieces)
         for piece in pieces:
             self._digest.update(piece)
-            newline = piece.rfind(b"\n")
-            self._line_bytes = self._line_bytes + len(piece) if newline < 0 else len(piece) - newline - 1
+            self._line_bytes = _bytes_after_newline(piece, self._line_bytes)
 
 
 @asynccontextmanager
 async def open_partial(
-    path: Path, record: Record, *, start: int = 0, resume: Version | None = None
+    path: Path, record: Record, memory: Memory, *, start: int = 0, resume: Version | None = None
 ) -> AsyncIterator[PartialFile]:
-    """Open a file to download to: emptied, or with its bytes, which belong to the version `resume`."""
-    # Shielded, since a cancelled open or close would leave the file to the garbage collector.
-    with anyio.CancelScope(shield=True), disk_errors(f"write {path}", at=path):
-        file = await aiofiles.open(path, "wb" if resume is None else "ab", buffering=0, executor=file_threads())
+    """Open a file to download to: emptied, or with its bytes, which belong to the version `resume`.
+
+    Bytes in memory are written if the download fails or is cancelled, so that the next run can resume it.
+    """
+    partial = PartialFile(path, record, memory, start=start)
     try:
-        partial = PartialFile(path, file, record, start=start)
         if resume is not None:
             await partial.resume(resume)
         yield partial
+    except BaseException:
+        if partial.version.validator:  # else it cannot be resumed
+            with anyio.CancelScope(shield=True), suppress(OutputError, MalformedPartError):
+                await partial.flush()
+        raise
     finally:
-        with anyio.CancelScope(shield=True), disk_errors(f"write {path}", at=path):
-            await file.close()
+        await partial.close()
+
+
+def _bytes_after_newline(piece: bytes | memoryview, before: int) -> int:
+    """Return how many bytes stand behind the last newline, if there were so many `before` the piece."""
+    for end in range(len(piece), 0, -_LINE_BYTES):  # a line is short, and the piece is not copied
+        tail = bytes(piece[max(0, end - _LINE_BYTES) : end])
+        newline = tail.rfind(b"\n")
+        if newline >= 0:
+            return len(piece) - max(0, end - _LINE_BYTES) - newline - 1
+    return before + len(piece)
 
 
 def digest_of(path: Path) -> xxh3_128:

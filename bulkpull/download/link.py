@@ -15,6 +15,7 @@ import anyio
 from yarl import URL
 
 from bulkpull.download.encoding import MAGIC_BYTES, ZIP_MAGIC, Decoder, encodings, is_compressed
+from bulkpull.download.receive import Chunks, received
 from bulkpull.download.urls import legal, resolved
 from bulkpull.errors import (
     FileNotReadyError,
@@ -38,13 +39,8 @@ _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
 
 async def _decoded(
-    content: aiohttp.StreamReader,
-    stall_timeout: float,
-    head: bytes = b"",
-    decoder: Decoder | None = None,
-    *,
-    framed: bool,
-) -> AsyncIterator[bytes]:
+    chunks: Chunks, head: bytes = b"", decoder: Decoder | None = None, *, framed: bool
+) -> AsyncIterator[bytes | memoryview]:
     """Iterate over a decoded body whose first bytes are `head`. An empty chunk says that bytes arrived.
 
     Raises:
@@ -55,14 +51,14 @@ async def _decoded(
     if not decoder:
         if head:
             yield head
-        async for chunk in _raw(content, stall_timeout):
+        async for chunk in chunks:
             yield chunk
         return
     for piece in decoder.pieces(head):
         yield piece
-    async for chunk in _raw(content, stall_timeout):
+    async for chunk in chunks:
         yield b""
-        for piece in decoder.pieces(chunk):
+        for piece in decoder.pieces(bytes(chunk)):
             yield piece
     try:
         for piece in decoder.finish():
@@ -71,21 +67,6 @@ async def _decoded(
         if framed:
             raise
         raise TransferError(f"the transfer broke: {error}") from None
-
-
-async def _raw(content: aiohttp.StreamReader, stall_timeout: float) -> AsyncIterator[bytes]:
-    """Iterate over a body as received."""
-    try:
-        while True:
-            # aiohttp's own timeout is reset by any byte, even of a chunk size that never ends.
-            with anyio.fail_after(stall_timeout):
-                chunk, _ = await content.readchunk()  # not copied together, as read() would
-            if chunk:  # empty at the end of an HTTP chunk
-                yield chunk
-            elif content.at_eof():
-                return
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise TransferError(f"the transfer broke: {describe(error)}") from None
 
 
 @asynccontextmanager
@@ -179,24 +160,22 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> str:
 
 async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeless: set[str], *, ranged: bool) -> Body:
     """Return the body of an answer; `ranged` says whether a range was requested."""
-    status, host, content = response.status, response.url.host or "", response.content
+    status, host, chunks = response.status, response.url.host or "", received(response, stall_timeout)
     if status in _EXPIRED:
         raise LinkExpiredError(f"the file host answered {status}", status=status)
     granted = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if status == 200 or (status == 206 and not ranged and (granted is None or granted[1] == "0")):
-        return await _whole(response, stall_timeout)
+        return await _whole(response, chunks)
     if status == 206:
         if not granted or encodings(_label(response)):
             rangeless.add(host)
             raise RangeRefusedError(f"{host} sent a range without Content-Range", status=status)
         length = None if granted[2] == "*" else int(granted[2])
         framed = _framed(response)
-        chunks = _decoded(content, stall_timeout, framed=framed)
-        return Body(chunks, int(granted[1]), length, _validator(response), is_framed=framed)
+        return Body(_decoded(chunks, framed=framed), int(granted[1]), length, _validator(response), is_framed=framed)
     if status == 416:
         if told := _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", "").strip()):
-            chunks = _decoded(content, stall_timeout, framed=True)
-            return Body(chunks, int(told[1]), int(told[1]), _validator(response), is_empty=True)
+            return Body(_decoded(chunks, framed=True), int(told[1]), int(told[1]), _validator(response), is_empty=True)
         raise RangeRefusedError(f"{host} answered 416", status=status)
     wait = retry_after(response.headers.get("Retry-After")) or 0.0
     if status in _NOT_READY:
@@ -210,19 +189,18 @@ async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeles
     raise PartError(f"the file host {host} answered {status}")
 
 
-async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Body:
+async def _whole(response: aiohttp.ClientResponse, chunks: Chunks) -> Body:
     """Return a file from its start. Waits for its first bytes, which tell whether it is compressed."""
     head = b""
-    async for chunk in _raw(response.content, stall_timeout):
+    async for chunk in chunks:
         head += chunk
         if len(head) >= MAGIC_BYTES:
             break
     framed, labels = _framed(response), encodings(_label(response))
     # A deflated body cannot be identified by its first bytes.
     if not is_compressed(head) and "deflate" not in labels:
-        chunks = _decoded(response.content, stall_timeout, head, framed=framed)
         return Body(
-            chunks,
+            _decoded(chunks, head, framed=framed),
             length=response.content_length,
             validator=_validator(response),
             is_framed=framed,
@@ -230,8 +208,9 @@ async def _whole(response: aiohttp.ClientResponse, stall_timeout: float) -> Body
             is_empty=not head,
         )
     # Length and ranges of a compressed body are not those of the file.
-    chunks = _decoded(response.content, stall_timeout, head, Decoder(labels), framed=framed)
-    return Body(chunks, is_framed=framed, is_checked=True, is_empty=not head)
+    return Body(
+        _decoded(chunks, head, Decoder(labels), framed=framed), is_framed=framed, is_checked=True, is_empty=not head
+    )
 
 
 def _label(response: aiohttp.ClientResponse) -> str:

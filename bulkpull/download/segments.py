@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from bulkpull.download.file import Record, open_partial, remove_all
 from bulkpull.download.transfer import END_OF_FILE, Job, SegmentRefused, Transfer
 from bulkpull.errors import BulkpullError
+from bulkpull.rows.held_file import Memory
 from bulkpull.threads import in_thread
 
 CHECK_SECONDS = 2.0  # between two measurements of the speed
@@ -30,11 +31,14 @@ class Segments:
     The download holds one place of `streams` itself. It takes more only where nobody waits for them.
     """
 
-    def __init__(self, job: Job, first: Transfer, record: Record, streams: anyio.CapacityLimiter) -> None:
+    def __init__(
+        self, job: Job, first: Transfer, record: Record, streams: anyio.CapacityLimiter, memory: Memory
+    ) -> None:
         self._job = job
         self._first = first
         self._record = record
         self._streams = streams
+        self._memory = memory
         self._ends: dict[int, int] = {}  # by the start of each segment
         self._waiting: list[int] = []  # starts of segments that no task downloads yet
         self._is_refused = False
@@ -57,6 +61,8 @@ class Segments:
         """Download the whole file. Raises what `Transfer.run` raises, except SegmentRefused."""
         while not await self._run_all():
             await self.discard()
+        if self._ends:
+            await self._first.file.flush()
         for start in self._ends:
             await in_thread(self._first.file.append_file, self._path(start), start)
             await in_thread(remove_all, [self._path(start)])
@@ -129,7 +135,7 @@ class Segments:
         while self._waiting:
             start = self._waiting.pop(0)
             version = self._first.file.version
-            async with open_partial(self._path(start), self._record, start=start, resume=version) as file:
+            async with open_partial(self._path(start), self._record, self._memory, start=start, resume=version) as file:
                 await Transfer(self._job, file, self._ends[start]).run()
 
     @contextmanager

@@ -189,7 +189,7 @@ class Transfer:
         if not is_same or body.offset != file.offset or length not in (None, body.length or length):
             raise RangeRefusedError("the host sent a range of another version of the file, or another range")
 
-    async def _write(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _write(self, chunks: AsyncIterator[bytes | memoryview]) -> None:
         file = self.file
         speed = _MinimumSpeed(self._job.retry.seconds)
         try:

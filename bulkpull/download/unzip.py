@@ -12,19 +12,21 @@ from anyio import from_thread
 from bulkpull.disk import disk_errors
 from bulkpull.download.encoding import MAX_EXPANSION, MIN_EXPANSION_BYTES, ZIP_MAGIC
 from bulkpull.errors import MalformedPartError, PartError
+from bulkpull.rows.held_file import HeldFile, open_file
+from bulkpull.rows.records import File
 
 _BLOCK_BYTES = 1024 * 1024
 _ENCRYPTED_FLAG = 1
 _MACOS_METADATA = "__MACOSX/"
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(source: Path | HeldFile) -> bool:
     """Return whether a file begins as a zip archive. Blocks on the disk."""
-    with disk_errors(f"read {path.name}"), path.open("rb") as file:
-        return file.read(4).startswith(ZIP_MAGIC)
+    with disk_errors("read a downloaded file"), open_file(source) as file:
+        return (file.read(4) or b"").startswith(ZIP_MAGIC)
 
 
-def unzip(path: Path, verify: Callable[[Path], None]) -> None:
+def unzip(path: Path, verify: Callable[[File], None]) -> None:
     """Replace an archive by the only file in it, if that passes `verify`. Blocks on the disk.
 
     No name in the archive is used for a path.
@@ -39,7 +41,8 @@ def unzip(path: Path, verify: Callable[[Path], None]) -> None:
             _unpack(path, unpacked)
             if is_zip(unpacked):
                 raise PartError("the file host sent a zip within a zip; expected a CSV")
-            verify(unpacked)
+            with unpacked.open("rb") as file:
+                verify(file)
             unpacked.replace(path)
         finally:
             unpacked.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,26 +14,35 @@ from anyio.abc import TaskGroup
 
 from bulkpull import patience
 from bulkpull.disk import disk_errors
-from bulkpull.download import Downloaded, Downloader, FileMissingError, Version, verify_csv
-from bulkpull.errors import MalformedPartError, PartError
+from bulkpull.download import Checkpoints, Downloaded, Downloader, FileMissingError, Version, keep, verify_csv
+from bulkpull.errors import MalformedPartError, OutputError, PartError
 from bulkpull.events import OnEvent, PartFetched, Received, Retried
 from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing import Backpressure
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.poll import known
 from bulkpull.pull.slots import Slots
+from bulkpull.rows.held_file import HeldFile, Memory
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
+HOLD_SECONDS = 1.0  # that a part may wait in memory for the merge, since a kill loses it
+
 
 @dataclass(slots=True)
 class Collector:
-    """Downloads the files of exports, as many concurrently as `slots` and `backpressure` allow."""
+    """Downloads the files of exports, as many concurrently as `slots` and `backpressure` allow.
+
+    Those that arrive fast stay in `memory`, for a second: what the merge takes until then is never written. The others
+    are written by tasks of the `group`.
+    """
 
     source: Source
     journal: Journal
+    group: TaskGroup
     _: KW_ONLY
+    memory: Memory
     path: Callable[[int, int], Path]
     slots: Slots
     backpressure: Backpressure
@@ -73,7 +83,9 @@ class Collector:
             await in_thread(part.path.unlink, True)
         await in_thread(self.journal.reset_part, part.window, part.number)
         part.record = PartRecord(part.number, part.record.name, part.record.export_id)
-        part.size = None
+        part.size = part.held = None
+        part.is_done.set()
+        part.is_done = anyio.Event()
         of_export = [other.record for other in journey.parts if other.record.export_id == part.record.export_id]
         export = Export(part.record.export_id, "succeeded")
         await self._all([part], Links(self.source, export, sorted(of_export, key=lambda record: record.number)))
@@ -110,6 +122,8 @@ class Collector:
             for part in parts:
                 group.start_soon(self._fetch, part, links, failures, group)
         if failures:
+            for part in parts:
+                part.is_done.set()
             raise failures[0]
         if any(part.size is None for part in parts):
             raise cancelled_from_within()
@@ -132,12 +146,13 @@ class Collector:
     async def _download_part(self, part: Part, links: Links) -> None:
         """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
         verify = partial(verify_csv, key=self.source.columns.key)
-        downloader = Downloader(self.source.download, self.source.retry, self.slots.downloads, verify)
+        downloader = Downloader(self.source.download, self.source.retry, self.slots.downloads, verify, self.memory)
+        checkpoints = _PartCheckpoints(self.journal, part)
         try:
             downloaded = await downloader.download(
                 PartLink(links, part.number),
                 part.path,
-                _PartCheckpoints(self.journal, part),
+                checkpoints,
                 _PartProgress(part, self.slots, self.on_event),
                 _known(part.record),
             )
@@ -147,9 +162,30 @@ class Collector:
             raise ExportFailure(links.export_id, f"part {part.number}: {error}", MalformedPartError) from error
         except PartError as error:
             raise PartError(f"{part}: {error}") from error
+        if isinstance(downloaded, HeldFile):
+            part.held = downloaded
+            self.group.start_soon(self._hold, part, downloaded, checkpoints)
         self.backpressure.part_downloaded(part.window, downloaded.size)
         self.on_event(PartFetched(part.window, part.number, downloaded.size))
         part.size = downloaded.size  # last: a part whose listener raised a cancellation is not complete
+
+    async def _hold(self, part: Part, held: HeldFile, checkpoints: Checkpoints) -> None:
+        """Write a part that is in memory, unless the merge is done with it before."""
+        try:
+            with anyio.move_on_after(HOLD_SECONDS):
+                await part.is_done.wait()
+        except anyio.get_cancelled_exc_class():  # the next run need not download it again
+            with anyio.CancelScope(shield=True), suppress(OutputError):
+                await self._keep(part, held, checkpoints)
+            raise
+        await self._keep(part, held, checkpoints)
+        part.held = None
+
+    async def _keep(self, part: Part, held: HeldFile, checkpoints: Checkpoints) -> None:
+        if not part.is_done.is_set():
+            await keep(held, part.path, checkpoints)
+            if part.is_done.is_set():  # while it was written
+                await in_thread(part.path.unlink, True)
 
 
 @dataclass(frozen=True, slots=True)

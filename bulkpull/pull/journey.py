@@ -11,6 +11,7 @@ import anyio
 from bulkpull.errors import BulkpullError, ExportError, MalformedPartError
 from bulkpull.journal import ExportRecord, PartRecord
 from bulkpull.pull.doubts import Delivery, Doubt, Evidence, Trial
+from bulkpull.rows.held_file import HeldFile
 from bulkpull.window import Window
 
 
@@ -58,7 +59,8 @@ class Part:
     """One file of a window's export.
 
     `number` counts from 1, over all exports of the window. `record` is what the journal knew of the file at first.
-    `size` is in bytes, once the complete file is at `path`.
+    `size` is in bytes, once the file is complete. Then it is `held` in memory, or at `path`. `is_done` is set once the
+    part is of no more use: its rows are merged, or it was damaged.
     """
 
     window: Window
@@ -66,6 +68,8 @@ class Part:
     path: Path
     record: PartRecord
     size: int | None = None
+    held: HeldFile | None = None
+    is_done: anyio.Event = field(default_factory=anyio.Event)
 
     def __str__(self) -> str:
         return f"{self.window}, part {self.number}"
@@ -126,13 +130,22 @@ class Journey:
             raise cancelled_from_within()
         raise self._verdict
 
+    def drop_parts(self, export_id: str) -> None:
+        """Drop the parts of an export that is of no use."""
+        for part in self.parts:
+            if part.record.export_id == export_id:
+                part.is_done.set()
+        self.parts = [part for part in self.parts if part.record.export_id != export_id]
+
     def split_into(self, pieces: Iterable[Journey]) -> None:
         """Give way to the pieces, after the journeys that come after this one anyway."""
+        self._finish_parts()
         self.pieces = (*self.after, *pieces)
         self.settled.set()
 
     def skip(self) -> None:
         """Leave the window out."""
+        self._finish_parts()
         self.is_skipped = True
         self.pieces = self.after
         self.settled.set()
@@ -141,6 +154,7 @@ class Journey:
 
     def accept(self, delivery: Delivery) -> None:
         """Keep the rows of the parts."""
+        self._finish_parts()
         self._verdict = delivery
         self._judged.set()
 
@@ -149,6 +163,10 @@ class Journey:
         self.settled = anyio.Event()
         self._verdict = reason
         self._judged.set()
+
+    def _finish_parts(self) -> None:
+        for part in self.parts:
+            part.is_done.set()
 
 
 def cancelled_from_within() -> BulkpullError:

@@ -87,7 +87,7 @@ class Journeys:
                 return
             except ExportFailure as error:
                 failure = error
-            journey.parts = [part for part in journey.parts if part.record.export_id != failure.export_id]
+            journey.drop_parts(failure.export_id)
             await self.exporter.record_failure(window, failure, attempt)
             if failure.export_id:
                 self.collector.export_failed(window)

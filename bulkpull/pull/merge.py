@@ -203,7 +203,9 @@ class _Merge:
         with disk_errors(f"merge {journey.window}", needed=needed, at=self.path):
             for part in journey.parts:
                 try:
-                    merged.append(self.deduplicator.add(part.path, start, end, from_thread.check_cancelled))
+                    merged.append(
+                        self.deduplicator.add(part.held or part.path, start, end, from_thread.check_cancelled)
+                    )
                 except CsvError as error:
                     self.undo()
                     raise DamagedPart(part, f"part {part.number} is damaged: {error}") from error

@@ -23,11 +23,13 @@ from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
+from bulkpull.pull.memory import PARTS_BYTES
 from bulkpull.pull.merge import merge
 from bulkpull.pull.options import PullOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
+from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
 from bulkpull.store import Destination, WorkDirectory, destination_for, feed
 from bulkpull.threads import in_thread, own_threads
@@ -241,6 +243,8 @@ class _Pull:
         collector = Collector(
             self.source,
             self.journal,
+            group,
+            memory=Memory(PARTS_BYTES),
             path=self.directory.part,
             slots=slots,
             backpressure=Backpressure(self.options.spool, windows),

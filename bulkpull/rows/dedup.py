@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from bulkpull.rows.block import Block, Keys, Layout, Positions, layout_of
 from bulkpull.rows.cells import has_value
+from bulkpull.rows.held_file import HeldFile, open_file
 from bulkpull.rows.key_index import KeyIndex
-from bulkpull.rows.records import CsvError, records, unquote
-from bulkpull.rows.scan import Prefetcher, Scanner, read_header
+from bulkpull.rows.records import CsvError, read_header, records, unquote
+from bulkpull.rows.scan import Prefetcher, Scanner
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 
@@ -109,14 +110,14 @@ class Deduplicator:
                 self._for_each(self._scanner.blocks(file, offset, layout, b"", b""), index, checkpoint)
         self.keep()
 
-    def add(self, path: Path, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> PartStats:
-        """Merge the CSV at `path`; count the rows whose time is outside [start, end).
+    def add(self, part: Path | HeldFile, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> PartStats:
+        """Merge a CSV; count the rows whose time is outside [start, end).
 
         `start` and `end` are 24-character instants. `checkpoint` is called between blocks and may raise to stop. An
         empty file, even one without a header, is a part without rows. Raises CsvError if the file is not a CSV with the
         key column, or has ragged rows.
         """
-        with path.open("rb", buffering=0) as file:
+        with open_file(part) as file:
             columns, body = read_header(file, checkpoint, self._columns.key)
             if not columns:
                 return PartStats()

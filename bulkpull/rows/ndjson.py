@@ -10,8 +10,8 @@ import orjson
 
 from bulkpull.rows.block import Block, Layout
 from bulkpull.rows.cells import not_utf8_error
-from bulkpull.rows.records import File, unquote
-from bulkpull.rows.scan import Scanner, read_header
+from bulkpull.rows.records import File, read_header, unquote
+from bulkpull.rows.scan import Scanner
 
 _ROWS_PER_CALL = 1024  # enough to need few calls, few enough that no call holds the GIL for long
 _MAX_DEPTH = 100  # of nested objects: many JSON readers refuse a few hundred

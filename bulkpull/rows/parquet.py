@@ -22,8 +22,8 @@ from bulkpull.rows.block import Block, Layout
 from bulkpull.rows.cells import cell_values, not_utf8_error
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.instants import nanoseconds
-from bulkpull.rows.records import File
-from bulkpull.rows.scan import Scanner, read_header
+from bulkpull.rows.records import File, read_header
+from bulkpull.rows.scan import Scanner
 from bulkpull.source import Columns
 
 ROW_GROUP_BYTES = 16 * 1024 * 1024  # in memory, approximately: about 65,000 rows

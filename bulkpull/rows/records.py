@@ -14,6 +14,7 @@ from io import BufferedIOBase, RawIOBase
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024  # without the line end; a longer record is taken for an unclosed quote
 _CHUNK_BYTES = 1024 * 1024
+_HEADER_CHUNK_BYTES = 16 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _UNQUOTED = rb'[^",\r\n][^,\r\n]*+'
@@ -53,11 +54,22 @@ def unquote(field: bytes) -> bytes:
     return field[1:-1].replace(b'""', b'"') if field.startswith(b'"') else field
 
 
-def read_chunks(file: File, checkpoint: Callable[[], None]) -> Iterator[bytes]:
-    """Yield the rest of `file` in chunks; `checkpoint` is called before each one and may raise to stop."""
-    while chunk := file.read(_CHUNK_BYTES):
+def read_chunks(file: File, checkpoint: Callable[[], None], size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    """Yield the rest of `file` in chunks of up to `size` bytes; `checkpoint` is called before each one and may raise to
+    stop."""
+    while chunk := file.read(size):
         checkpoint()
         yield chunk
+
+
+def read_header(file: File, checkpoint: Callable[[], None], key: str) -> tuple[tuple[str, ...], int]:
+    """Return a file's columns and the offset of its first record; no columns if it is empty.
+
+    Raises CsvError if it has no header with the column `key`.
+    """
+    rows = records(read_chunks(file, checkpoint, _HEADER_CHUNK_BYTES))
+    first = next(rows, None)
+    return read_columns(iter([first] if first else []), key), first[2] if first else 0
 
 
 def records(chunks: Iterable[bytes], row: int = 1) -> Iterator[Record]:

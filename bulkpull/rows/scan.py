@@ -8,7 +8,7 @@ a ragged row, or a record longer than a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from bulkpull.rows.block import Block, Layout, compute_keys, is_outside
 from bulkpull.rows.numpy_scan import NumpyBuffer
-from bulkpull.rows.records import CsvError, File, read_chunks, read_columns, records, unquote
+from bulkpull.rows.records import CsvError, File, records, unquote
 
 try:
     from bulkpull.rows.compiled_scan import CompiledBuffer
@@ -217,13 +217,3 @@ def _reordered(block: Block, layout: Layout) -> Iterator[Block]:
 def _key_at(layout: Layout) -> int:
     """Return the position of the id among the output's columns."""
     return layout.key_at if layout.order is None else layout.order.index(layout.key_at)
-
-
-def read_header(file: File, checkpoint: Callable[[], None], key: str) -> tuple[tuple[str, ...], int]:
-    """Return a file's columns and the offset of its first record; no columns if it is empty.
-
-    Raises CsvError if it has no header with the column `key`.
-    """
-    rows = records(read_chunks(file, checkpoint))
-    first = next(rows, None)
-    return read_columns(iter([first] if first else []), key), first[2] if first else 0

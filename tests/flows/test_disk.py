@@ -107,7 +107,7 @@ def test_a_full_disk_for_the_journal_exits_with_code_5(sandbox: SandboxProcess, 
 @pytest.mark.parametrize(
     ("window", "limit", "what"),
     [
-        ("1y", 250_000, r"cannot write \S+/window-000001-part-\d+\.csv: "),
+        ("1y", 250_000, "cannot merge window"),
         ("2w", 2_500_000, "cannot merge window"),
     ],
 )

@@ -149,14 +149,14 @@ async def test_an_invalid_time_stops_the_pull_and_loses_no_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "a.parquet"
-    written = PartialFile._store
+    append = PartialFile.append
 
-    def store(self: Any, pieces: list[bytes]) -> None:
-        written(self, [piece.replace(b"2024-05-20T", b"2024-05-2OT") for piece in pieces])
+    async def append_invalid(self: PartialFile, chunk: bytes | memoryview) -> None:
+        await append(self, bytes(chunk).replace(b"2024-05-20T", b"2024-05-2OT"))
 
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(PartialFile, "_store", store)
+            patch.setattr(PartialFile, "append", append_invalid)
             with pytest.raises(
                 FormatError, match=r"row [\d,]+ \(id [0-9a-f]{24}\): created_time '2024-05-2OT"
             ) as caught:

@@ -369,7 +369,7 @@ async def test_rejects_a_second_pull_to_the_same_output(tmp_path: Path) -> None:
 
 async def test_the_merge_does_not_block_the_event_loop(tmp_path: Path) -> None:
     merging: set[int] = set()
-    original = bulkpull.rows.dedup.Deduplicator.add  # type: ignore[attr-defined]
+    original = bulkpull.rows.dedup.Deduplicator.add
 
     def add(*arguments: Any) -> Any:
         merging.add(threading.get_ident())

@@ -31,6 +31,7 @@ from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.slots import Slots
+from bulkpull.rows.held_file import Memory
 
 WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 ROWS = b"id,v\n" + b"0123456789,x\n" * 300_000  # several megabytes, so that half of it is worth a record
@@ -79,21 +80,30 @@ async def collected(
 ) -> tuple[bytes, list[Event]]:
     """The file of a window's export, and what was announced."""
     heard: list[Event] = []
+    failure: Exception | None = None
     journal = Journal(directory / "journal.sqlite")
     try:
         if not records:
             journal.begin({}, WINDOW.end, [WINDOW])
             journal.record_export(journal.record_launch(WINDOW), "e")
-        collector = Collector(
-            source,  # type: ignore[arg-type]
-            journal,
-            path=lambda _window, part: directory / f"part-{part}.csv",
-            slots=Slots(ExportLimit(None, 1, 0.0), DownloadLimit(2, 0.0), ignore),
-            backpressure=Backpressure(1, [WINDOW]),
-            on_event=on_event or heard.append,
-        )
-        journey = Journey(WINDOW)
-        await collector.collect(journey, Export("e", "succeeded", links=("https://f/a?1",)), records)
+        async with anyio.create_task_group() as group:
+            collector = Collector(
+                source,  # type: ignore[arg-type]
+                journal,
+                group,
+                memory=Memory(0),
+                path=lambda _window, part: directory / f"part-{part}.csv",
+                slots=Slots(ExportLimit(None, 1, 0.0), DownloadLimit(2, 0.0), ignore),
+                backpressure=Backpressure(1, [WINDOW]),
+                on_event=on_event or heard.append,
+            )
+            journey = Journey(WINDOW)
+            try:
+                await collector.collect(journey, Export("e", "succeeded", links=("https://f/a?1",)), records)
+            except Exception as error:
+                failure = error
+        if failure:
+            raise failure
     finally:
         journal.close()
     [part] = journey.parts

@@ -18,6 +18,7 @@ from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.pull.collect import Collector, PartLink, part_records
 from bulkpull.pull.journey import Journey
 from bulkpull.pull.slots import Slots
+from bulkpull.rows.held_file import Memory
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.window import Window
 from tests.simulation.clock import simulated
@@ -43,6 +44,8 @@ def test_downloads_wait_for_room_and_go_on_when_the_merge_has_made_it(monkeypatc
         collector = Collector(
             Mock(),
             Mock(),
+            Mock(),
+            memory=Memory(0),
             path=lambda *_: Path("part"),
             slots=slots,
             backpressure=Backpressure(2 * SIZE, WINDOWS),

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bulkpull import Clickwrap
 from bulkpull.rows import numpy_scan, scan
 from bulkpull.rows.block import Block, Layout, compute_keys, is_outside, layout_of
-from bulkpull.rows.records import CsvError, records, unquote
-from bulkpull.rows.scan import Prefetcher, Scanner, read_header
+from bulkpull.rows.records import CsvError, read_header, records, unquote
+from bulkpull.rows.scan import Prefetcher, Scanner
 
 pytestmark = pytest.mark.usefixtures("each_fast_path")
 

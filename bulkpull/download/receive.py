@@ -1,0 +1,113 @@
+"""Receiving the bytes of a body.
+
+A large body whose length is known is received from the transport into one buffer, which is used again for each chunk.
+aiohttp's parser would allocate and copy every chunk, which takes longer than all else that a download does with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import anyio
+
+from bulkpull.errors import TransferError
+from bulkpull.http import describe
+
+MIN_DIRECT_BYTES = 4 * 1024 * 1024  # left of a body; less is not worth its connection, which is used for one body only
+_BUFFER_BYTES = 1024 * 1024
+
+Chunks = AsyncIterator[bytes | memoryview]
+
+
+async def received(response: aiohttp.ClientResponse, stall_timeout: float) -> Chunks:
+    """Iterate over a body as it arrives. A chunk is valid until the next one is requested.
+
+    Raises:
+        TransferError: The body broke off, or stalled for `stall_timeout` seconds.
+    """
+    content = response.content
+    try:
+        while True:
+            # aiohttp's own timeout is reset by any byte, even of a chunk size that never ends.
+            with anyio.fail_after(stall_timeout):
+                chunk, _ = await content.readchunk()  # not copied together, as read() would
+            if chunk:  # empty at the end of an HTTP chunk
+                if direct := _direct(response):
+                    async for view in direct.chunks([chunk, content.read_nowait()], stall_timeout):
+                        yield view
+                    return
+                yield chunk
+            elif content.at_eof():
+                return
+    except (aiohttp.ClientError, OSError) as error:  # which a TimeoutError is
+        raise TransferError(f"the transfer broke: {describe(error)}") from None
+
+
+def _direct(response: aiohttp.ClientResponse) -> _Direct | None:
+    """Take the rest of a body over from aiohttp, if that is possible and worthwhile."""
+    connection, length, content = response.connection, response.content_length, response.content
+    if connection is None or length is None or "Transfer-Encoding" in response.headers:
+        return None
+    left = length - content.total_raw_bytes
+    transport, protocol = connection.transport, connection.protocol
+    if left < MIN_DIRECT_BYTES or transport is None or protocol is None or not isinstance(transport, asyncio.Transport):
+        return None
+    if content.exception() or getattr(protocol, "_tail", None):  # bytes that aiohttp has not parsed yet
+        return None
+    return _Direct(transport, protocol, left)
+
+
+class _Direct(asyncio.BufferedProtocol):
+    """Receives the `left` bytes of a body from a transport, in place of aiohttp's protocol."""
+
+    def __init__(self, transport: asyncio.Transport, replaced: asyncio.BaseProtocol, left: int) -> None:
+        self._transport = transport
+        self._replaced = replaced
+        self._left = left
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._filled = 0
+        self._changed = asyncio.Event()
+        self._is_lost = False
+        self._error: BaseException | None = None
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    async def chunks(self, first: list[bytes], stall_timeout: float) -> Chunks:
+        """Iterate over the bytes that aiohttp has received first, and all that follow."""
+        for chunk in first:
+            yield chunk
+        while self._left:
+            if not self._filled:
+                if self._is_lost:
+                    raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
+                self._changed.clear()
+                with anyio.fail_after(stall_timeout):
+                    await self._changed.wait()
+                continue
+            size, self._filled = min(self._filled, self._left), 0
+            self._left -= size
+            yield self._buffer[:size]
+            self._transport.resume_reading()
+
+    # asyncio calls these
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled = nbytes
+        self._transport.pause_reading()  # until the bytes were used
+        self._changed.set()
+
+    def eof_received(self) -> None:
+        self._lose(None)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._lose(exc)
+        self._replaced.connection_lost(exc if isinstance(exc, Exception) else None)
+
+    def _lose(self, error: BaseException | None) -> None:
+        self._is_lost, self._error = True, self._error or error
+        self._changed.set()
