@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test soak lint bench docs picture dist check-dist constraints dev clean
+.PHONY: demo test sanitize soak lint bench docs picture dist check-dist constraints dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 6 --dist worksteal # many of them wait, for sockets and processes
+
+sanitize: $(VENV)/.installed-test # the tests of the kernel, compiled with sanitizers
+	$(BIN)/python -m tools.sanitize
 
 soak: $(VENV)/.installed-test
 	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation
@@ -22,6 +25,9 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	@command -v $(CC) > /dev/null || echo "No C compiler: the C source is not checked."
+	! command -v $(CC) > /dev/null || $(CC) -std=c11 -fsyntax-only -Wall -Wextra -Werror -DPy_LIMITED_API=0x030B0000 \
+		-isystem "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" bulkpull/rows/_kernel.c
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/orchestration.py --plot benchmarks/data/orchestration.svg
@@ -59,10 +65,10 @@ constraints:
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet,sandbox-s3]' --group dev
 	echo '# The versions that were tested, on Python 3.11. Made by `make constraints`.' > constraints.txt
-	build/newest/bin/python -m pip freeze --exclude-editable >> constraints.txt
+	build/newest/bin/python -m pip freeze --all --exclude pip --exclude-editable >> constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
+	rm -rf $(VENV) build dist *.egg-info bulkpull/rows/*.so .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo benchmarks/data
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,11 +78,14 @@ $(VENV)/.pip: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	touch $@
 
-# A stamp is younger than what it was installed from: a changed pyproject.toml installs again.
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(VENV)/.pip
+# A stamp is younger than what it was installed from: a changed pyproject.toml installs again. The old kernel is removed,
+# since without a compiler, or with an error in the source, the new one is left out.
+$(VENV)/.installed: pyproject.toml setup.py bulkpull/rows/_kernel.c $(CONSTRAINTS) $(VENV)/.pip
+	rm -f bulkpull/rows/*.so
 	$(INSTALL) --editable .
+	@$(BIN)/bulkpull --version
 	touch $@
 
-$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) $(VENV)/.pip
-	$(INSTALL) --editable . --group $*
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) $(VENV)/.pip | $(VENV)/.installed
+	$(INSTALL) --group $*
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import click
 from click.shell_completion import get_completion_class
@@ -21,6 +22,7 @@ EXIT_USAGE = 2
 EXIT_AUTHENTICATION = 3
 EXIT_API = 4
 EXIT_LOCAL = 5
+SCANNER = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
 
 
 class _Commands(click.Group):
@@ -44,7 +46,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(bulkpull.__version__, prog_name="bulkpull")
+@click.version_option(bulkpull.__version__, prog_name="bulkpull", message=f"%(prog)s %(version)s (scanner: {SCANNER})")
 def cli() -> None:
     """Bulk download of Ironclad Clickwrap activity into one deduplicated file.
 

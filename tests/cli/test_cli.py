@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -435,7 +436,8 @@ def test_an_outage_longer_than_retry_for_is_code_4_and_the_pull_goes_on(tmp_path
 
 
 def test_version_help_and_completion() -> None:
-    assert bulkpull(None, "--version").stdout == f"bulkpull, version {__version__}\n"
+    scanner = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
+    assert bulkpull(None, "--version").stdout == f"bulkpull {__version__} (scanner: {scanner})\n"
     shown = bulkpull(None, "--help").stdout
     for word in ("BULKPULL_TOKEN", "Exit codes", "130", "pull", "plan", "fields", "activity", "sandbox", "completion"):
         assert word in shown
