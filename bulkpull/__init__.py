@@ -5,6 +5,9 @@
 
 The names in `__all__`, and the modules `events`, `errors` and `sandbox`, are public. Everything else may change in any
 version. A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
+
+Names are imported when they are first used. Where that would hold up an event loop, import them at the start:
+`from bulkpull import Clickwrap, pull`.
 """
 
 from importlib import import_module
