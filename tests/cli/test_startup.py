@@ -20,13 +20,15 @@ HEAVY = {"aiohttp", "anyio", "asyncio", "numpy", "orjson", "pyarrow", "rich", "s
 
 # Runs the command line, and notes whether libraries are first imported in the main thread.
 WITNESS = """
-import sys, json, threading
+import json, os, sys, threading
 from bulkpull.cli import main
 found = {}
 class Witness:
     def find_spec(self, name, path=None, target=None):
         if name in ("aiohttp", "numpy", "pyarrow.lib"):
             found.setdefault(name, threading.current_thread() is threading.main_thread())
+        if name == "numpy":
+            found["OpenBLAS"] = os.environ["OPENBLAS_NUM_THREADS"]
 sys.meta_path.insert(0, Witness())
 try:
     main()
@@ -42,7 +44,7 @@ def sandbox() -> Iterator[SandboxProcess]:
 
 
 def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BULKPULL")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BULKPULL", "OPENBLAS"))}
     return subprocess.run(  # noqa: S603
         [sys.executable, *arguments], env=environment | more, capture_output=True, text=True, timeout=60
     )
@@ -96,9 +98,12 @@ def test_a_pull_sends_its_first_request_before_it_imports_what_merges(sandbox: S
 
 
 @pytest.mark.parametrize("format", ["csv", "ndjson", "parquet"])
-def test_numpy_is_imported_outside_the_event_loop(sandbox: SandboxProcess, tmp_path: Path, format: str) -> None:
+def test_numpy_is_imported_outside_the_event_loop_and_with_one_thread(
+    sandbox: SandboxProcess, tmp_path: Path, format: str
+) -> None:
     accepted = {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": sandbox.token}
     done = python("-c", WITNESS, *PULL, "--out", str(tmp_path / "a"), "--format", format, **accepted)
     assert done.returncode == 0, done.stderr
     in_event_loop = json.loads(done.stdout)
+    assert in_event_loop.pop("OpenBLAS") == "1"
     assert in_event_loop == {"aiohttp": True, "numpy": False} | ({"pyarrow.lib": False} if format == "parquet" else {})
