@@ -6,13 +6,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-
-import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from typing import TYPE_CHECKING
 
 from bulkpull.errors import UsageError
-from bulkpull.events import Event, Retried
+
+if TYPE_CHECKING:  # the command line shows the policy's defaults, and must not wait for these
+    from tenacity import AsyncRetrying, RetryCallState
+
+    from bulkpull.events import Event
 
 
 class TransientError(Exception):
@@ -68,6 +69,11 @@ class RetryPolicy:
 
     def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
         """Return the attempts at `what`; the last one raises its TransientError."""
+        import anyio
+        from tenacity import AsyncRetrying, retry_if_exception_type
+
+        from bulkpull.events import Retried
+
         first_failure: float | None = None
 
         def wait(state: RetryCallState) -> float:
@@ -103,6 +109,8 @@ def _error(state: RetryCallState) -> TransientError:
 
 def retry_after(value: str | None) -> float | None:
     """Parse a `Retry-After` header, a number of seconds or an HTTP date (RFC 9110, 10.2.3), to seconds."""
+    from email.utils import parsedate_to_datetime
+
     if value is None:
         return None
     text = value.strip()

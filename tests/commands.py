@@ -22,7 +22,19 @@ from bulkpull.sandbox.process import SandboxProcess
 TIMEOUT_S = 60.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.commands", "tests.flows.victim"])
+_PROCESSES.set_forkserver_preload(
+    [
+        "tests.commands",
+        "tests.flows.victim",
+        # What commands import when they run.
+        "bulkpull.cli.progress",
+        "bulkpull.cli.pull",
+        "bulkpull.cli.summary",
+        "bulkpull.functions",
+        "bulkpull.rows.dedup",
+        "bulkpull.sandbox.server",
+    ]
+)
 
 
 def run(

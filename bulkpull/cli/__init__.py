@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 import click
 from click.shell_completion import get_completion_class
 
 import bulkpull
-from bulkpull.cli.activity import activity, fields
-from bulkpull.cli.plan import plan
-from bulkpull.cli.pull import pull
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
-from bulkpull.cli.status import status
 from bulkpull.cli.streams import ReaderGone, forgiving_streams
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, UsageError
 
@@ -24,19 +22,29 @@ EXIT_API = 4
 EXIT_LOCAL = 5
 SCANNER = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
 
+_MODULES = {  # of the commands
+    "activity": "activity",
+    "fields": "activity",
+    "plan": "plan",
+    "pull": "pull",
+    "sandbox": "sandbox",
+    "status": "status",
+}
+
 
 class _Commands(click.Group):
-    """Imports the sandbox late: its web server would slow the start of every other command."""
+    """Imports a command when it is asked for. What a command works with, it imports when it runs: help and completion
+    must not wait for that."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "sandbox"])
+        return sorted([*super().list_commands(context), *_MODULES])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "sandbox":
-            from bulkpull.cli.sandbox import sandbox
-
-            return sandbox
-        return super().get_command(context, name)
+        if name not in _MODULES:
+            return super().get_command(context, name)
+        command = getattr(import_module(f"bulkpull.cli.{_MODULES[name]}"), name)
+        assert isinstance(command, click.Command)
+        return command
 
     def invoke(self, context: click.Context) -> object:
         try:
@@ -83,12 +91,10 @@ def completion(shell: str) -> None:
     click.echo(complete(cli, {}, "bulkpull", "_BULKPULL_COMPLETE").source())
 
 
-for command in (pull, plan, status, fields, activity):
-    cli.add_command(command)
-
-
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
+    # The threads of NumPy's OpenBLAS, one for each core, would spin at the start; nothing here uses linear algebra.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with forgiving_streams():
         code = _run()
     sys.exit(code)

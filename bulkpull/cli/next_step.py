@@ -14,7 +14,6 @@ import click
 
 from bulkpull.cli.running import Interrupted
 from bulkpull.errors import OutputError, UsageError
-from bulkpull.store import WorkDirectory
 
 
 def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, begun: bool, fresh: bool) -> str | None:
@@ -27,6 +26,8 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         begun: Whether it has read, or cleared, the progress of earlier runs.
         fresh: Whether it was to clear it.
     """
+    from bulkpull.store import WorkDirectory
+
     if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
         return None
     unfinished = WorkDirectory(out)

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import click
-import orjson
 
 import bulkpull
 from bulkpull.cli.options import options_of, run_options
@@ -56,6 +55,8 @@ def plan(
     # In rounds of as many exports as run concurrently, unless the quota takes longer.
     seconds = max(math.ceil(len(windows) / concurrent) * ASSUMED_EXPORT_S, 60.0 * (requests // requests_per_minute))
     if as_json:
+        import orjson
+
         figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
         figures |= {"max_extra_exports": extra}
         times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_EXPORT_S}

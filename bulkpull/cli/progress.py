@@ -15,18 +15,16 @@ from rich.text import Text
 
 from bulkpull.cli.lines import line
 from bulkpull.cli.state import State
-from bulkpull.events import Event, OnEvent, ignore
+from bulkpull.events import Event, OnEvent
 
 _LINE_INTERVAL_S = 10.0  # if standard error is not a terminal
 
 
 @contextmanager
-def progress(*, verbose: bool, quiet: bool) -> Iterator[OnEvent]:
+def progress(*, verbose: bool) -> Iterator[OnEvent]:
     """Yield a listener that shows a pull's events on standard error."""
     console = Console(stderr=True)
-    if quiet:
-        yield ignore
-    elif sys.stderr.isatty() and not console.is_dumb_terminal:
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
         with _live(console, verbose=verbose) as listener:
             yield listener
     else:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
 import click
-import orjson
 
 import bulkpull
 from bulkpull.cli.next_step import next_step
 from bulkpull.cli.options import options_of, run_options
-from bulkpull.cli.progress import progress
 from bulkpull.cli.running import Interrupted, client, client_options, run
 from bulkpull.cli.streams import ReaderGone
-from bulkpull.cli.summary import summary
 from bulkpull.cli.tables import path_json, window_json
+from bulkpull.events import OnEvent, ignore
 
 EXIT_INCOMPLETE = 6
 
@@ -53,7 +51,7 @@ def pull(
 
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with progress(verbose=verbose, quiet=quiet) as show:
+            with _progress(verbose=verbose, quiet=quiet) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     nonlocal begun
@@ -69,8 +67,12 @@ def pull(
             end.add_note(note)
         raise
     if not quiet:
+        from bulkpull.cli.summary import summary
+
         click.echo(summary(result), err=True)
     if as_json:
+        import orjson
+
         windows = {
             "complete": result.complete,
             "skipped": [window_json(window) for window in result.skipped],
@@ -80,6 +82,14 @@ def pull(
         with suppress(ReaderGone):  # the output is complete all the same
             click.echo(orjson.dumps(asdict(result) | {"output": path_json(result.output)} | windows))
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
+
+
+def _progress(*, verbose: bool, quiet: bool) -> AbstractContextManager[OnEvent]:
+    if quiet:
+        return nullcontext(ignore)
+    from bulkpull.cli.progress import progress
+
+    return progress(verbose=verbose)
 
 
 def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:

@@ -7,13 +7,17 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
 import click
 
-from bulkpull import Clickwrap, RetryPolicy, UsageError
+from bulkpull import RetryPolicy, UsageError
 from bulkpull.clickwrap import BASE_URL
+
+if TYPE_CHECKING:
+    import anyio
+
+    from bulkpull import Clickwrap
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +62,8 @@ def client_options(command: F) -> F:
 
 def client(base_url: str, requests_per_minute: int, retry_for: float, *, needs_token: bool = True) -> Clickwrap:
     """Return a client with the token of the environment; unless it `needs_token`, it must make no request."""
+    from bulkpull import Clickwrap
+
     retry = RetryPolicy(seconds=retry_for)
     token = _token() if needs_token else "none"
     return Clickwrap(token, base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
@@ -66,10 +72,14 @@ def client(base_url: str, requests_per_minute: int, retry_for: float, *, needs_t
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` in an event loop. The first SIGINT or SIGTERM cancels it and raises Interrupted; a second one ends the
     process at once."""
+    import anyio
+
     return anyio.run(_until_interrupted, work)
 
 
 async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
+    import anyio
+
     results: list[T] = []
     errors: list[Exception] = []
     async with anyio.create_task_group() as group:
@@ -88,6 +98,8 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    import anyio
+
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             if scope.cancel_called:

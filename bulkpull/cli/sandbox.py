@@ -6,13 +6,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 
-import anyio
 import click
-import orjson
 
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.planning import moment
-from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.sandbox import SandboxConfig
 from bulkpull.sandbox.faults import EVERYTHING, KINDS, ODD
 from bulkpull.sandbox.modes import MODES
 from bulkpull.sandbox.storage import FORMS
@@ -136,6 +134,11 @@ def sandbox(**config: object) -> None:
     Prints two JSON lines to standard output: the URL and the token at the start, and statistics at the end. The
     statistics so far are also available at /sandbox, and with the number of distinct exported ids at /sandbox?ids.
     """
+
+    import anyio
+    import orjson
+
+    from bulkpull.sandbox import Sandbox
 
     async def work() -> None:
         async with Sandbox(SandboxConfig(**config)) as running:  # type: ignore[arg-type]

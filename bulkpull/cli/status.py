@@ -7,9 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
-from rich.filesize import decimal
-from rich.markup import escape
 
 import bulkpull
 from bulkpull.cli.tables import path_json, show, table, window_json
@@ -21,6 +18,10 @@ from bulkpull.window import instant
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(file: Path, as_json: bool) -> None:
     """Show the progress of the unfinished pull to FILE."""
+    import orjson
+    from rich.filesize import decimal
+    from rich.markup import escape
+
     found = bulkpull.status(file)
     if as_json:
         windows = [

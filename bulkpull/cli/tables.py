@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 import bulkpull
 from bulkpull.window import instant
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NUMBERS = ("window", "counted", "share", "launches", "files", "rows")
 _WIDTH_OF_A_PIPE = 200  # characters
@@ -18,6 +19,8 @@ _WIDTH_OF_A_PIPE = 200  # characters
 
 def table(*headers: str) -> Table:
     """Return a table without lines, whose numbers are aligned on the right."""
+    from rich.table import Table
+
     table = Table(*headers, box=None, pad_edge=False)
     for column in table.columns:
         if column.header in _NUMBERS:
@@ -27,6 +30,8 @@ def table(*headers: str) -> Table:
 
 def show(table: Table) -> None:
     """Print a table to standard output."""
+    from rich.console import Console
+
     Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, highlight=False).print(table)
 
 

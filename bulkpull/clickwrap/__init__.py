@@ -1,6 +1,13 @@
 """The client of the Clickwrap API: routes, response models, filters, quota."""
 
-from bulkpull.clickwrap.api import BASE_URL
-from bulkpull.clickwrap.client import Clickwrap
+from typing import TYPE_CHECKING
+
+from bulkpull.lazy import lazily
+
+if TYPE_CHECKING:
+    from bulkpull.clickwrap.client import Clickwrap
+    from bulkpull.clickwrap.defaults import BASE_URL
+else:
+    __getattr__, __dir__ = lazily(__name__, {"client": ("Clickwrap",), "defaults": ("BASE_URL",)})
 
 __all__ = ["BASE_URL", "Clickwrap"]

@@ -12,6 +12,7 @@ import anyio
 import orjson
 from yarl import URL
 
+from bulkpull.clickwrap.defaults import BASE_URL
 from bulkpull.clickwrap.models import UnexpectedResponse, parse_json
 from bulkpull.clickwrap.quota import BudgetExhausted, RequestBudget
 from bulkpull.errors import (
@@ -34,7 +35,6 @@ from bulkpull.http import (
 )
 from bulkpull.retry import RetryPolicy, TransientError, retry_after
 
-BASE_URL = "https://api.pactsafe.com/v1.1"
 MAX_SOCKETS = 64  # concurrent requests: a 429 response then still stops those that have not been sent
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024  # of JSON; a page of 100 activities has a few hundred thousand
 MAX_MESSAGE_CHARS = 300  # of the API's messages that are included in errors

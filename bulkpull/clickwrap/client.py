@@ -15,7 +15,8 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from bulkpull.clickwrap.api import BASE_URL, MAX_MESSAGE_CHARS, NOT_READY, Api, timeout
+from bulkpull.clickwrap.api import MAX_MESSAGE_CHARS, NOT_READY, Api, timeout
+from bulkpull.clickwrap.defaults import BASE_URL
 from bulkpull.clickwrap.filters import check_filter, window_filter
 from bulkpull.clickwrap.models import parse_count, parse_export, parse_export_fields, parse_page
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, RequestBudget

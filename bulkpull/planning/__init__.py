@@ -1,19 +1,39 @@
 """Planning: divides a time range into windows of equal length, or of equal volume according to counts; splits them."""
 
+from typing import TYPE_CHECKING
+
+from bulkpull.lazy import lazily
 from bulkpull.planning.length import AUTO
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.plan import Plan, plan
 from bulkpull.planning.range import moment
 from bulkpull.planning.size import SizeLimit, suggests_smaller_export
-from bulkpull.planning.volume import (
-    MILLISECOND,
-    PROBE_TIMEOUT_S,
-    CountUnavailable,
-    count_window,
-    looks_like_a_limit,
-    midpoint,
-    split_window,
-)
+
+if TYPE_CHECKING:
+    from bulkpull.planning.volume import (
+        MILLISECOND,
+        PROBE_TIMEOUT_S,
+        CountUnavailable,
+        count_window,
+        looks_like_a_limit,
+        midpoint,
+        split_window,
+    )
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "volume": (
+                "MILLISECOND",
+                "PROBE_TIMEOUT_S",
+                "CountUnavailable",
+                "count_window",
+                "looks_like_a_limit",
+                "midpoint",
+                "split_window",
+            )
+        },
+    )
 
 __all__ = [
     "AUTO",

@@ -8,7 +8,6 @@ from datetime import datetime
 from bulkpull.planning.length import AUTO, by_length
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.range import span
-from bulkpull.planning.volume import CountUnavailable, by_volume
 from bulkpull.source import Source
 from bulkpull.window import Window, total_count
 
@@ -52,6 +51,8 @@ async def plan(source: Source, options: PlanOptions) -> Plan:
         UsageError: An option makes no sense, or there would be more than `max_windows` windows.
         ApiError: The API cannot be reached, or does not accept the token.
     """
+    from bulkpull.planning.volume import CountUnavailable, by_volume  # imports the event loop
+
     first, last = span(options.start, options.end)
     if options.length != AUTO:
         return Plan(first, last, by_length(first, last, options.length, options.max_windows))

@@ -3,10 +3,26 @@
 A stage is a file: export, collect, merge. What a window delivered is doubted, and reconciled, before its rows stay.
 """
 
-from bulkpull.pull.completeness import CountMismatch
-from bulkpull.pull.extra import default_extra
-from bulkpull.pull.options import PullOptions, check_names
-from bulkpull.pull.orchestrator import pull
-from bulkpull.pull.result import Result
+from typing import TYPE_CHECKING
+
+from bulkpull.lazy import lazily
+
+if TYPE_CHECKING:
+    from bulkpull.pull.completeness import CountMismatch
+    from bulkpull.pull.extra import default_extra
+    from bulkpull.pull.options import PullOptions, check_names
+    from bulkpull.pull.orchestrator import pull
+    from bulkpull.pull.result import Result
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "completeness": ("CountMismatch",),
+            "extra": ("default_extra",),
+            "options": ("PullOptions", "check_names"),
+            "orchestrator": ("pull",),
+            "result": ("Result",),
+        },
+    )
 
 __all__ = ["CountMismatch", "PullOptions", "Result", "check_names", "default_extra", "pull"]

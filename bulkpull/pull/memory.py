@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bulkpull.errors import UsageError
 from bulkpull.rows.format import Format
-from bulkpull.store import memory_to_render
 
 DEFAULT_BYTES = 256_000_000  # more where the format leaves less than USUAL_IDS_BYTES of it
 BASE_BYTES = 140_000_000  # the interpreter, its libraries, and data in flight
@@ -32,4 +31,6 @@ def memory_for_ids(memory: int | None, format: Format) -> int:
 
 
 def _fixed(format: Format) -> int:
+    from bulkpull.store import memory_to_render  # imports the event loop; the command line needs only the options
+
     return BASE_BYTES + memory_to_render(format)

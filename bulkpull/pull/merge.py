@@ -8,6 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import from_thread
@@ -19,13 +20,15 @@ from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, Wi
 from bulkpull.journal import Figures, Journal
 from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
-from bulkpull.rows.dedup import Deduplicator, PartStats
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import CsvError
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant
+
+if TYPE_CHECKING:
+    from bulkpull.rows.dedup import Deduplicator, PartStats
 
 _MAX_UNCOMMITTED = 16  # windows that are merged but not durable yet
 
@@ -171,6 +174,8 @@ class _Merge:
         memory: int,
     ) -> _Merge:
         """Open the CSV where the journal says that the last committed window ends."""
+        from bulkpull.rows.dedup import Deduplicator  # imports NumPy: not in the event loop's thread
+
         frontier = journal.frontier
         offset = frontier.offset
         with disk_errors("open the unfinished output", at=path):

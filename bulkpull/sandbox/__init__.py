@@ -1,6 +1,13 @@
 """A local Clickwrap server for experiments and tests, with the API, a separate file host and a rate limit."""
 
-from bulkpull.sandbox.config import SandboxConfig, SandboxStats
-from bulkpull.sandbox.server import Sandbox
+from typing import TYPE_CHECKING
+
+from bulkpull.lazy import lazily
+
+if TYPE_CHECKING:
+    from bulkpull.sandbox.config import SandboxConfig, SandboxStats
+    from bulkpull.sandbox.server import Sandbox
+else:
+    __getattr__, __dir__ = lazily(__name__, {"config": ("SandboxConfig", "SandboxStats"), "server": ("Sandbox",)})
 
 __all__ = ["Sandbox", "SandboxConfig", "SandboxStats"]

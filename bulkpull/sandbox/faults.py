@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import random
 import re
-import socket
-import struct
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
-
-from aiohttp import web
 
 from bulkpull.errors import UsageError
 from bulkpull.sandbox.modes import COSTLY, HARMLESS, MODES
@@ -204,26 +200,3 @@ def _parse(profile: str) -> tuple[dict[str, int | None], str]:
         if kind:
             named[kind] = default
     return named, seed
-
-
-def reset(request: web.Request) -> web.Response:
-    """Reset the request's connection (RST, not FIN); the returned response is never sent."""
-    transport = request.transport
-    if transport is not None:
-        at_once = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-        transport.abort()
-    return web.Response()
-
-
-def server_error(fault: Fault) -> web.Response:
-    """Return a 500, 502 or 503, in JSON or HTML."""
-    status = fault.draw.choice((500, 502, 503))
-    if fault.draw.random() < 0.5:
-        return web.json_response({"error": {"message": "Something went wrong", "status": status}}, status=status)
-    return web.Response(text=f"<html><h1>{status}</h1></html>", status=status, content_type="text/html")
-
-
-def html_page() -> web.Response:
-    """Return a page like those of proxies and login forms, with status 200."""
-    return web.Response(text="<!doctype html>\n<title>Please wait</title>\n<p>Just a moment", content_type="text/html")

@@ -19,8 +19,9 @@ from anyio import to_thread
 from bulkpull.sandbox.bodies import LABELS, encode_body
 from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.exports import Exports, File, Task
-from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
+from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.modes import MODES
+from bulkpull.sandbox.responses import html_page, reset, server_error
 
 _CHUNK_BYTES = 256 * 1024
 _TRICKLE_PIECES = 16

@@ -19,11 +19,11 @@ from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.counting import CountModes
 from bulkpull.sandbox.data import FIELDS, Activities, to_json
 from bulkpull.sandbox.exports import Exports, Task
-from bulkpull.sandbox.faults import Fault, Faults, html_page, reset, server_error
+from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
 from bulkpull.sandbox.quota import RateLimit
-from bulkpull.sandbox.responses import error_response, json_response
+from bulkpull.sandbox.responses import error_response, html_page, json_response, reset, server_error
 from bulkpull.sandbox.storage import open_storage
 from bulkpull.sandbox.tasks import TaskRoutes
 

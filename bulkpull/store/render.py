@@ -16,7 +16,6 @@ from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.format import Format
 from bulkpull.rows.growing_file import GrowingFile
-from bulkpull.rows.ndjson import ndjson
 from bulkpull.rows.records import read_chunks
 from bulkpull.rows.sink import write_all
 from bulkpull.source import Columns
@@ -78,6 +77,8 @@ class Renderer:
     def _write_text(self, merged: GrowingFile) -> None:
         pieces: Iterator[bytes] = read_chunks(merged, from_thread.check_cancelled)
         if self.format.name == "ndjson":
+            from bulkpull.rows.ndjson import ndjson  # imports NumPy: not in the event loop's thread
+
             pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
         if self.format.compression:
             pieces = compressed(pieces, self.format.compression)
