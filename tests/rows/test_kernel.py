@@ -1,11 +1,206 @@
-"""The compiled kernel."""
+"""The kernel finds what the strict reader, NumPy and the csv module find, wherever a buffer starts and ends."""
 
 from __future__ import annotations
 
+import csv
+import io
+from typing import Any
+
+import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bulkpull.rows.block import Layout, compute_keys, is_outside
+from bulkpull.rows.numpy_scan import NumpyBuffer
+from bulkpull.rows.records import CsvError, records, unquote
 
 _kernel = pytest.importorskip("bulkpull.rows._kernel")
 
+START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
+WAYS = range(len(_kernel.ways()))
+WIDTH, ID, TIME = 4, 1, 2
+ROOM = 100  # fields and records; more than any of the small inputs has
 
-def test_tells_its_version() -> None:
-    assert _kernel.version() == 0
+CELLS = st.one_of(
+    st.sampled_from(
+        [
+            *("", "a", "agreed", "two\nlines", 'say "no"', "CR\r\nLF", "é", '"', '""', ",", "2024-01-15T12:00:00.000Z"),
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)",
+            '{"plan": "team", "seats": 12}',
+        ]
+    ),
+    st.text(alphabet='ab,"\n\r', max_size=6),
+)
+IDS = st.text(alphabet="0123456789abcdef", min_size=1, max_size=40)
+TIMES = st.sampled_from(
+    ["2024-01-15T12:00:00.000Z", "2024-02-01T00:00:00.000Z", "2023-12-31T23:59:59.999Z", "2023-12-15", "soon", ""]
+)
+
+
+@st.composite
+def plain(draw: st.DrawFn) -> bytes:
+    """Records as the csv module writes them."""
+    ends, quoting = draw(st.sampled_from(["\n", "\r\n"])), draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=ends, quoting=quoting)  # type: ignore[arg-type]
+    for _ in range(draw(st.integers(0, 12))):
+        cells = [draw(CELLS), draw(IDS), draw(TIMES), draw(CELLS)]
+        if quoting == csv.QUOTE_MINIMAL:  # Python 3.11 does not quote a bare carriage return
+            cells = [cell if "\n" in cell else cell.replace("\r", "") for cell in cells]
+        writer.writerow(cells)
+    return text.getvalue().encode()
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    data = draw(plain())
+    at = draw(st.integers(0, len(data)))
+    return data[:at] + draw(st.binary(max_size=3) | st.sampled_from([b'"', b",", b"\n", b"\r"])) + data[at + 1 :]
+
+
+Found = tuple[list[list[bytes]], int, list[int], int]  # fields, bytes used, keys, records outside of the window
+
+
+def scanned(data: bytes, way: int, alignment: int = 0, *, fields: int = ROOM * WIDTH, rows: int = ROOM) -> Found:
+    """What the kernel finds in memory that ends with the data, so that a sanitizer sees each byte that is too many."""
+    memory = bytearray(alignment) + data
+    view: Any = memoryview(memory)[alignment:]
+    separators, keys, others = np.empty(fields, np.int32), np.empty(rows, np.uint64), np.empty(rows, np.int32)
+    count, width, used, size, outside, odd = _kernel.scan(
+        view, len(data), WIDTH, ID, TIME, START, END, separators, keys, others, way
+    )
+    assert width == WIDTH
+    found: list[list[bytes]] = []
+    begin = 0
+    for row in separators[: count * WIDTH].reshape(count, WIDTH).tolist():
+        found.append([])
+        for end in row:
+            found[-1].append(bytes(view[begin:end]))
+            begin = end + 1
+    assert begin == size
+    assert bytes(memory[:alignment]) == bytes(alignment)
+    assert bytes(view[used:]) == data[used:]
+    outside += sum(is_outside(unquote(found[row][TIME]), START, END) for row in others[:odd].tolist())
+    return found, used, keys[:count].tolist(), outside
+
+
+def strictly(data: bytes) -> list[tuple[list[bytes], int]]:
+    """The complete records before the first error of the strict reader, and where each ends."""
+    found: list[tuple[list[bytes], int]] = []
+    try:
+        for _, fields, end in records([data], 2):
+            if end > len(data) or len(fields) != WIDTH or not unquote(fields[ID]):
+                break
+            found.append((fields, end))
+    except CsvError:
+        pass
+    return found
+
+
+@given(data=plain() | damaged(), way=st.sampled_from(WAYS), alignment=st.integers(0, 70))
+@example(data=b'x"y,1,,\r\n"a\r\nb",2,,\r\n', way=0, alignment=0)
+@example(data=b"a,1,,\r\r\n", way=0, alignment=0)
+@example(data=b'"a",1,,""x\n', way=0, alignment=0)
+def test_finds_only_what_the_strict_reader_finds(data: bytes, way: int, alignment: int) -> None:
+    expected = strictly(data)
+    found, used, keys, outside = scanned(data, way, alignment)
+    assert found == [fields for fields, _ in expected[: len(found)]]
+    assert used == (expected[len(found) - 1][1] if found else 0)
+    ids = [unquote(fields[ID]) for fields in found]
+    assert keys == [int(compute_keys(np.frombuffer(id, np.uint8).reshape(1, -1))[0]) for id in ids]
+    assert outside == sum(is_outside(unquote(fields[TIME]), START, END) for fields in found)
+
+
+@given(data=plain(), way=st.sampled_from(WAYS), alignment=st.integers(0, 70))
+def test_finds_all_that_the_csv_module_writes(data: bytes, way: int, alignment: int) -> None:
+    found, used, _, _ = scanned(data, way, alignment)
+    assert used == len(data)
+    rows = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
+    assert [[unquote(field).decode() for field in fields] for fields in found] == rows
+
+
+@given(data=plain(), way=st.sampled_from(WAYS), end=st.floats(0, 1))
+def test_takes_whole_records_only(data: bytes, way: int, end: float) -> None:
+    whole, _, _, _ = scanned(data, way)
+    cut = data[: int(end * len(data))]
+    found, used, _, _ = scanned(cut, way)
+    assert found == whole[: len(found)]
+    rest, _, _, _ = scanned(data[used:], way)
+    assert found + rest == whole
+
+
+@given(data=plain() | damaged(), way=st.sampled_from(WAYS))
+def test_finds_what_numpy_finds(data: bytes, way: int) -> None:
+    if not data:
+        return
+    buffer = NumpyBuffer(len(data) + 100)
+    buffer.data[: len(data)] = data
+    block, used, have = buffer.scan(len(data), Layout(WIDTH, ID, TIME), START, END)
+    if block:  # NumPy leaves all records to the strict reader where it must read one
+        found, kernel_used, keys, outside = scanned(data, way)
+        assert b"".join(b",".join(fields) + b"\n" for fields in found) == bytes(block.data)
+        assert (keys, outside) == (block.keys.tolist(), block.outside)
+        assert len(data) - kernel_used == have - used
+
+
+def test_every_split_of_a_large_block_gives_the_same_records() -> None:
+    line = (
+        b'"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)",%024x,2024-01-15T12:00:00.000Z,%s\n'
+    )
+    cells = (b"", b'"two\nlines"', b'"{""a"": 1}"', b"agreed")
+    data = b"".join(line % (number, cells[number % 4]) for number in range(90))
+    whole, used, _, _ = scanned(data, -1)
+    assert (len(whole), used) == (90, len(data))
+    for way in WAYS:
+        for end in range(0, len(data), 7):
+            found, used, _, _ = scanned(data[:end], way)
+            assert found == whole[: len(found)]
+            assert data.count(b"Z,", 0, end) - len(found) in (0, 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("fields", "rows", "expected"), [(4, 9, 1), (7, 9, 1), (8, 9, 2), (0, 9, 0), (40, 2, 2), (40, 0, 0)]
+)
+def test_stops_where_there_is_no_room_for_more(way: int, fields: int, rows: int, expected: int) -> None:
+    data = b"".join(b"a,%d,,\n" % number for number in range(9))
+    found, used, _, _ = scanned(data, way, fields=fields, rows=rows)
+    assert len(found) == expected
+    assert used == len(b"a,0,,\n") * expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_takes_the_width_of_the_first_record(way: int) -> None:
+    data = bytearray(b"1,a\n2,b\n3\n")
+    separators, keys, others = np.empty(9, np.int32), np.empty(9, np.uint64), np.empty(9, np.int32)
+    assert _kernel.scan(data, len(data), 0, 0, -1, b"", b"", separators, keys, others, way) == (2, 2, 8, 8, 0, 0)
+    assert _kernel.scan(data, len(data), 0, 2, -1, b"", b"", separators, keys, others, way)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 99},
+        {"size": -1},
+        {"width": -1},
+        {"key_at": 3},
+        {"key_at": -1},
+        {"time_at": 3},
+        {"time_at": -2},
+        {"start": b""},
+        {"way": 99},
+        {"keys": bytearray(7)},
+    ],
+)
+def test_refuses_what_would_lead_out_of_the_buffers(wrong: dict[str, Any]) -> None:
+    given = {"data": bytearray(9), "size": 9, "width": 3, "key_at": 0, "time_at": 1, "start": START, "end": END}
+    given |= {"separators": bytearray(40), "keys": bytearray(80), "others": bytearray(40), "way": -1}
+    assert _kernel.scan(*given.values())[0] == 0
+    with pytest.raises(ValueError, match=r"out of range|not a multiple"):
+        _kernel.scan(*(given | wrong).values())
+
+
+def test_refuses_memory_that_cannot_be_written() -> None:
+    with pytest.raises(BufferError):
+        _kernel.scan(b"a", 1, 1, 0, -1, b"", b"", bytearray(4), bytearray(8), bytearray(4), -1)
