@@ -7,7 +7,7 @@ from bulkpull.rows.format import Format
 
 DEFAULT_BYTES = 256_000_000  # more where the format leaves less than USUAL_IDS_BYTES of it
 BASE_BYTES = 140_000_000  # the interpreter, its libraries, and data in flight
-PARTS_BYTES = 64_000_000  # downloaded, and not written yet
+PARTS_BYTES = 96 * 2**20  # downloaded, and not written yet
 MIN_IDS_BYTES = 10_000_000
 USUAL_IDS_BYTES = 64_000_000
 _SORTING_FACTOR = 6  # sorting and joining ids takes several times their size

@@ -226,7 +226,7 @@ class Deduplicator:
         # The rest is rare: a repeat with other values, or another id with the same key.
         undecided = ~same & kept[order[hits]]
         hits, offsets = hits[undecided], offsets[undecided]
-        suspects = np.unique(np.concatenate((hits, twins[~equal], firsts[~equal])))
+        suspects = _distinct(np.concatenate((hits, twins[~equal], firsts[~equal])))
         groups: dict[int, _SameKey] = {}
         for at in suspects[kept[order[suspects]]].tolist():
             groups.setdefault(int(keys[at]), _SameKey()).rows.append(int(order[at]))
@@ -250,7 +250,7 @@ class Deduplicator:
 
     def _count_earlier(self, offsets: Positions) -> int:
         """Count the rows of earlier windows at `offsets`, without those counted since the last `keep`."""
-        offsets = np.unique(offsets[offsets < self._kept_offset])
+        offsets = _distinct(offsets[offsets < self._kept_offset])
         for run in self._earlier:
             offsets = offsets[run[np.minimum(np.searchsorted(run, offsets), len(run) - 1)] != offsets]
         if len(offsets):
@@ -316,6 +316,12 @@ def _equal_rows(block: Block, data: bytes, rows: Positions, others: Positions) -
     spans = (edges[some].tolist() for some in (rows, others) for edges in (block.starts, block.ends))
     equal = (data[a:b] == data[c:d] for a, b, c, d in zip(*spans, strict=True))
     return np.fromiter(equal, np.bool_, len(rows))
+
+
+def _distinct(values: Positions) -> Positions:
+    """Return the values in order, each once; the first call of `np.unique` imports all of `numpy.ma`."""
+    ordered = np.sort(values)
+    return ordered[np.diff(ordered, prepend=-1) != 0]
 
 
 def _kept_spans(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:
