@@ -7,12 +7,13 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bulkpull.errors import OutputError
 
+_MAX_PIECES = os.sysconf("SC_IOV_MAX")  # per writev call
 _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -73,3 +74,18 @@ def sync_file(file: int) -> None:
             fcntl.fcntl(file, fcntl.F_FULLFSYNC)
             return
     os.fsync(file)
+
+
+def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
+    """Write all `pieces` to a file descriptor; return their size in bytes. Raises OSError."""
+    size = 0
+    for at in range(0, len(pieces), _MAX_PIECES):
+        some = pieces[at : at + _MAX_PIECES]
+        left = sum(map(len, some))
+        size += left
+        left -= os.writev(file, some)
+        if left:  # a partial write: a signal, or a disk that is almost full
+            rest = memoryview(b"".join(some))[-left:]
+            while rest:
+                rest = rest[os.write(file, rest) :]
+    return size

@@ -13,7 +13,7 @@ from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory, open_file
 
 def held(data: bytes) -> HeldFile:
     """Return a file in memory."""
-    blocks = [bytearray(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+    blocks = [memoryview(bytearray(data[at : at + BLOCK_BYTES])) for at in range(0, len(data), BLOCK_BYTES)]
     return HeldFile(blocks, len(data), Memory(0))
 
 

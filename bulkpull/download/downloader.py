@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 from xxhash import xxh3_128
 
-from bulkpull.disk import disk_errors
+from bulkpull.disk import disk_errors, write_all
 from bulkpull.download.file import PartialFile, Record, digest_of, open_partial
 from bulkpull.download.protocols import Checkpoints, Downloaded, Link, Opener, Progress, Version
 from bulkpull.download.segments import Segments
@@ -19,7 +19,6 @@ from bulkpull.errors import MalformedPartError
 from bulkpull.retry import RetryPolicy
 from bulkpull.rows.held_file import HeldFile, Memory, open_file
 from bulkpull.rows.records import File
-from bulkpull.rows.sink import write_all
 from bulkpull.threads import in_thread
 
 Verify = Callable[[File], None]  # blocks; raises MalformedPartError and OSError

@@ -17,12 +17,11 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import from_thread
 from xxhash import xxh3_128
 
-from bulkpull.disk import disk_errors
+from bulkpull.disk import disk_errors, write_all
 from bulkpull.download.protocols import Checkpoints, Downloaded, Version
 from bulkpull.errors import MalformedPartError, OutputError
 from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory
 from bulkpull.rows.records import MAX_RECORD_BYTES, read_chunks, too_long
-from bulkpull.rows.sink import write_all
 from bulkpull.threads import file_threads, in_thread
 
 WRITE_SECONDS = 1.0  # until all is written, since a kill loses what is in memory
@@ -66,7 +65,7 @@ class PartialFile:
         self._memory = memory
         self._version = Version()
         self._offset = start
-        self._blocks: list[bytearray] = []  # what is not written
+        self._blocks: list[memoryview] = []  # what is not written
         self._buffered_bytes = 0
         self._buffered_since = 0.0
         self._digest = xxh3_128()
@@ -207,7 +206,7 @@ class PartialFile:
     def _write(self) -> None:
         size, self._buffered_bytes = self._buffered_bytes, 0
         starts = range(0, size, BLOCK_BYTES)
-        self._store([memoryview(self._blocks[start // BLOCK_BYTES])[: size - start] for start in starts])
+        self._store([self._blocks[start // BLOCK_BYTES][: size - start] for start in starts])
 
     def _store(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Do all that is done to the bytes in one turn of one thread."""

@@ -1,4 +1,4 @@
-/* The scanner of CSV blocks, compiled: see `bulkpull/rows/scan.py`, which has the same in NumPy.
+/* The scan of CSV blocks, compiled: `numpy_scan.py` finds the same with NumPy.
  *
  * One pass over the bytes, in steps of 64. For each step a mask of quotes, commas, newlines and carriage returns is made
  * with the widest comparison that the processor has. The number of quotes before a byte tells whether it is inside
@@ -9,8 +9,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -23,6 +25,7 @@
 #define STEP 64
 #define STEPS_AT_ONCE 64 /* 4 KiB of data: their masks stay in the first level cache */
 #define LONG_ID 1024     /* bytes, from which on Python computes the key */
+#define READ_BYTES 4096  /* of a file at a time, to compare it */
 #define INSTANT 24       /* bytes of 2024-01-31T23:59:59.999Z */
 
 typedef struct {
@@ -357,6 +360,47 @@ static size_t remove_returns(Scan *scan) {
     return to;
 }
 
+/* Rows */
+
+/* Whether a file holds the bytes at an offset. Returns -1 with errno where it cannot be read. */
+static int file_equals(int file, int64_t offset, const uint8_t *data, size_t size) {
+    uint8_t read[READ_BYTES];
+    while (size) {
+        const ssize_t got = pread(file, read, size < READ_BYTES ? size : READ_BYTES, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return (int)got;
+        if (memcmp(read, data, (size_t)got))
+            return 0;
+        data += got;
+        offset += got;
+        size -= (size_t)got;
+    }
+    return 1;
+}
+
+/* Copy records with their fields in another order; -1 is an empty one. Returns how many bytes they take. */
+static size_t copy_in_order(const uint8_t *data, const int32_t *separators, size_t rows, size_t width,
+                            const int32_t *order, size_t columns, uint8_t *out, int32_t *out_separators) {
+    size_t to = 0, begin = 0;
+    for (size_t row = 0; row < rows; row++, separators += width) {
+        for (size_t column = 0; column < columns; column++) {
+            const int32_t from = order[column];
+            if (from >= 0) {
+                const size_t start = from ? (size_t)separators[from - 1] + 1 : begin;
+                const size_t size = (size_t)separators[from] - start;
+                memcpy(out + to, data + start, size);
+                to += size;
+            }
+            *out_separators++ = (int32_t)to;
+            out[to++] = column + 1 < columns ? ',' : '\n';
+        }
+        begin = (size_t)separators[width - 1] + 1;
+    }
+    return to;
+}
+
 /* Python */
 
 static int take_buffer(PyObject *from, Py_buffer *view, int flags, Py_ssize_t item, const char *name) {
@@ -371,7 +415,7 @@ static int take_buffer(PyObject *from, Py_buffer *view, int flags, Py_ssize_t it
 }
 
 PyDoc_STRVAR(scan_doc, "scan(data, size, width, key_at, time_at, start, end, separators, keys, others, way)\n--\n\n"
-                       "See scan.py.");
+                       "See compiled_scan.py.");
 
 static PyObject *scan(PyObject *module, PyObject *arguments) {
     (void)module;
@@ -429,6 +473,108 @@ end:
     return result;
 }
 
+/* Take several buffers, or none; `arguments` are as many objects. */
+static int take_buffers(PyObject *const *arguments, Py_buffer *views, int count, const Py_ssize_t *items, int writable) {
+    for (int at = 0; at < count; at++) {
+        if (take_buffer(arguments[at], &views[at], at >= writable ? PyBUF_WRITABLE : PyBUF_SIMPLE, items[at], "buffer") < 0) {
+            while (at)
+                PyBuffer_Release(&views[--at]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(equal_doc, "equal(file, offsets, data, starts, ends, results)\n--\n\n"
+                        "See compare.py. Raises OSError.");
+
+static PyObject *equal(PyObject *module, PyObject *arguments) {
+    (void)module;
+    static const Py_ssize_t items[5] = {sizeof(int64_t), 1, sizeof(int64_t), sizeof(int64_t), 1};
+    PyObject *given[5];
+    Py_buffer views[5];
+    int file;
+    if (!PyArg_ParseTuple(arguments, "iOOOOO:equal", &file, &given[0], &given[1], &given[2], &given[3], &given[4]))
+        return NULL;
+    if (take_buffers(given, views, 5, items, 4) < 0)
+        return NULL;
+    const int64_t *offsets = views[0].buf, *starts = views[2].buf, *ends = views[3].buf;
+    const uint8_t *data = views[1].buf;
+    const int64_t size = views[1].len;
+    uint8_t *results = views[4].buf;
+    const Py_ssize_t count = views[4].len;
+    int is_valid = views[0].len == count * 8 && views[2].len == count * 8 && views[3].len == count * 8, error = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    for (Py_ssize_t at = 0; is_valid && at < count; at++) {
+        const int64_t bytes = ends[at] - starts[at];
+        is_valid = 0 <= starts[at] && starts[at] <= ends[at] && ends[at] <= size && offsets[at] >= 0;
+        if (is_valid && file < 0)
+            is_valid = offsets[at] <= size - bytes;
+        if (!is_valid)
+            break;
+        const int found = file < 0 ? !memcmp(data + offsets[at], data + starts[at], (size_t)bytes)
+                                   : file_equals(file, offsets[at], data + starts[at], (size_t)bytes);
+        if (found < 0) {
+            error = errno;
+            break;
+        }
+        results[at] = (uint8_t)found;
+    }
+    Py_END_ALLOW_THREADS;
+    for (int at = 0; at < 5; at++)
+        PyBuffer_Release(&views[at]);
+    if (error) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (!is_valid) {
+        PyErr_SetString(PyExc_ValueError, "rows are out of range");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(reorder_doc, "reorder(data, separators, width, order, out, out_separators)\n--\n\n"
+                          "See compiled_scan.py.");
+
+static PyObject *reorder(PyObject *module, PyObject *arguments) {
+    (void)module;
+    static const Py_ssize_t items[5] = {1, sizeof(int32_t), sizeof(int32_t), 1, sizeof(int32_t)};
+    PyObject *given[5], *result = NULL;
+    Py_buffer views[5];
+    Py_ssize_t width;
+    if (!PyArg_ParseTuple(arguments, "OOnOOO:reorder", &given[0], &given[1], &width, &given[2], &given[3], &given[4]))
+        return NULL;
+    if (take_buffers(given, views, 5, items, 3) < 0)
+        return NULL;
+    const int32_t *separators = views[1].buf, *order = views[2].buf;
+    const size_t fields = (size_t)views[1].len / sizeof(int32_t), columns = (size_t)views[2].len / sizeof(int32_t);
+    const size_t rows = width > 0 ? fields / (size_t)width : 0;
+    /* Each field is copied once at most, with a separator. */
+    int is_valid = width > 0 && columns > 0 && fields % (size_t)width == 0 &&
+                   (size_t)views[4].len / sizeof(int32_t) >= rows * columns &&
+                   views[3].len >= views[0].len + (Py_ssize_t)(rows * columns) && views[3].len <= INT32_MAX;
+    for (size_t at = 0; is_valid && at < columns; at++) {
+        is_valid = -1 <= order[at] && order[at] < width;
+        for (size_t other = 0; is_valid && other < at; other++)
+            is_valid = order[at] < 0 || order[at] != order[other];
+    }
+    for (size_t at = 0; is_valid && at < fields; at++)
+        is_valid = separators[at] >= (at ? separators[at - 1] + 1 : 0) && separators[at] < views[0].len;
+    if (is_valid) {
+        size_t size;
+        Py_BEGIN_ALLOW_THREADS;
+        size = copy_in_order(views[0].buf, separators, rows, (size_t)width, order, columns, views[3].buf, views[4].buf);
+        Py_END_ALLOW_THREADS;
+        result = PyLong_FromSize_t(size);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "fields, order or buffers are out of range");
+    }
+    for (int at = 0; at < 5; at++)
+        PyBuffer_Release(&views[at]);
+    return result;
+}
+
 PyDoc_STRVAR(ways_doc, "ways()\n--\n\nThe comparisons that this processor has, the fastest last.");
 
 static PyObject *ways(PyObject *module, PyObject *none) {
@@ -446,6 +592,8 @@ static PyObject *ways(PyObject *module, PyObject *none) {
 
 static PyMethodDef methods[] = {
     {"scan", scan, METH_VARARGS, scan_doc},
+    {"reorder", reorder, METH_VARARGS, reorder_doc},
+    {"equal", equal, METH_VARARGS, equal_doc},
     {"ways", ways, METH_NOARGS, ways_doc},
     {NULL, NULL, 0, NULL},
 };

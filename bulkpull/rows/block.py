@@ -35,6 +35,11 @@ class Layout:
     time_at: int | None = None
     order: tuple[int, ...] | None = None
 
+    @property
+    def key_in_output(self) -> int:
+        """The position of the id among the output's columns."""
+        return self.key_at if self.order is None else self.order.index(self.key_at)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:

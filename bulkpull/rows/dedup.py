@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from bulkpull.rows.block import Block, Keys, Layout, Positions, layout_of
 from bulkpull.rows.cells import has_value
+from bulkpull.rows.compare import equal_in_block
 from bulkpull.rows.held_file import HeldFile, open_file
 from bulkpull.rows.key_index import KeyIndex
 from bulkpull.rows.records import CsvError, read_header, records, unquote
@@ -23,7 +23,6 @@ from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 
 _MAX_SPANS = 4096  # of kept rows in a block; more are copied into one buffer instead of being written one by one
-_READ_BACK_BYTES = 64 * 1024  # of the output, in one read
 
 
 @dataclass(slots=True)
@@ -211,8 +210,9 @@ class Deduplicator:
     ) -> NDArray[np.bool_]:
         """Return which rows of the block are the first of their id, by comparing the rows that share a key."""
         kept = np.ones(len(order), np.bool_)
-        data = bytes(block.data)
-        same = self._equal_output(block, data, order[hits], offsets)
+        data, starts, ends = block.data, block.starts, block.ends
+        rows = order[hits]
+        same = self._sink.equals(offsets, data, starts[rows], ends[rows])
         kept[order[hits[same]]] = False
         repeated = [offsets[same]]
         is_hit = np.zeros(len(order), np.bool_)
@@ -220,7 +220,11 @@ class Deduplicator:
         twins = 1 + np.flatnonzero(repeats_previous & ~is_hit[1:])
         starts_run = np.diff(twins, prepend=-1) != 1
         firsts = (twins[starts_run] - 1)[np.cumsum(starts_run) - 1]
-        equal = _equal_rows(block, data, order[twins], order[firsts])
+        rows = order[twins]
+        same_size = (ends - starts)[rows] == (ends - starts)[order[firsts]]
+        equal = np.zeros(len(rows), np.bool_)
+        rows = rows[same_size]
+        equal[same_size] = equal_in_block(starts[order[firsts][same_size]], data, starts[rows], ends[rows])
         kept[order[twins[equal]]] = False
         stats.duplicates += len(order) - int(np.count_nonzero(kept))
         # The rest is rare: a repeat with other values, or another id with the same key.
@@ -259,23 +263,6 @@ class Deduplicator:
                 self._earlier[-2:] = [np.sort(np.concatenate(self._earlier[-2:]))]
         return len(offsets)
 
-    def _equal_output(self, block: Block, data: bytes, rows: Positions, offsets: Positions) -> NDArray[np.bool_]:
-        """Return for each of `rows` whether the output holds the same bytes at the corresponding offset."""
-        by_offset = np.argsort(offsets)
-        rows, ascending = rows[by_offset], offsets[by_offset].tolist()
-        found: list[bool] = []
-        begin, read = 0, b""
-        for offset, start, end in zip(ascending, block.starts[rows].tolist(), block.ends[rows].tolist(), strict=True):
-            size = end - start
-            if offset + size > begin + len(read):
-                # One read also covers the next rows, if they are close.
-                near = bisect_left(ascending, offset + _READ_BACK_BYTES, lo=len(found))
-                begin, read = offset, self._sink.read(offset, max(size, ascending[near - 1] + size - offset))
-            found.append(read[offset - begin : offset - begin + size] == data[start:end])
-        same = np.empty(len(rows), np.bool_)
-        same[by_offset] = found
-        return same
-
     def _find_first(self, block: Block, row: int, raw: bytes, group: _SameKey, firsts: list[int]) -> _FirstRow | None:
         """Find the first row with the id of `row`: in the output, or among `firsts` of the same block.
 
@@ -311,17 +298,11 @@ class Deduplicator:
         return [field if field == b'""' else unquote(field) for field in padded]
 
 
-def _equal_rows(block: Block, data: bytes, rows: Positions, others: Positions) -> NDArray[np.bool_]:
-    """Return for each of `rows` whether it has the same bytes as the corresponding one of `others`."""
-    spans = (edges[some].tolist() for some in (rows, others) for edges in (block.starts, block.ends))
-    equal = (data[a:b] == data[c:d] for a, b, c, d in zip(*spans, strict=True))
-    return np.fromiter(equal, np.bool_, len(rows))
-
-
 def _distinct(values: Positions) -> Positions:
     """Return the values in order, each once; the first call of `np.unique` imports all of `numpy.ma`."""
     ordered = np.sort(values)
-    return ordered[np.diff(ordered, prepend=-1) != 0]
+    found: Positions = ordered[np.diff(ordered, prepend=-1) != 0]
+    return found
 
 
 def _kept_spans(block: Block, kept: NDArray[np.bool_]) -> list[bytes | memoryview]:

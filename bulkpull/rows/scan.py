@@ -27,8 +27,7 @@ else:
 
 BLOCK_BYTES = 2 * 1024 * 1024
 _SLOW_BLOCK_BYTES = 1024 * 1024
-_REORDERED_FIELDS = 512 * 1024  # per call: bounds the memory that reordering columns takes
-_COMMA, _LF = b",\n"
+_LF = ord("\n")
 
 
 class FastBuffer(Protocol):
@@ -44,6 +43,10 @@ class FastBuffer(Protocol):
         Returns a block of those before the first that is incomplete or needs the slow path; None if that is the first
         of all. Then how many bytes they take, and how many bytes the buffer has now: line ends may have become LF.
         """
+        ...
+
+    def reordered(self, block: Block, layout: Layout) -> Iterator[Block]:
+        """Yield the records of a block with the output's columns in the output's order, in one or more blocks."""
         ...
 
 
@@ -86,7 +89,7 @@ class Scanner:
         while have := self._fill(file, have):
             block, used, have = self._buffer.scan(have, layout, start, end)
             if block:
-                yield from _reordered(block, layout)
+                yield from self._buffer.reordered(block, layout) if layout.order else (block,)
                 row += len(block)
                 self._next_buffer.data[: have - used] = memoryview(self._buffer.data)[used:have]
                 have -= used
@@ -182,38 +185,4 @@ class _BlockBuilder:
         separators = (np.cumsum(np.array(self._sizes, np.int64) + 1) - 1).reshape(len(sizes), -1)
         ends = separators[:, -1] + 1
         starts = np.concatenate(([0], ends[:-1]))
-        yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, _key_at(self._layout))
-
-
-def _reordered(block: Block, layout: Layout) -> Iterator[Block]:
-    """Yield the records of a block with the output's columns in the output's order, in one or more blocks."""
-    if layout.order is None:
-        yield block
-        return
-    data = np.frombuffer(block.data, np.uint8)
-    order = np.array(layout.order)
-    outside = block.outside
-    step = max(1, _REORDERED_FIELDS // len(order))
-    for first in range(0, len(block), step):
-        fields = block.separators[first : first + step]
-        begins = np.empty_like(fields)
-        begins[:, 0], begins[:, 1:] = block.starts[first : first + step], fields[:, :-1] + 1
-        begins, sizes = begins[:, order], (fields + 1 - begins)[:, order]  # including the separator
-        sizes[:, order < 0] = 1
-        field_ends = np.cumsum(sizes).reshape(sizes.shape)
-        sources = np.repeat((begins - (field_ends - sizes)).reshape(-1), sizes.reshape(-1))
-        sources += np.arange(len(sources))
-        reordered = data[sources]
-        separators = field_ends - 1
-        reordered[separators] = _COMMA
-        reordered[separators[:, -1]] = _LF
-        ends = field_ends[:, -1]
-        starts = np.concatenate(([0], ends[:-1]))
-        found = block.keys[first : first + step]
-        yield Block(reordered.data, starts, ends, separators, found, outside, _key_at(layout))
-        outside = 0
-
-
-def _key_at(layout: Layout) -> int:
-    """Return the position of the id among the output's columns."""
-    return layout.key_at if layout.order is None else layout.order.index(layout.key_at)
+        yield Block(memoryview(self._data), starts, ends, separators, found, self._outside, self._layout.key_in_output)

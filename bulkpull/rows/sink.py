@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
-from bulkpull.disk import sync_file
+import numpy as np
+from numpy.typing import NDArray
+
+from bulkpull.disk import sync_file, write_all
+from bulkpull.rows.block import Positions
+from bulkpull.rows.compare import equal_in_file
 from bulkpull.rows.records import read_chunks, records
 
 _READ_BACK_BYTES = 16 * 1024
@@ -15,7 +20,6 @@ _BUFFER_BYTES = 1024 * 1024
 _CACHED_BYTES = 16 * 1024 * 1024  # at the end of the file, that stay in the page cache
 _PAGE_BYTES = 1024 * 1024
 _MAX_MISSES = 1000  # reads of evicted bytes, after which nothing is evicted any more
-_MAX_PIECES = os.sysconf("SC_IOV_MAX")  # per writev call
 
 
 class CsvSink:
@@ -82,6 +86,11 @@ class CsvSink:
         self._misses += offset < self._uncached
         return os.pread(self._file.fileno(), size, offset)
 
+    def equals(self, offsets: Positions, data: memoryview, starts: Positions, ends: Positions) -> NDArray[np.bool_]:
+        """Return for each row of `data` whether the file holds the same bytes at the corresponding offset."""
+        self._misses += int(np.count_nonzero(offsets < self._uncached))
+        return equal_in_file(self._file.fileno(), offsets, data, starts, ends)
+
     def has_record_at(self, offset: int, record: bytes) -> bool:
         """Return whether the file holds exactly `record`, including its LF, at `offset`."""
         return self.read(offset, len(record)) == record
@@ -119,21 +128,6 @@ class CsvSink:
             wide.flush()
             sync_file(wide.fileno())
         return wide_path
-
-
-def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
-    """Write all `pieces` to a file descriptor; return their size in bytes. Raises OSError."""
-    size = 0
-    for at in range(0, len(pieces), _MAX_PIECES):
-        some = pieces[at : at + _MAX_PIECES]
-        left = sum(map(len, some))
-        size += left
-        left -= os.writev(file, some)
-        if left:  # a partial write: a signal, or a disk that is almost full
-            rest = memoryview(b"".join(some))[-left:]
-            while rest:
-                rest = rest[os.write(file, rest) :]
-    return size
 
 
 def header_record(columns: Iterable[str]) -> bytes:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from anyio import from_thread
 
-from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
+from bulkpull.disk import discard, disk_errors, sync_directory, sync_file, write_all
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.format import Format
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import read_chunks
-from bulkpull.rows.sink import write_all
 from bulkpull.source import Columns
 
 _PARQUET_BYTES = 160_000_000  # of memory
