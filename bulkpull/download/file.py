@@ -26,6 +26,7 @@ from bulkpull.threads import file_threads, in_thread
 
 WRITE_SECONDS = 1.0  # until all is written, since a kill loses what is in memory
 
+_RESERVE_ATTEMPTS, _RESERVE_INTERVAL_S = 20, 0.01  # to reserve memory for a file
 _LINE_BYTES = 16 * 1024  # read at once where a newline is looked for
 _LF = ord("\n")
 
@@ -66,6 +67,7 @@ class PartialFile:
         self._version = Version()
         self._offset = start
         self._blocks: list[memoryview] = []  # what is not written
+        self._reserved = 0  # further blocks
         self._buffered_bytes = 0
         self._buffered_since = 0.0
         self._digest = xxh3_128()
@@ -94,6 +96,7 @@ class PartialFile:
             return None
         held = HeldFile(self._blocks, self._buffered_bytes, self._memory)
         self._blocks, self._buffered_bytes = [], 0
+        self._release()
         return held
 
     @property
@@ -119,7 +122,7 @@ class PartialFile:
                 await self._file.truncate()
         self._offset = self.start
         self._buffered_bytes = self._line_bytes = 0
-        self._give_back()
+        self._release()
         self._digest = xxh3_128()
         self._version = version
 
@@ -136,7 +139,7 @@ class PartialFile:
             at = 0
             while at < len(left):
                 number, start = divmod(self._buffered_bytes, BLOCK_BYTES)
-                if number == len(self._blocks) and not self._extend():
+                if number == len(self._blocks) and not await self._extend():
                     await self.flush()
                     number = start = 0
                 piece = left[at : at + BLOCK_BYTES - start]
@@ -147,14 +150,31 @@ class PartialFile:
         if now - self._buffered_since >= WRITE_SECONDS:
             await self.flush()
 
-    def _extend(self) -> bool:
-        """Take another block, if there may be one: a file that has been written to needs only one."""
-        if self._blocks and self._file:
-            return False
-        block = self._memory.take(is_first=not self._blocks)
-        if block is not None:
-            self._blocks.append(block)
-        return block is not None
+    async def _extend(self) -> bool:
+        """Take another block of memory. If there is none, the file has to be written: then one is enough."""
+        if not self._blocks:
+            self._reserved = await self._reserve()
+        elif not self._reserved:
+            if self._file or not self._memory.reserve(1):
+                return False
+            self._reserved = 1
+        self._reserved -= 1
+        self._blocks.append(self._memory.take())
+        return True
+
+    async def _reserve(self) -> int:
+        """Reserve as many blocks as the whole file takes, if so many are left; else one.
+
+        Waits a moment, since a merge that is busy will soon release some: that is faster than writing the file.
+        """
+        blocks = -(-(self._version.length or 0) // BLOCK_BYTES)
+        if self._file is None and 1 < blocks <= self._memory.blocks:
+            for _ in range(_RESERVE_ATTEMPTS):
+                if self._memory.reserve(blocks):
+                    return blocks
+                await anyio.sleep(_RESERVE_INTERVAL_S)
+        self._memory.reserve(1, anyway=True)
+        return 1
 
     async def flush(self, *, is_last: bool = False) -> None:
         """Write what is buffered. The last bytes of a file are not worth a record: it is complete right after. If they
@@ -173,7 +193,7 @@ class PartialFile:
             await self._open("wb")
         with disk_errors(f"write {self.path}", needed=missing, at=self.path):
             await in_thread(self._write)
-        self._give_back(keep=1)
+        self._release(keep=1)
         if self._line_bytes > MAX_RECORD_BYTES:
             raise MalformedPartError(str(too_long(1)))
 
@@ -187,7 +207,7 @@ class PartialFile:
 
     async def close(self) -> None:
         """Close the file, and return the memory."""
-        self._give_back()
+        self._release()
         if self._file:
             with anyio.CancelScope(shield=True), disk_errors(f"write {self.path}", at=self.path):
                 await self._file.close()
@@ -199,8 +219,9 @@ class PartialFile:
         self._file = file
         return file
 
-    def _give_back(self, keep: int = 0) -> None:
-        self._memory.give_back(self._blocks[keep:])
+    def _release(self, keep: int = 0) -> None:
+        self._memory.release(self._blocks[keep:], self._reserved)
+        self._reserved = 0
         del self._blocks[keep:]
 
     def _write(self) -> None:

@@ -67,7 +67,7 @@ class _Direct(asyncio.BufferedProtocol):
         self._replaced = replaced
         self._left = left
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._filled = 0
+        self._used = self._filled = 0  # where the bytes that were not used yet begin and end
         self._changed = asyncio.Event()
         self._is_lost = False
         self._error: BaseException | None = None
@@ -79,26 +79,29 @@ class _Direct(asyncio.BufferedProtocol):
         for chunk in first:
             yield chunk
         while self._left:
-            if not self._filled:
+            if self._used == self._filled:
                 if self._is_lost:
                     raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
+                self._used = self._filled = 0
+                self._transport.resume_reading()
                 self._changed.clear()
                 with anyio.fail_after(stall_timeout):
                     await self._changed.wait()
                 continue
-            size, self._filled = min(self._filled, self._left), 0
+            start, self._used = self._used, self._filled
+            size = min(self._used - start, self._left)
             self._left -= size
-            yield self._buffer[:size]
-            self._transport.resume_reading()
+            yield self._buffer[start : start + size]
 
     # asyncio calls these
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._buffer[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._filled = nbytes
-        self._transport.pause_reading()  # until the bytes were used
+        self._filled += nbytes
+        if self._filled == _BUFFER_BYTES:
+            self._transport.pause_reading()
         self._changed.set()
 
     def eof_received(self) -> None:

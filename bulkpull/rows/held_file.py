@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,35 +22,45 @@ BLOCK_BYTES = 1024 * 1024
 
 
 class Memory:
-    """Blocks of memory, of which files together get up to `limit` bytes beyond one for each."""
+    """The memory in which files are held: `blocks` in all, and one for each file that gets no more.
+
+    A file reserves as many as it takes before it takes the first, so that none ever waits with some in hand.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit // BLOCK_BYTES
-        self._taken = self._mapped = 0
+        self.blocks = self._left = self._unused = limit // BLOCK_BYTES
         self._free: list[memoryview] = []
-        if self._limit:
-            area = mmap.mmap(-1, self._limit * BLOCK_BYTES)
+        self._changing = threading.Lock()  # blocks are released by the threads that have read them
+        if self.blocks:
+            area = mmap.mmap(-1, self.blocks * BLOCK_BYTES)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 with suppress(OSError):  # a kernel without them
                     area.madvise(mmap.MADV_HUGEPAGE)  # one page fault for two blocks, instead of one for 4 KiB
             self._area = memoryview(area)
 
-    def take(self, *, is_first: bool) -> memoryview | None:
-        """Take a block, if one is left or it is the first of its file."""
-        if self._taken >= self._limit and not is_first:
-            return None
-        self._taken += 1
-        if self._free:
-            return self._free.pop()
-        if self._mapped == self._limit:
-            return memoryview(bytearray(BLOCK_BYTES))
-        self._mapped += 1
-        return self._area[(self._mapped - 1) * BLOCK_BYTES : self._mapped * BLOCK_BYTES]
+    def reserve(self, blocks: int, *, anyway: bool = False) -> bool:
+        """Reserve so many blocks, if they are left or `anyway`."""
+        with self._changing:
+            if blocks > self._left and not anyway:
+                return False
+            self._left -= blocks
+            return True
 
-    def give_back(self, blocks: Sequence[memoryview]) -> None:
-        """Return blocks that nobody reads any more."""
-        self._taken -= len(blocks)
-        self._free += blocks
+    def take(self) -> memoryview:
+        """Return a block that was reserved."""
+        with self._changing:
+            if self._free:
+                return self._free.pop()
+            if not self._unused:
+                return memoryview(bytearray(BLOCK_BYTES))
+            self._unused -= 1
+            return self._area[self._unused * BLOCK_BYTES : (self._unused + 1) * BLOCK_BYTES]
+
+    def release(self, blocks: Sequence[memoryview], reserved: int = 0) -> None:
+        """Return blocks that nobody reads any more, and so many that were reserved and not taken."""
+        with self._changing:
+            self._left += len(blocks) + reserved
+            self._free += blocks
 
 
 class HeldFile:
@@ -61,7 +72,7 @@ class HeldFile:
         self._memory = memory
 
     def __del__(self) -> None:
-        self._memory.give_back(self._blocks)
+        self._memory.release(self._blocks)
 
     @property
     def pieces(self) -> list[memoryview]:
