@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 from xxhash import xxh3_128
 
 from bulkpull import (
@@ -28,10 +29,12 @@ from bulkpull import (
 from bulkpull.events import Event, PartFetched, Received, Retried, ignore
 from bulkpull.journal import Journal, JournalReader, PartRecord
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
+from bulkpull.pull import collect
 from bulkpull.pull.collect import Collector
+from bulkpull.pull.doubts import Delivery
 from bulkpull.pull.journey import ExportFailure, Journey
 from bulkpull.pull.slots import Slots
-from bulkpull.rows.held_file import Memory
+from bulkpull.rows.held_file import Memory, open_file
 
 WINDOW = Window(0, datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 ROWS = b"id,v\n" + b"0123456789,x\n" * 300_000  # several megabytes, so that half of it is worth a record
@@ -191,3 +194,69 @@ async def test_a_file_that_is_missing_or_malformed_fails_the_export(
     with anyio.fail_after(20), pytest.raises(ExportFailure, match=reason) as failure:
         await collected(tmp_path, source)
     assert failure.value.kind is kind
+
+
+@asynccontextmanager
+async def holding(directory: Path, source: Source) -> AsyncIterator[tuple[Journey, TaskGroup, list[Event]]]:
+    """A journey whose file was held in memory, while the pull goes on."""
+    heard: list[Event] = []
+    journal = Journal(directory / "journal.sqlite")
+    journal.begin({}, WINDOW.end, [WINDOW])
+    journal.record_export(journal.record_launch(WINDOW), "e")
+    try:
+        async with anyio.create_task_group() as group:
+            collector = Collector(
+                source,  # type: ignore[arg-type]
+                journal,
+                group,
+                memory=Memory(10 * len(ROWS)),
+                path=lambda _window, part: directory / f"part-{part}.csv",
+                slots=Slots(ExportLimit(None, 1, 0.0), DownloadLimit(2, 0.0), ignore),
+                backpressure=Backpressure(1, [WINDOW]),
+                on_event=heard.append,
+            )
+            journey = Journey(WINDOW)
+            await collector.collect(journey, Export("e", "succeeded", links=("https://f/a?1",)))
+            yield journey, group, heard
+    finally:
+        journal.close()
+
+
+async def test_a_file_that_the_merge_takes_at_once_is_never_written(tmp_path: Path) -> None:
+    async with holding(tmp_path, Source()) as (journey, _, heard):
+        [part] = journey.parts
+        assert part.held
+        with open_file(part.held) as file:
+            assert file.read() == ROWS
+        assert heard[-1] == PartFetched(WINDOW, 1, len(ROWS))
+        journey.accept(Delivery(1, 1, 1))
+    assert [path.name for path in tmp_path.glob("part-*")] == []
+    assert recorded(tmp_path).size is None
+    assert not part.held
+
+
+async def test_a_file_that_waits_for_the_merge_is_written_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "HOLD_SECONDS", 0.05)
+    async with holding(tmp_path, Source()) as (journey, _, _):
+        [part] = journey.parts
+    assert part.path.read_bytes() == ROWS
+    assert not part.held
+    record = recorded(tmp_path)
+    assert (record.size, record.checksum) == (len(ROWS), xxh3_128(ROWS).hexdigest())
+
+
+async def test_a_file_in_memory_is_written_if_the_pull_is_cancelled(tmp_path: Path) -> None:
+    async with holding(tmp_path, Source()) as (journey, group, _):
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    [part] = journey.parts
+    assert part.path.read_bytes() == ROWS
+    assert recorded(tmp_path).size == len(ROWS)
+
+
+async def test_a_file_of_no_more_use_is_not_written(tmp_path: Path) -> None:
+    async with holding(tmp_path, Source()) as (journey, _, _):
+        journey.drop_parts("e")
+    assert not list(tmp_path.glob("part-*"))

@@ -204,3 +204,68 @@ def test_refuses_what_would_lead_out_of_the_buffers(wrong: dict[str, Any]) -> No
 def test_refuses_memory_that_cannot_be_written() -> None:
     with pytest.raises(BufferError):
         _kernel.scan(b"a", 1, 1, 0, -1, b"", b"", bytearray(4), bytearray(8), bytearray(4), -1)
+
+
+ORDERS = st.lists(st.integers(-1, WIDTH - 1), min_size=1, max_size=7).filter(
+    lambda order: len({column for column in order if column >= 0}) == len([column for column in order if column >= 0])
+)
+
+
+@given(data=plain(), order=ORDERS)
+def test_copies_records_in_another_order(data: bytes, order: list[int]) -> None:
+    memory = bytearray(data)
+    separators, keys, others = np.empty(ROOM * WIDTH, np.int32), np.empty(ROOM, np.uint64), np.empty(ROOM, np.int32)
+    rows, _, _, size, _, _ = _kernel.scan(memory, len(data), WIDTH, ID, TIME, START, END, separators, keys, others, -1)
+    fields, _, _, _ = scanned(data, -1)
+    expected = b"".join(b",".join(row[at] if at >= 0 else b"" for at in order) + b"\n" for row in fields)
+    out, ends = bytearray(size + rows * len(order)), np.empty(rows * len(order), np.int32)
+    found = separators[: rows * WIDTH]
+    written = _kernel.reorder(memory[:size], found, WIDTH, np.array(order, np.int32), out, ends)
+    assert out[:written] == expected
+    begin = 0
+    for number, end in enumerate(ends.tolist()):
+        row, at = divmod(number, len(order))
+        assert out[begin:end] == (fields[row][order[at]] if order[at] >= 0 else b"")
+        begin = end + 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"order": [4]},
+        {"order": [-2]},
+        {"order": [0, 0]},
+        {"order": []},
+        {"width": 0},
+        {"width": 3},
+        {"out": bytearray(1)},
+        {"ends": bytearray(4)},
+        {"separators": [0, 1, 2, 99]},
+        {"separators": [2, 1, 2, 3]},
+    ],
+)
+def test_refuses_an_order_that_would_lead_out_of_the_buffers(wrong: dict[str, Any]) -> None:
+    given = {"data": b",,,\n", "separators": [0, 1, 2, 3], "width": 4, "order": [3, 0], "out": bytearray(6)}
+    given |= {"ends": bytearray(8)}
+    for numbers in (given, wrong):
+        numbers |= {name: np.array(numbers[name], np.int32) for name in ("separators", "order") if name in numbers}
+    assert _kernel.reorder(*given.values()) == 2
+    with pytest.raises(ValueError, match="out of range"):
+        _kernel.reorder(*(given | wrong).values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"offsets": [-1]}, {"offsets": [9]}, {"starts": [-1]}, {"ends": [9]}, {"ends": [0, 1]}]
+)
+def test_compares_no_rows_outside_of_the_block(wrong: dict[str, list[int]]) -> None:
+    given = {"offsets": [0], "starts": [1], "ends": [3]}
+
+    def equal(numbers: dict[str, list[int]]) -> int:
+        result = bytearray(1)
+        offsets, starts, ends = (np.array(numbers[name], np.int64) for name in ("offsets", "starts", "ends"))
+        _kernel.equal(-1, offsets, b"aaab", starts, ends, result)
+        return result[0]
+
+    assert equal(given) == 1
+    with pytest.raises(ValueError, match="out of range"):
+        equal(given | wrong)
