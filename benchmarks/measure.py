@@ -53,6 +53,14 @@ def machine() -> str:
     return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
+def file_system(directory: Path) -> str:
+    """Return the type of the file system that holds a directory, such as ext4, or tmpfs for a RAM disk."""
+    device = f"{os.major(directory.stat().st_dev)}:{os.minor(directory.stat().st_dev)}"
+    mounts = Path("/proc/self/mountinfo")
+    lines = mounts.read_text().splitlines() if mounts.exists() else []
+    return next((line.partition(" - ")[2].split()[0] for line in lines if line.split()[2] == device), "disk")
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]

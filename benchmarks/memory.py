@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--sizes medium,large] [--plot results/memory.svg]
 
-The pull runs in a separate process against nginx and a mock API (see transfer.py). A task in the same event loop
+The pull runs in a separate process against nginx and a mock API (see serving.py). A task in the same event loop
 wakes every 5 ms and records its delay. The plot needs matplotlib.
 """
 
@@ -13,13 +13,13 @@ import json
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+from data_set import DATA, START, make, stats
 from measure import machine, run, table
-from transfer import DATA, FIELDS, SECONDS, SIZES, START, TOKEN, make, serving
+from serving import TOKEN, serving, span
 
 import bulkpull
 
@@ -34,7 +34,7 @@ def resident_megabytes() -> float:
 
 async def pull(size: str, api: str, out: str) -> dict[str, Any]:
     """Run one pull; return its resident memory in MB over time, and the delays of the task in milliseconds."""
-    files, rows = SIZES[size]
+    end, window = span(size)
     resident: list[tuple[float, float]] = []
     late: list[float] = []
     began = time.perf_counter()
@@ -53,9 +53,8 @@ async def pull(size: str, api: str, out: str) -> dict[str, Any]:
         result = await bulkpull.pull(
             clickwrap,
             start=START,
-            end=START + timedelta(seconds=files * rows * SECONDS),
-            window=f"{rows * SECONDS // 60}min",
-            fields=FIELDS.split(","),
+            end=end,
+            window=window,
             out=out,
         )
         group.cancel_scope.cancel()
@@ -63,7 +62,7 @@ async def pull(size: str, api: str, out: str) -> dict[str, Any]:
 
 
 def measured(size: str, format: str) -> tuple[dict[str, Any], float]:
-    with serving(make(size), SIZES[size][1]) as (_, api), tempfile.TemporaryDirectory(dir=DATA) as made:
+    with serving(size) as (_, api), tempfile.TemporaryDirectory(dir=DATA) as made:
         done = run([__file__, "--pull", size, api, f"{made}/out.{format}"])
     return json.loads(done.stdout), done.peak
 
@@ -96,7 +95,7 @@ def main() -> None:
             lines.append(
                 (
                     name,
-                    f"{figures['bytes'] / 1e6:,.0f}",
+                    str(stats(make(size))),
                     f"{peak:.0f}",
                     f"{late[len(late) // 2]:.1f}",
                     f"{late[int(len(late) * 0.999)]:.1f}",
@@ -105,7 +104,7 @@ def main() -> None:
                 )
             )
     print(f"{machine()}\n")
-    print(table(("pull", "MB received", "peak MB", "stall ms, p50", "p99.9", "max", "samples"), lines))
+    print(table(("pull", "received", "peak MB", "stall ms, p50", "p99.9", "max", "samples"), lines))
     if options.plot:
         plot(resident, options.plot)
 

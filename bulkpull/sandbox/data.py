@@ -26,24 +26,75 @@ _ID, _CREATED = 0, 2
 
 _EVENTS = ("agreed",) * 6 + ("visited",) * 4 + ("displayed",) * 3 + ("sent", "disagreed", "updated")
 _TITLES = (
-    *("Terms of Service", "Privacy Policy", "Checkout", "Sign up", "Welcome back", "Order form", "My Page") * 8,
-    "Terms, Conditions & More",
-    'The "Best" Offer',
+    *("Terms of Service", "Privacy Policy", "Checkout", "Sign up", "Welcome back", "Order form", "My Page") * 34,
+    *("Terms, Conditions & More", "Order form, step 2 of 3") * 4,
+    *('The "Best" Offer',) * 2,
     "Two\nlines",
     "Windows\r\nline end",
-    "Datenschutzerklärung und Übersicht",
-    "利用規約 📝",
+    *("Datenschutzerklärung und Übersicht", "利用規約 📝") * 2,
     "=SUM(A1:A9)",
     "  leading and trailing blanks  ",
 )
-_AGENTS = (
+_BROWSERS = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 "
+    "Safari/537.36",
+    "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Mobile Safari/537.36",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 "
+    "Safari/605.1.15",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 "
+    "Mobile/15E148 Safari/604.1",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36 "
+    "Edg/131.0.0.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:133.0) Gecko/20100101 Firefox/133.0",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:133.0) Gecko/20100101 Firefox/133.0",
     "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15",
+    "okhttp/4.12.0",
+    "python-requests/2.32.3",
+)
+_RARER_AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPad; CPU OS 16_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/16.6 "
+    "Mobile/15E148 Safari/604.1",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+    "CriOS/131.0.6778.73 Mobile/15E148 Safari/604.1",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 "
+    "Safari/537.36 Edg/130.0.0.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36 "
+    "OPR/115.0.0.0",
+    "Mozilla/5.0 (Linux; Android 14; SM-S921B) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/26.0 "
+    "Chrome/122.0.0.0 Mobile Safari/537.36",
+    "Mozilla/5.0 (Linux; Android 13; SM-A536B; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 "
+    "Chrome/130.0.6723.107 Mobile Safari/537.36 [FB_IAB/FB4A;FBAV/489.0.0.61.78;]",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148 "
+    "Instagram 356.0.0.27.98 (iPhone15,2; iOS 17_6; en_US; scale=3.00; 1179x2556)",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148 "
+    "[LinkedInApp]/9.30.1",
+    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; Googlebot/2.1; +http://www.google.com/bot.html) "
+    "Chrome/130.0.6723.91 Safari/537.36",
+    "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+    "Mozilla/5.0 (compatible; AhrefsBot/7.0; +http://ahrefs.com/robot/)",
+    "Mozilla/5.0 (Windows NT 10.0; WOW64; Trident/7.0; rv:11.0) like Gecko",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:115.0) Gecko/20100101 Firefox/115.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:132.0) Gecko/20100101 Firefox/132.0",
+    "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0",
+    "Mozilla/5.0 (Android 14; Mobile; rv:132.0) Gecko/132.0 Firefox/132.0",
+    "Apache-HttpClient/4.5.14 (Java/17.0.12)",
+    "axios/1.7.7",
     "curl/8.5.0",
+    "Dalvik/2.1.0 (Linux; U; Android 14; Pixel 8 Build/UQ1A.240205.004)",
+    "Go-http-client/2.0",
+    "GuzzleHttp/7",
+    "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)",
+    "PostmanRuntime/7.42.0",
+    "Ruby",
     None,
 )
+AGENTS = _BROWSERS * 3 + _RARER_AGENTS  # evenly drawn; None where a server sent the event without one
 _VIP = ("TRUE", "FALSE", "FALSE", "FALSE", "", None, None, None)
-_PLANS = ("free", "team", "enterprise", "007")
+_PLANS = (*("free", "team", "enterprise", "007") * 7, "free", "team", "enterprise", '{"name": "team", "seats": 12}')
 _SIGNERS = tuple(f"{number * 7:05d}" for number in range(4096))
 _ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for number in range(4096))
 _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
@@ -77,7 +128,7 @@ class _Pools:
 
     events: tuple[Any, ...] = _EVENTS
     titles: tuple[Any, ...] = _TITLES
-    agents: tuple[Any, ...] = _AGENTS
+    agents: tuple[Any, ...] = AGENTS
     vip: tuple[Any, ...] = _VIP
     plans: tuple[Any, ...] = _PLANS
 
@@ -164,10 +215,10 @@ class Activities:
             self._created(ms),
             pools.events[draw & 15],
             _ADDRESSES[draw >> 24 & 4095],
-            pools.titles[draw >> 48 & 63],
-            pools.agents[draw >> 4 & 3],
+            pools.titles[draw >> 42 & 255],
+            pools.agents[draw >> 36 & 63],
             pools.vip[draw >> 54 & 7],
-            pools.plans[draw >> 57 & 3],
+            pools.plans[draw >> 57 & 31],
         )
 
     def _id(self, number: int, ms: int) -> str:

@@ -13,7 +13,9 @@ from bulkpull.sandbox.process import sandbox_process
 ROWS = 500_000
 START, END = "2024-01-01", "2026-01-01"
 OUTPUT = Path("demo/activity.csv")
-FIELDS = "event_type,connection_data.remote_address,connection_data.page_title,custom_data.vip"
+FIELDS = (
+    "event_type,connection_data.remote_address,connection_data.page_title,connection_data.user_agent,custom_data.plan"
+)
 
 
 def main() -> int:
