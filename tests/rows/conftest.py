@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from bulkpull.rows import scan
-from bulkpull.rows.compiled_scan import CompiledBuffer
 from bulkpull.rows.numpy_scan import NumpyBuffer
 
+# The same twice where the package was installed without a compiler
+FAST_BUFFERS = (NumpyBuffer, scan.FAST_BUFFER)
 
-@pytest.fixture(params=[NumpyBuffer, CompiledBuffer], scope="module")
+
+@pytest.fixture(params=FAST_BUFFERS, ids=["NumPy", "installed"], scope="module")
 def each_fast_path(request: pytest.FixtureRequest) -> Iterator[type[scan.FastBuffer]]:
     """Run a module's tests once with each of them."""
     with pytest.MonkeyPatch.context() as patch:

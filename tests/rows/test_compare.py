@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.rows import _kernel, compare
+from bulkpull.rows import compare
 from bulkpull.rows.compare import equal_in_block, equal_in_file
 
 
-@pytest.fixture(params=[None, _kernel], ids=["Python", "kernel"], scope="module", autouse=True)
+@pytest.fixture(params=[None, compare.KERNEL], ids=["Python", "installed"], scope="module", autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "KERNEL", request.param)
