@@ -22,13 +22,13 @@ from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import CsvError
-from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant
 
 if TYPE_CHECKING:
     from bulkpull.rows.dedup import Deduplicator, PartStats
+    from bulkpull.rows.sink import CsvSink
 
 _MAX_UNCOMMITTED = 16  # windows that are merged but not durable yet
 
@@ -174,7 +174,9 @@ class _Merge:
         memory: int,
     ) -> _Merge:
         """Open the CSV where the journal says that the last committed window ends."""
-        from bulkpull.rows.dedup import Deduplicator  # imports NumPy: not in the event loop's thread
+        # These import NumPy: not in the event loop's thread.
+        from bulkpull.rows.dedup import Deduplicator
+        from bulkpull.rows.sink import CsvSink
 
         frontier = journal.frontier
         offset = frontier.offset
