@@ -48,8 +48,12 @@ class State:
                 self.exported.pop(event.window.index, None)
                 self.downloaded.pop(event.window.index, None)
             case events.Split():
-                self.windows += len(event.pieces) - (not event.is_merged)
-                self.launched.discard(event.window.index)
+                self.windows += len(event.pieces)
+                if not event.is_merged:  # its export is of no use
+                    self.windows -= 1
+                    self.launched.discard(event.window.index)
+                    self.exported.pop(event.window.index, None)
+                    self.downloaded.pop(event.window.index, None)
             case events.Skipped():
                 self.merged += 1
                 self.exported[event.window.index] = 0
