@@ -12,7 +12,7 @@ from statistics import NormalDist, fmean, pvariance
 
 MAX_POLLS = 4.2  # of an export on average, where durations vary much
 DELAY = 0.06  # share of its duration after which an export is noticed on average, where durations vary little
-URGENT = 0.5  # of an interval, when the end of the pull waits for each export
+URGENT = 0.25  # of an interval, when the end of the pull waits for each export
 NARROW_SPREAD, URGENT_NARROW = 0.1, 0.125  # for durations that vary this little, few polls are needed
 _MIN_SPREAD = 0.01
 _MAX_SPREAD = 2.0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from bulkpull.pacing.poll_schedule import FIRST_POLL_DELAY_S
-
 INITIAL_EXPORTS = 4
 QUEUED_PER_RUNNING = 1.0  # exports that may wait at the server for each that runs, so that no worker is ever idle
-PROMPT_S = 3 * FIRST_POLL_DELAY_S  # from the launch of an export, within which its status tells of free workers
+PROMPT_S = 3.0  # from the launch of an export, within which its status tells of free workers
+QUEUED_S = 0.7  # from its launch: one that waits for a shorter time may do so although workers are free
 PROBE_EVERY = 8  # launches, once an export was seen to wait: one of them is polled early
 FAILURE_RATE = 0.2  # of exports, above which the limit is lowered
 THROTTLE_WINDOW_S = 60.0  # in which several 429 answers count as one
@@ -82,9 +81,9 @@ class AdaptiveLimit:
 class ExportLimit(AdaptiveLimit):
     """The limit on the exports in flight.
 
-    It starts low and grows by one with each export that the server starts promptly, until some are seen to wait in its
-    queue. That reveals the number of its workers; as many exports again may wait. Where the server does not report a
-    queue, the limit follows the rows exported per second. A `fixed` limit never adapts.
+    It starts low and grows to twice the number of exports that are seen to run, as long as exports start promptly and
+    none is seen to wait in the server's queue: so at most as many wait as there are workers. Where the server does not
+    report a queue, the limit follows the rows exported per second. A `fixed` limit never adapts.
     """
 
     def __init__(self, fixed: int | None, maximum: int, now: float) -> None:
@@ -117,22 +116,18 @@ class ExportLimit(AdaptiveLimit):
         """Record that an export was launched."""
         self._launches += 1
 
-    def record_queued(self, waited: float, now: float) -> None:
+    def record_queued(self, waited: float) -> None:
         """Record that an export was still queued `waited` seconds after its launch."""
-        if self.is_fixed or waited > PROMPT_S:
-            return
-        self.reports_queueing = self.reports_queueing or self._started_promptly
-        if self.reports_queueing and not self._is_queueing:
-            enough = len(self._running) * (1 + QUEUED_PER_RUNNING)
-            if enough > self.value:
-                self.reset(enough, now)
-        self._is_queueing = True
+        if not self.is_fixed and QUEUED_S <= waited <= PROMPT_S:
+            self.reports_queueing = self.reports_queueing or self._started_promptly
+            self._is_queueing = True
 
     def record_running(self, export_id: str, waited: float, now: float) -> None:
         """Record that an export was running `waited` seconds after its launch."""
         if not self.is_fixed and export_id not in self._running:
             self._running.add(export_id)
-            self._record_start(waited, now)
+            if waited <= PROMPT_S:
+                self._raise_to(len(self._running) * (1 + QUEUED_PER_RUNNING), now)
 
     def record_success(
         self, export_id: str, rows: int | None, waited: float, now: float, *, is_saturated: bool
@@ -141,8 +136,8 @@ class ExportLimit(AdaptiveLimit):
         limit."""
         if self.is_fixed:
             return
-        if export_id not in self._running and not self._is_queueing:
-            self._record_start(waited, now)
+        if not self._running and waited <= PROMPT_S:  # exports are too short to be seen running
+            self._raise_to(self.value + 1, now)
         self.record_throughput(rows or 1)
         self._record_end(export_id, now, is_saturated=is_saturated)
 
@@ -160,10 +155,11 @@ class ExportLimit(AdaptiveLimit):
             self._throttled_at = throttled_at
             self.reset(self.value / 2, now)
 
-    def _record_start(self, waited: float, now: float) -> None:
-        if waited <= PROMPT_S:
-            self._started_promptly = True
-            self.reset(self.value + 1, now)
+    def _raise_to(self, value: float, now: float) -> None:
+        """Raise the limit after a prompt start, unless others were seen to wait."""
+        self._started_promptly = True
+        if value > self.value and not (self.reports_queueing and self._is_queueing):
+            self.reset(value, now)
 
     def _record_end(self, export_id: str, now: float, *, is_saturated: bool) -> None:
         self._running.discard(export_id)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 from bulkpull.pacing.duration_model import DurationModel, Observation, fit
 
-FIRST_POLL_DELAY_S = 1.0  # after the launch, for an export that is polled early to see whether it runs
-MIN_INTERVAL_S = 0.4  # between two polls of an export
+FIRST_PROBE_S = 0.25  # after the launch, for an export that is polled early to see whether it runs
+SECOND_PROBE_S = 1.0  # after the launch, if it was queued then, though perhaps only for a moment
+# Between two polls of an export: so much for each that runs, within bounds.
+INTERVAL_PER_RUNNING_S = 0.06
+MIN_INTERVAL_S, MIN_INTERVAL_OF_MANY_S = 0.2, 0.45
 MIN_QUEUED_INTERVAL_S = 600.0  # to the next poll of an export that should still be queued
 JITTER = 0.3  # share by which intervals vary, so that exports launched together drift apart
 POLLING_SHARE = 0.5  # of the request quota, that polls may use: the rest is for launches
+BURST_SHARE = 0.25  # of the quota of a minute: polls are spread over time only as this is used up
 FINAL_EXPORTS = 8  # that are polled more often at the end of a pull, where the number of workers is unknown
 # Before any export has finished, an export is polled again after a share of the time it has run: so much times the
 # number of running exports, within bounds. The first to finish teaches about all others.
@@ -69,6 +73,8 @@ class PollSchedule:
     def __init__(self, requests_per_minute: int) -> None:
         self.model: DurationModel | None = None  # of the time that exports run, once one has finished
         self._polls_per_second = POLLING_SHARE * requests_per_minute / 60
+        self._burst = self._burst_left = BURST_SHARE * requests_per_minute  # polls: a token bucket
+        self._polled_at = 0.0
         self._observations: deque[Observation] = deque(maxlen=_MAX_OBSERVATIONS)
         self._pending: list[PendingExport] = []  # in the order of their launch
         self._workers: int | None = None  # at most as many as exports were launched, while none was seen queued
@@ -93,6 +99,7 @@ class PollSchedule:
 
     def record_unfinished(self, export: PendingExport, *, is_queued: bool, seen_at: float, now: float) -> None:
         """Record that an export was queued, or running, at `seen_at`."""
+        self._record_poll(now)
         export.seen_at, export.is_queued = seen_at, is_queued
         position = self._pending.index(export)
         if is_queued and position < (self._workers or position + 1):
@@ -112,10 +119,12 @@ class PollSchedule:
 
     def record_failure(self, export: PendingExport, seen_at: float) -> None:
         """Record that an export had failed at `seen_at`."""
+        self._record_poll(seen_at)
         self._move_queue(export, seen_at)
 
     def record_success(self, export: PendingExport, now: float) -> None:
         """Record that an export has succeeded."""
+        self._record_poll(now)
         self._move_queue(export, now)
         # It probably finished at the median duration if that is possible, else in the middle of what is possible.
         export.finished_at = (export.unfinished_at + now) / 2
@@ -142,12 +151,16 @@ class PollSchedule:
             export: The export.
             export_timeout: Seconds for which the server may work on it; it is polled when they have passed.
             jitter: Factor of the intervals, within `JITTER` of 1.
-            should_probe: Whether it is polled early for the first time, to see whether it runs.
+            should_probe: Whether it is polled early, to see whether it runs.
         """
-        interval = jitter * max(MIN_INTERVAL_S, self._running / self._polls_per_second)
-        interval = max(interval, self._interval(export, jitter))
+        shortest = min(MIN_INTERVAL_OF_MANY_S, max(MIN_INTERVAL_S, INTERVAL_PER_RUNNING_S * self._running))
+        spread = self._running / self._polls_per_second * (1 - self._burst_left / self._burst)
+        interval = max(jitter * max(shortest, spread), self._interval(export, jitter))
+        waited = export.unfinished_at - export.launched_at
         if should_probe and export.seen_at is None:
-            interval = min(interval, FIRST_POLL_DELAY_S * jitter)
+            interval = min(interval, FIRST_PROBE_S * jitter)
+        elif should_probe and export.is_queued and waited < (1 - JITTER) * SECOND_PROBE_S:
+            interval = min(interval, jitter * max(MIN_INTERVAL_S, SECOND_PROBE_S - waited))
         return min(export.unfinished_at + interval, self.running_since(export) + export_timeout)
 
     def running_since(self, export: PendingExport) -> float:
@@ -205,6 +218,11 @@ class PollSchedule:
                 export.taken_at = now
                 export.started_at = max(export.unfinished_at, now if since is None else since)
                 self._reschedule(export)
+
+    def _record_poll(self, now: float) -> None:
+        refilled = self._burst_left + max(0.0, now - self._polled_at) * self._polls_per_second
+        self._burst_left = max(0.0, min(self._burst, refilled) - 1)
+        self._polled_at = max(now, self._polled_at)
 
     def _reschedule(self, *exports: PendingExport) -> None:
         self._rescheduled += exports

@@ -88,7 +88,7 @@ class Poller:
                 self._schedule.record_failure(pending, asked_at)
             case "queued":
                 self._schedule.record_unfinished(pending, is_queued=True, seen_at=asked_at, now=now)
-                limit.record_queued(waited, now)
+                limit.record_queued(waited)
             case "running":
                 self._schedule.record_unfinished(pending, is_queued=False, seen_at=asked_at, now=now)
                 limit.record_running(export.id, waited, now)

@@ -15,6 +15,7 @@ from bulkpull.pacing.limits import (
     MEASUREMENT_S,
     PROBE_EVERY,
     PROMPT_S,
+    QUEUED_S,
     AdaptiveLimit,
 )
 
@@ -27,7 +28,7 @@ def launch(limit: ExportLimit, state: str) -> None:
     if not limit.should_probe:
         return
     if state == "queued":
-        limit.record_queued(1.0, now=0.0)
+        limit.record_queued(1.0)
     else:
         limit.record_running(next(IDS), 1.0, now=0.0)
 
@@ -43,10 +44,12 @@ def finish(limit: ExportLimit, *, failed: bool = False) -> None:
     ("states", "value"),
     [
         ([], INITIAL_EXPORTS),
-        (["running"] * 20, INITIAL_EXPORTS + 20),
-        (["running"] * 20 + ["queued"], 40),  # as many may wait as run
+        (["running"] * 2, INITIAL_EXPORTS),
+        (["running"] * 3, 6),  # as many may wait as run
+        (["running"] * 20, 40),
         (["running"] * 20 + ["queued"] * 51, 40),
-        (["running", "queued"], INITIAL_EXPORTS + 1),
+        (["running"] * 4 + ["queued"] + ["running"] * 20, 8),  # that start when others end
+        (["running", "queued"], INITIAL_EXPORTS),
         (["queued"] * 20, INITIAL_EXPORTS),  # none ran: it tells nothing of workers
         (["running"] * 200, 128),
     ],
@@ -72,11 +75,32 @@ def test_an_export_that_is_seen_running_counts_once() -> None:
     limit = ExportLimit(None, 128, now=0.0)
     for _ in range(3):
         limit.record_running("1", 1.0, now=0.0)
+    for number in range(2, 4):
+        limit.record_running(str(number), 1.0, now=0.0)
     limit.record_success("1", 100, 1.5, now=0.0, is_saturated=False)
-    assert limit.value == INITIAL_EXPORTS + 1
+    assert limit.value == 6
 
 
-@pytest.mark.parametrize(("maximum", "value"), [(1, 1), (3, 3), (6, 6), (128, INITIAL_EXPORTS + 20)])
+def test_short_exports_that_had_to_wait_reveal_no_free_workers() -> None:
+    limit = ExportLimit(None, 128, now=0.0)
+    for number in range(8):
+        limit.record_running(str(number), 0.3, now=0.0)
+    for _ in range(50):  # these ended soon, and others run: they may have waited
+        limit.record_success(next(IDS), 100, 2.0, now=0.0, is_saturated=False)
+    assert limit.value == 16
+
+
+@pytest.mark.parametrize(
+    ("waited", "reports_queueing"), [(0.25, False), (QUEUED_S, True), (PROMPT_S, True), (PROMPT_S + 1, False)]
+)
+def test_an_export_that_waits_for_a_moment_tells_of_no_queue(waited: float, reports_queueing: bool) -> None:
+    limit = ExportLimit(None, 128, now=0.0)
+    limit.record_running("1", 0.25, now=0.0)
+    limit.record_queued(waited)
+    assert limit.reports_queueing == reports_queueing
+
+
+@pytest.mark.parametrize(("maximum", "value"), [(1, 1), (3, 3), (6, 6), (128, 40)])
 def test_the_maximum_is_kept(maximum: int, value: int) -> None:
     limit = ExportLimit(None, maximum, now=0.0)
     for _ in range(20):

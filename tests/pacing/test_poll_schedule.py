@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull.pacing import PendingExport, PollSchedule
-from bulkpull.pacing.poll_schedule import FIRST_POLL_DELAY_S, MIN_INTERVAL_S
+from bulkpull.pacing.poll_schedule import FIRST_PROBE_S, MIN_INTERVAL_S, SECOND_PROBE_S
 
 TIMEOUT = 3600.0
 
@@ -28,7 +28,10 @@ def finish(schedule: PollSchedule, seconds: float, *, at: float = 0.0) -> None:
     ("elapsed", "pending", "due"),
     [
         (0.0, 1, MIN_INTERVAL_S),
-        (1.0, 1, 1.4),
+        (0.2, 1, 0.4),
+        (0.2, 5, 0.5),
+        (0.2, 50, 0.65),  # several run: no sooner, for the sake of the quota
+        (1.0, 1, 1.25),
         (10.0, 1, 12.5),  # a quarter of the time that it has run
         (10.0, 4, 14.0),  # a tenth for each export that runs: any teaches about all
         (10.0, 15, 25.0),
@@ -71,21 +74,46 @@ def test_what_has_finished_teaches_when_others_will(finished: list[float], earli
 def test_polls_take_half_of_the_quota_at_most(requests_per_minute: int, running: int, interval: float) -> None:
     schedule = PollSchedule(requests_per_minute)
     exports = [schedule.add(0.0, 0.0) for _ in range(running)]
+    for _ in range(requests_per_minute):
+        schedule.record_unfinished(exports[0], is_queued=False, seen_at=0.0, now=0.0)
     for export in exports:
         assert schedule.next_poll_at(export, export_timeout=TIMEOUT) == pytest.approx(interval)
 
 
 @pytest.mark.parametrize(
-    ("should_probe", "was_seen", "due"),
-    [(False, False, 60), (True, False, FIRST_POLL_DELAY_S), (True, True, 60)],
+    ("polls", "pause", "interval"), [(0, 0, 0.45), (225, 0, 2.0), (450, 0, 4.0), (450, 15, 2.0), (450, 100, 0.45)]
 )
-def test_a_probe_comes_early_and_once(should_probe: bool, was_seen: bool, due: float) -> None:
+def test_polls_are_spread_as_the_burst_is_used_up(polls: int, pause: float, interval: float) -> None:
+    schedule = PollSchedule(1800)
+    exports = [schedule.add(0.0, 0.0) for _ in range(60)]
+    for _ in range(polls):
+        schedule.record_unfinished(exports[0], is_queued=False, seen_at=0.0, now=0.0)
+    schedule.record_unfinished(exports[0], is_queued=False, seen_at=0.0, now=pause)
+    assert schedule.next_poll_at(exports[1], export_timeout=TIMEOUT) == pytest.approx(interval, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("should_probe", "seen", "due"),
+    [
+        (False, None, 60),
+        (True, None, FIRST_PROBE_S),
+        (True, "running", 60),
+        (True, "queued", SECOND_PROBE_S),
+        (False, "queued", 600),
+    ],
+)
+def test_a_probe_comes_early_and_once_more_if_the_export_is_queued(
+    should_probe: bool, seen: str | None, due: float
+) -> None:
     schedule = PollSchedule(1800)
     for _ in range(40):
         finish(schedule, 60.0)
-    export = schedule.add(1000.0, 1000.0)
-    if was_seen:
-        schedule.record_unfinished(export, is_queued=False, seen_at=1001.0, now=1001.0)
+    running, export = schedule.add(1000.0, 1000.0), schedule.add(1000.0, 1000.0)
+    if seen:
+        for other in (running, export):
+            schedule.record_unfinished(
+                other, is_queued=other is export and seen == "queued", seen_at=1000.3, now=1000.3
+            )
     at = schedule.next_poll_at(export, export_timeout=TIMEOUT, should_probe=should_probe)
     assert at == pytest.approx(1000 + due, abs=0.5)
 

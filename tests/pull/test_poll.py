@@ -92,7 +92,7 @@ def test_an_export_is_polled_until_it_succeeds() -> None:
 def test_where_nothing_is_known_yet_polls_come_early_and_then_in_proportion(seconds: float) -> None:
     api = Exporting((seconds, "success"))
     polled(api)
-    assert 0.2 < api.polls[0] < 0.7
+    assert 0.1 < api.polls[0] < 0.4
     delay = api.polls[-1] - seconds
     assert delay <= max(0.6, 0.33 * seconds)
     gaps = [later - earlier for earlier, later in zip(api.polls, api.polls[1:], strict=False)]

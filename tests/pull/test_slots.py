@@ -23,11 +23,12 @@ def test_a_change_of_a_limit_resizes_its_limiter_and_is_announced_once() -> None
         slots = made(heard)
         slots.adjust()
         assert heard == []
-        slots.export_limit.record_running("1", 1.0, anyio.current_time())
+        for number in range(3):
+            slots.export_limit.record_running(str(number), 1.0, anyio.current_time())
         slots.adjust()
         slots.adjust()
-        assert heard == [Limited(5, 4)]
-        assert (slots.exports.total_tokens, slots.downloads.total_tokens) == (5, 4)
+        assert heard == [Limited(6, 4)]
+        assert (slots.exports.total_tokens, slots.downloads.total_tokens) == (6, 4)
 
     simulated(0, main)
 
