@@ -37,6 +37,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/quota.py
 	$(BIN)/python benchmarks/killed.py
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/transfer.py --size narrow --only "bulkpull,polars from links,aria2 + polars,aria2 + cat"
+	$(BIN)/python benchmarks/transfer.py --size wide --only "bulkpull,polars from links,aria2 + polars,aria2 + cat"
 	$(BIN)/python benchmarks/transfer.py --tls --only "bulkpull,aria2 + cat,curl + cat"
 	$(BIN)/python benchmarks/large_file.py
 	$(BIN)/python benchmarks/memory.py --sizes small,medium --plot benchmarks/data/memory.svg

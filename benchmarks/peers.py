@@ -2,7 +2,7 @@
 
     python peers.py TOOL OUT SOURCE...
 
-The sources are files, or with the tools whose names end in `links` and with `script` and `dlt` URLs.
+The sources are files, or URLs; `script` and `dlt` read only URLs, which they download themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def with_polars(sources: Sequence[str], out: Path) -> None:
     import polars
 
     frame = polars.scan_csv(list(sources), infer_schema=False).unique("id", keep="first", maintain_order=True)
-    frame.sink_parquet(out) if out.suffix == ".parquet" else frame.sink_csv(out)
+    if out.suffix == ".parquet":
+        frame.sink_parquet(out)
+    else:
+        frame.sink_csv(out)
 
 
 def with_polars_all_rows(sources: Sequence[str], out: Path) -> None:
