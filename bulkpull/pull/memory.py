@@ -1,33 +1,42 @@
-"""Divide a pull's target memory: what the process takes in any case, and what is left for ids."""
+"""Divide a pull's target memory: what the process takes in any case, downloaded parts, and ids."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from bulkpull.errors import UsageError
 from bulkpull.rows.format import Format
 
-DEFAULT_BYTES = 256_000_000  # more where the format leaves less than USUAL_IDS_BYTES of it
-BASE_BYTES = 140_000_000  # the interpreter, its libraries, and data in flight
-PARTS_BYTES = 96 * 2**20  # downloaded, and not written yet
-MIN_IDS_BYTES = 10_000_000
-USUAL_IDS_BYTES = 64_000_000
-_SORTING_FACTOR = 6  # sorting and joining ids takes several times their size
+DEFAULT_BYTES = 256_000_000  # more where the format leaves less than USUAL_BYTES of it
+BASE_BYTES = 100_000_000  # the interpreter, its libraries, and buffers
+USUAL_BYTES = 104_000_000  # for parts and ids
+MIN_BYTES = 20_000_000
+_MAX_PARTS_BYTES = 128_000_000  # as much as downloads run ahead of the merge
+_IDS_FACTOR = 6  # sorting ids, and the filters of those on the disk, take several times their size
+
+
+class Memory(NamedTuple):
+    """Bytes of memory: for parts that are not written yet, and for ids."""
+
+    parts: int
+    ids: int
 
 
 def default_memory(format: Format) -> int:
     """Return the target peak memory in bytes if none is given."""
-    return max(DEFAULT_BYTES, _fixed(format) + USUAL_IDS_BYTES)
+    return max(DEFAULT_BYTES, _fixed(format) + USUAL_BYTES)
 
 
-def memory_for_ids(memory: int | None, format: Format) -> int:
-    """Return how many bytes of ids may be kept in memory, for a target peak. Raises UsageError if it is too low."""
+def divided(memory: int | None, format: Format) -> Memory:
+    """Divide a target peak of `memory` bytes, by default the usual one. Raises UsageError if it is too low."""
     fixed = _fixed(format)
     memory = default_memory(format) if memory is None else memory
-    if memory < fixed + MIN_IDS_BYTES:
+    if memory < fixed + MIN_BYTES:
         raise UsageError(
-            f"{memory:,} bytes of memory are too few: a pull to {format.name} needs {fixed + MIN_IDS_BYTES:,} bytes "
-            "or more"
+            f"{memory:,} bytes of memory are too few: a pull to {format.name} needs {fixed + MIN_BYTES:,} bytes or more"
         )
-    return (memory - fixed) // _SORTING_FACTOR
+    parts = min((memory - fixed) // 2, _MAX_PARTS_BYTES)
+    return Memory(parts, (memory - fixed - parts) // _IDS_FACTOR)
 
 
 def _fixed(format: Format) -> int:

@@ -12,7 +12,7 @@ from bulkpull.events import OnEvent, ignore
 from bulkpull.options import documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
-from bulkpull.pull.memory import memory_for_ids
+from bulkpull.pull.memory import Memory, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
 from bulkpull.source import Columns
 
@@ -131,7 +131,7 @@ class PullOptions(PlanOptions):
 
     def __post_init__(self) -> None:
         PlanOptions.__post_init__(self)  # super() fails in a dataclass with slots before Python 3.14
-        memory_for_ids(self.memory, self.output_format)
+        divided(self.memory, self.output_format)
         check_names(self.fields or ())
 
     @property
@@ -150,9 +150,9 @@ class PullOptions(PlanOptions):
         return tuple(dict.fromkeys((*columns.required, *(self.fields or ()))))
 
     @property
-    def ids_memory(self) -> int:
-        """Bytes of memory for ids."""
-        return memory_for_ids(self.memory, self.output_format)
+    def divided_memory(self) -> Memory:
+        """What the memory is for."""
+        return divided(self.memory, self.output_format)
 
 
 def check_names(fields: Sequence[str]) -> None:

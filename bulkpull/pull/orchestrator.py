@@ -23,7 +23,6 @@ from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
-from bulkpull.pull.memory import PARTS_BYTES
 from bulkpull.pull.merge import merge
 from bulkpull.pull.options import PullOptions
 from bulkpull.pull.reconcile import Reconciler
@@ -193,7 +192,7 @@ class _Pull:
                     names=self.names,
                     columns=self.source.columns,
                     fixed=bool(self.options.fields),
-                    memory=self.options.ids_memory,
+                    memory=self.options.divided_memory.ids,
                     doubts=doubts,
                     release=work.collector.window_left,
                     followed=followed,
@@ -244,7 +243,7 @@ class _Pull:
             self.source,
             self.journal,
             group,
-            memory=Memory(PARTS_BYTES),
+            memory=Memory(self.options.divided_memory.parts),
             path=self.directory.part,
             slots=slots,
             backpressure=Backpressure(self.options.spool, windows),

@@ -126,7 +126,7 @@ def test_a_number_out_of_bounds_is_refused_by_library_and_command_line(
         ({"partition_by": "day", "format": "parquet"}, "'day': it must be one of month"),
         ({"out": "a.xlsx"}, "not the extension of a format"),
         ({"partition_by": "month"}, "works with Parquet only, not with csv"),
-        ({"memory": 149_999_999}, "149,999,999 bytes of memory are too few: a pull to csv needs 150,000,000"),
+        ({"memory": 119_999_999}, "119,999,999 bytes of memory are too few: a pull to csv needs 120,000,000"),
         ({"fields": "event_type"}, "is a string, 'event_type': pass a list of names"),
         ({"fields": ["a,b"]}, "'a,b' is not a field name"),
         ({"fields": [""]}, "'' is not a field name"),
