@@ -15,7 +15,7 @@ _MAX_PARTS_BYTES = 128_000_000  # as much as downloads run ahead of the merge
 _IDS_FACTOR = 6  # sorting ids, and the filters of those on the disk, take several times their size
 
 
-class Memory(NamedTuple):
+class MemoryLimits(NamedTuple):
     """Bytes of memory: for parts that are not written yet, and for ids."""
 
     parts: int
@@ -27,7 +27,7 @@ def default_memory(format: Format) -> int:
     return max(DEFAULT_BYTES, _fixed(format) + USUAL_BYTES)
 
 
-def divided(memory: int | None, format: Format) -> Memory:
+def divided(memory: int | None, format: Format) -> MemoryLimits:
     """Divide a target peak of `memory` bytes, by default the usual one. Raises UsageError if it is too low."""
     fixed = _fixed(format)
     memory = default_memory(format) if memory is None else memory
@@ -36,7 +36,7 @@ def divided(memory: int | None, format: Format) -> Memory:
             f"{memory:,} bytes of memory are too few: a pull to {format.name} needs {fixed + MIN_BYTES:,} bytes or more"
         )
     parts = min((memory - fixed) // 2, _MAX_PARTS_BYTES)
-    return Memory(parts, (memory - fixed - parts) // _IDS_FACTOR)
+    return MemoryLimits(parts, (memory - fixed - parts) // _IDS_FACTOR)
 
 
 def _fixed(format: Format) -> int:

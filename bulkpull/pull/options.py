@@ -12,7 +12,7 @@ from bulkpull.events import OnEvent, ignore
 from bulkpull.options import documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
-from bulkpull.pull.memory import Memory, divided
+from bulkpull.pull.memory import MemoryLimits, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
 from bulkpull.source import Columns
 
@@ -150,7 +150,7 @@ class PullOptions(PlanOptions):
         return tuple(dict.fromkeys((*columns.required, *(self.fields or ()))))
 
     @property
-    def divided_memory(self) -> Memory:
+    def divided_memory(self) -> MemoryLimits:
         """What the memory is for."""
         return divided(self.memory, self.output_format)
 
