@@ -75,7 +75,7 @@ def measure_index(keys_in_blocks: Iterator[Keys], directory: Path, memory: int) 
     for block in keys_in_blocks:
         order: Positions = np.argsort(block, kind="stable")  # not measured: a pull sorts the rows of a block anyway
         keys = block[order]
-        wall, cpu = time.perf_counter(), time.thread_time()
+        cpu, wall = time.thread_time(), time.perf_counter()
         hits, _offsets = index.find(keys)
         is_new = np.ones(len(keys), np.bool_)
         is_new[hits] = False
@@ -93,7 +93,7 @@ def measure_text(
     """Yield the same for a peer, whose `add` returns how many ids it knew."""
     for block in keys_in_blocks:
         ids = [f"{key:016x}c0ffee00" for key in block.tolist()]
-        wall, cpu = time.perf_counter(), time.thread_time()
+        cpu, wall = time.thread_time(), time.perf_counter()
         known = add(ids)
         yield Clock(time.perf_counter() - wall, time.thread_time() - cpu), known, size()
 

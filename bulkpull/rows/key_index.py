@@ -75,7 +75,8 @@ class KeyIndex:
 
     Half of `memory` is for rows, and sorting those takes twice as much; three times `memory` is for filters. The other
     rows are spilled to an unnamed temporary file in `directory`. Rows are fresh until `keep` is called; until then they
-    can be discarded. The offset of each row that is added must be above those of all rows kept. Methods raise OSError.
+    can be discarded. The offset of each row that is added must be above those of all rows kept. Methods raise OSError;
+    after that, the index can only be closed.
     """
 
     def __init__(self, directory: Path, memory: int) -> None:
