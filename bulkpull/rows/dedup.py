@@ -133,7 +133,7 @@ class Deduplicator:
 
     def keep(self) -> None:
         """Keep the rows added since the last call; they can no longer be rolled back."""
-        self._thread.submit(self._index.keep).result()
+        self._index.keep()
         self._kept_offset = self._sink.offset
         self._kept_filled = self._filled
         self._earlier.clear()

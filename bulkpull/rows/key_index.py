@@ -1,168 +1,225 @@
 """An index from the keys of all rows in the output to their offsets: sorted runs, in memory and spilled to a file.
 
-Rows arrive in the order of their windows, and a key starts with the timestamp of its id, so the ranges of two runs
-seldom overlap: most runs are skipped by their bounds alone. If ids are in no order, every run is searched with all the
-keys of a block at once.
+Usually rows arrive in the order of their windows, and a key starts with the timestamp of its id. Then the keys of a
+block are above almost all keys so far: they are appended to a run, and no run is searched for them. If ids are in no
+order, there are several runs, each at least about twice as large as the next, as in a log-structured merge tree.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Generator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bulkpull.rows.block import Keys, Positions
+from bulkpull.rows.spill import SpilledRun, SpillFile, equal_keys, merge_spilled
 
 ENTRY_BYTES = 16  # a key and an offset
-_FENCE_INTERVAL = 4096  # every 4096th key of a spilled run stays in memory: a sparse index
-_READ_ROWS = 32 * _FENCE_INTERVAL  # of a spilled run, in one read
+_FILTER_BITS = 16  # a key in a new spilled run; fewer when there are more keys than memory for them
+_MERGED_FILTER_SHARE = 0.75  # of the memory for filters, during a merge of spilled runs: the runs' own take the rest
+_MERGED_PER_ADDED = 16  # spilled rows that are merged for each row that is added: merges are spread out
 
 
-@dataclass(frozen=True, slots=True)
 class _Run:
-    """Sorted keys, and the offsets of their rows in the output."""
+    """Sorted keys and the offsets of their rows in memory, in arrays with space to grow."""
 
-    keys: Keys
-    offsets: Positions
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def overlaps(self, first: np.uint64, last: np.uint64) -> bool:
-        return bool(self.keys[0] <= last and first <= self.keys[-1])
-
-    def between(self, _first: np.uint64, _last: np.uint64) -> Iterator[_Run]:
-        yield self
-
-
-@dataclass(frozen=True, slots=True)
-class _SpilledRun:
-    """A run in a file: all keys from byte `position` on, then all offsets.
-
-    `fences` is a sparse index: every 4096th key, and the last.
-    """
-
-    file: int
-    position: int
-    size: int
-    fences: Keys
+    def __init__(self, keys: Keys, offsets: Positions) -> None:
+        self._keys, self._offsets = keys, offsets
+        self._size = len(keys)
+        self.first, self.last = int(keys[0]), int(keys[-1])
 
     def __len__(self) -> int:
-        return self.size
+        return self._size
 
-    def overlaps(self, first: np.uint64, last: np.uint64) -> bool:
-        return bool(self.fences[0] <= last and first <= self.fences[-1])
+    @property
+    def keys(self) -> Keys:
+        return self._keys[: self._size]
 
-    def between(self, first: np.uint64, last: np.uint64) -> Iterator[_Run]:
-        """Yield the part of the run that holds the keys from `first` to `last`, in pieces of bounded size."""
-        start = max(0, int(np.searchsorted(self.fences[:-1], first, "left")) - 1) * _FENCE_INTERVAL
-        end = min(self.size, int(np.searchsorted(self.fences[:-1], last, "right")) * _FENCE_INTERVAL)
-        for at in range(start, end, _READ_ROWS):
-            yield self._read(at, min(end, at + _READ_ROWS))
+    @property
+    def offsets(self) -> Positions:
+        return self._offsets[: self._size]
 
-    def _read(self, start: int, end: int) -> _Run:
-        keys = os.pread(self.file, 8 * (end - start), self.position + 8 * start)
-        offsets = os.pread(self.file, 8 * (end - start), self.position + 8 * (self.size + start))
-        return _Run(np.frombuffer(keys, np.uint64), np.frombuffer(offsets, np.int64))
+    def count_from(self, key: int) -> int:
+        """Return how many keys are `key` or above."""
+        return self._size - int(np.searchsorted(self.keys, np.uint64(key))) if key <= self.last else 0
+
+    def merge(self, keys: Keys, offsets: Positions) -> None:
+        """Add rows with sorted keys. Only rows whose keys are not below the first of them are moved."""
+        start = self._size - self.count_from(int(keys[0]))
+        end = self._size + len(keys)
+        if start < self._size:
+            keys = np.concatenate((self.keys[start:], keys))
+            offsets = np.concatenate((self.offsets[start:], offsets))
+            order = np.argsort(keys, kind="stable")
+            keys, offsets = keys[order], offsets[order]
+        if end > len(self._keys):
+            self._keys = _grown(self._keys, start, 2 * end)
+            self._offsets = _grown(self._offsets, start, 2 * end)
+        self._keys[start:end], self._offsets[start:end] = keys, offsets
+        self._size = end
+        self.first, self.last = int(self._keys[0]), int(self._keys[end - 1])
+
+    def select(self, chosen: Positions | slice) -> None:
+        """Remove all rows but those at some indices, at least one and in order."""
+        keys, offsets = self.keys[chosen], self.offsets[chosen]
+        self._size = len(keys)
+        self._keys[: self._size], self._offsets[: self._size] = keys, offsets
+        self.first, self.last = int(keys[0]), int(keys[-1])
 
 
 class KeyIndex:
-    """A multimap from keys to row offsets that takes about `memory` bytes of memory.
+    """A multimap from keys to row offsets that takes up to about six times `memory` bytes of memory.
 
-    The rest is spilled to an unnamed temporary file in `directory`. Rows are fresh until `keep` is called; until then
-    they can be discarded. Methods raise OSError.
+    Half of `memory` is for rows, and sorting those takes twice as much; three times `memory` is for filters. The other
+    rows are spilled to an unnamed temporary file in `directory`. Rows are fresh until `keep` is called; until then they
+    can be discarded. The offset of each row that is added must be above those of all rows kept. Methods raise OSError;
+    after that, the index can only be closed.
     """
 
     def __init__(self, directory: Path, memory: int) -> None:
         self._directory = directory
-        self._max_entries = max(1, memory // ENTRY_BYTES)
-        self._kept: list[_Run | _SpilledRun] = []
-        self._fresh: list[_Run | _SpilledRun] = []
-        self._spill: IO[bytes] | None = None
-        self._spilled = 0  # bytes
+        self._max_rows = max(1, memory // (2 * ENTRY_BYTES))
+        self._filter_memory = 3 * memory
+        self._runs: list[_Run] = []
+        self._file: SpillFile | None = None
+        self._spilled: list[SpilledRun] = []
+        self._merge: Generator[int] | None = None  # moves rows from some spilled runs to `_target`
+        self._target: SpilledRun | None = None
+        self._end = 0  # above all offsets
+        self._kept_end = 0
+
+    @property
+    def spilled_bytes(self) -> int:
+        """The size of the spill file."""
+        return self._file.size if self._file else 0
 
     def close(self) -> None:
         """Free the memory and close the spill file."""
-        self._kept.clear()
-        self._fresh.clear()
-        if self._spill:
-            self._spill.close()
+        self._runs.clear()
+        self._spilled.clear()
+        self._merge = None
+        if self._file:
+            self._file.close()
 
     def find(self, keys: Keys) -> tuple[Positions, Positions]:
         """Return the index in sorted `keys` and the row offset of each match; a key may match several rows."""
         hits, offsets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for run in chain(self._kept, self._fresh):
-            if not run.overlaps(keys[0], keys[-1]):
-                continue
-            for piece in run.between(keys[0], keys[-1]):
-                low = int(np.searchsorted(keys, piece.keys[0], "left"))
-                high = int(np.searchsorted(keys, piece.keys[-1], "right"))
-                queries = np.arange(low, high)
-                at = np.searchsorted(piece.keys, keys[low:high])
-                while len(queries):
-                    equal = piece.keys[np.minimum(at, len(piece) - 1)] == keys[queries]
-                    equal &= at < len(piece)
-                    queries, at = queries[equal], at[equal]
-                    hits.append(queries)
-                    offsets.append(piece.offsets[at])
-                    at = at + 1
+        first, last = int(keys[0]), int(keys[-1])
+        for run in self._runs:
+            if run.first <= last and first <= run.last:
+                low = int(np.searchsorted(keys, np.uint64(run.first), "left"))
+                high = int(np.searchsorted(keys, np.uint64(run.last), "right"))
+                for found, at in equal_keys(run.keys, keys[low:high]):
+                    hits.append(low + found)
+                    offsets.append(run.offsets[at])
+        for spilled in self._spilled:
+            if spilled.first <= last and first <= spilled.last:
+                for found, at in spilled.find(keys):
+                    hits.append(found)
+                    offsets.append(at)
         return np.concatenate(hits), np.concatenate(offsets)
 
     def add(self, keys: Keys, offsets: Positions) -> None:
-        """Add fresh rows, with sorted `keys`."""
-        if len(keys):
-            self._fresh.append(_Run(keys, offsets))
-            self._compact(self._fresh)
+        """Add fresh rows, with sorted `keys`. The index takes over the arrays: the caller must not use them again."""
+        if not len(keys):
+            return
+        self._end = max(self._end, int(offsets.max()) + 1)
+        runs = self._runs
+        runs.append(_Run(keys, offsets))
+        while len(runs) > 1 and runs[-2].count_from(runs[-1].first) <= 2 * len(runs[-1]):
+            last = runs.pop()
+            runs[-1].merge(last.keys, last.offsets)
+        if sum(map(len, runs)) > self._max_rows:
+            self._spill()
+        self._continue_merge(_MERGED_PER_ADDED * len(keys))
 
     def keep(self) -> None:
         """Keep the fresh rows."""
-        self._kept += self._fresh
-        self._fresh.clear()
-        self._compact(self._kept)
+        self._kept_end = self._end
 
     def discard_fresh(self) -> None:
-        """Discard the fresh rows."""
-        self._fresh.clear()
+        """Discard the fresh rows: those at offsets above the kept ones."""
+        self._end = self._kept_end
+        for run in self._runs.copy():
+            kept = np.flatnonzero(run.offsets < self._kept_end)
+            if not len(kept):
+                self._runs.remove(run)
+            elif len(kept) < len(run):
+                run.select(kept)
+        for spilled in self._spilled:
+            spilled.discard(self._kept_end)
 
-    def _compact(self, runs: list[_Run | _SpilledRun]) -> None:
-        """Merge runs until each is more than twice as long as the next, so that there are few."""
-        while len(runs) > 1 and isinstance(last := runs[-1], _Run) and isinstance(before := runs[-2], _Run):
-            if len(before) > 2 * len(last):
+    def _spill(self) -> None:
+        """Spill the rows in memory, but those with the highest keys: the next ones may be below them."""
+        runs = self._runs
+        while len(runs) > 1:
+            last = runs.pop()
+            runs[-1].merge(last.keys, last.offsets)
+        run = runs[0]
+        count = len(run) - len(run) // 8
+        self._fit_filters(count * _FILTER_BITS // 8)
+        self._run_to_append_to(run.first).append(run.keys[:count], run.offsets[:count])
+        if count < len(run):
+            run.select(slice(count, None))
+        else:
+            runs.clear()
+
+    def _run_to_append_to(self, first: int) -> SpilledRun:
+        """Return a spilled run to which rows can be appended whose lowest key is `first`, or a new one."""
+        for spilled in self._spilled:
+            if spilled.can_append(first) and spilled is not self._target:
+                return spilled
+        if self._file is None:
+            self._file = SpillFile(self._directory)
+        self._spilled.append(SpilledRun(self._file, _FILTER_BITS))
+        return self._spilled[-1]
+
+    def _continue_merge(self, rows: int) -> None:
+        """Merge spilled runs of similar size, if there are any, until about so many rows were moved."""
+        while rows > 0:
+            if self._merge is None and not self._start_merge():
+                return
+            assert self._merge is not None
+            moved = next(self._merge, None)
+            self._spilled = [spilled for spilled in self._spilled if len(spilled) or spilled is self._target]
+            if moved is None:
+                self._merge = self._target = None
+            else:
+                rows -= moved
+
+    def _start_merge(self) -> bool:
+        """Start to merge the smallest runs, each at most as large as the smaller ones together."""
+        by_size = sorted(self._spilled, key=len)
+        total = count = 0
+        for spilled in by_size:
+            if count and len(spilled) > total:
                 break
-            runs[-2:] = [_merge_runs(before, last)]
-        self._spill_excess()
+            total += len(spilled)
+            count += 1
+        if count < 2 or self._file is None:
+            return False
+        bits = _FILTER_BITS
+        while bits > 1 and total * bits // 8 > _MERGED_FILTER_SHARE * self._filter_memory:
+            bits //= 2
+        self._fit_filters(total * bits // 8)
+        self._target = SpilledRun(self._file, bits, total)
+        self._spilled.append(self._target)
+        self._merge = merge_spilled(by_size[:count], self._target)
+        return True
 
-    def _spill_excess(self) -> None:
-        """Spill the runs in memory, merged into one, if they exceed half the limit."""
-        for runs in (self._kept, self._fresh):
-            in_memory = [run for run in runs if isinstance(run, _Run)]
-            if 2 * sum(map(len, in_memory)) > self._max_entries:
-                spilled = [run for run in runs if isinstance(run, _SpilledRun)]
-                runs[:] = [*spilled, self._write_run(functools.reduce(_merge_runs, in_memory))]
-
-    def _write_run(self, run: _Run) -> _SpilledRun:
-        if self._spill is None:
-            self._spill = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
-        file, position = self._spill.fileno(), self._spilled
-        for values in (run.keys, run.offsets):
-            data = memoryview(values.tobytes())
-            while data:
-                written = os.pwrite(file, data, self._spilled)
-                self._spilled += written
-                data = data[written:]
-        return _SpilledRun(file, position, len(run), np.append(run.keys[::_FENCE_INTERVAL], run.keys[-1:]))
+    def _fit_filters(self, size: int) -> None:
+        """Halve the largest filters until there is memory for `size` more bytes."""
+        while self._spilled and size + sum(spilled.filter_bytes for spilled in self._spilled) > self._filter_memory:
+            largest = max(self._spilled, key=lambda spilled: spilled.filter_bytes)
+            if not largest.halve_filter():
+                break
 
 
-def _merge_runs(first: _Run, second: _Run) -> _Run:
-    keys, offsets = np.concatenate((first.keys, second.keys)), np.concatenate((first.offsets, second.offsets))
-    if first.keys[-1] <= second.keys[0]:
-        return _Run(keys, offsets)
-    order = np.argsort(keys, kind="stable")
-    return _Run(keys[order], offsets[order])
+def _grown(array: NDArray[Any], used: int, size: int) -> NDArray[Any]:
+    """Return an array of `size` values that starts with the first `used` ones of `array`."""
+    grown = np.empty(size, array.dtype)
+    grown[:used] = array[:used]
+    return grown

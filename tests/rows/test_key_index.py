@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,48 +13,136 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.rows import block, key_index, numpy_scan, scan
+from bulkpull.rows import block, key_index, numpy_scan, scan, spill
 from bulkpull.rows.key_index import ENTRY_BYTES, KeyIndex
 from tests.rows.test_dedup import merge
 
-BATCHES = st.lists(
-    st.tuples(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 60), max_size=30), st.booleans()), max_size=12
-)
+KEYS = st.integers(0, 60) | st.integers(0, 2**64 - 1)
+BATCHES = st.lists(st.tuples(st.lists(KEYS, max_size=40), st.booleans()), max_size=25)
+
+
+@contextmanager
+def small_index(directory: Path, rows: int, page: int, filter_bits: int = 16) -> Iterator[KeyIndex]:
+    """An index with so few rows in memory and in a page that it spills and merges after a few rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spill, "PAGE_ROWS", page)
+        patch.setattr(spill, "SLOT_PAGES", 2)
+        patch.setattr(spill, "_READ_PAGES", 2)
+        patch.setattr(spill, "_FOLDED_PAGES", 2)
+        patch.setattr(key_index, "_FILTER_BITS", filter_bits)
+        index = KeyIndex(directory, rows * 2 * ENTRY_BYTES)
+        yield index
+        index.close()
+
+
+def matches(index: KeyIndex, keys: list[int]) -> list[tuple[int, int]]:
+    """Return the keys found, each with the offset of a row, in order."""
+    asked = np.array(sorted(keys), np.uint64)
+    hits, offsets = index.find(asked)
+    return sorted(zip(asked[hits].tolist(), offsets.tolist(), strict=True))
 
 
 @given(
-    batches=BATCHES, asked=st.lists(st.integers(0, 60), min_size=1), memory=st.integers(0, 400), fence=st.integers(1, 9)
+    batches=BATCHES,
+    asked=st.lists(KEYS, min_size=1),
+    rows=st.integers(1, 40),
+    page=st.sampled_from((2, 4, 8)),
+    merged_per_added=st.integers(1, 16),
+    in_order=st.booleans(),
 )
 def test_finds_the_same_rows_as_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory,
     batches: list[tuple[list[int], bool]],
     asked: list[int],
-    memory: int,
-    fence: int,
+    rows: int,
+    page: int,
+    merged_per_added: int,
+    in_order: bool,
 ) -> None:
+    if in_order:
+        every = iter(sorted(key for batch, _ in batches for key in batch))
+        batches = [([next(every) for _ in batch], stays) for batch, stays in batches]
     expected: dict[int, list[int]] = {}
-    place = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_index, "_FENCE_INTERVAL", fence)
-        patch.setattr(key_index, "_READ_ROWS", 2 * fence)
-        known = KeyIndex(tmp_path_factory.getbasetemp(), memory * ENTRY_BYTES // 8)
+    end = 0
+    with small_index(tmp_path_factory.getbasetemp(), rows, page) as index, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_index, "_MERGED_PER_ADDED", merged_per_added)
         for batch, stays in batches:
-            places = np.arange(place, place + len(batch))
-            place += len(batch)
-            known.add(np.array(sorted(batch), np.uint64), places)
+            keys = sorted(batch)
+            offsets = list(range(end, end + len(keys)))
+            index.add(np.array(keys, np.uint64), np.array(offsets, np.int64))
+            fresh = {key: [at for other, at in zip(keys, offsets, strict=True) if other == key] for key in keys}
+            every_asked = sorted({*asked, *keys})
+            known = [(key, at) for key in every_asked for at in (*expected.get(key, ()), *fresh.get(key, ()))]
+            assert matches(index, every_asked) == sorted(known)
             if stays:
-                known.keep()
-                for key, at in zip(sorted(batch), places.tolist(), strict=True):
-                    expected.setdefault(key, []).append(at)
+                index.keep()
+                end += len(keys)
+                for key in fresh:
+                    expected.setdefault(key, []).extend(fresh[key])
             else:
-                known.discard_fresh()
-        keys = np.array(sorted(asked), np.uint64)
-        hits, places = known.find(keys)
-        known.close()
-    found = sorted(zip(hits.tolist(), places.tolist(), strict=True))
-    assert sorted(set(found)) == sorted(
-        (index, at) for index, key in enumerate(sorted(asked)) for at in expected.get(key, [])
-    )
+                index.discard_fresh()
+            known = [(key, at) for key in every_asked for at in expected.get(key, ())]
+            assert matches(index, every_asked) == known
+
+
+@pytest.mark.parametrize("batches_in_order", [True, False])
+def test_finds_all_rows_whatever_the_number_of_runs(tmp_path: Path, batches_in_order: bool) -> None:
+    random = np.random.default_rng(1)
+    keys = random.integers(0, 2**64, 6000, np.uint64)
+    keys[::50] = keys[0]
+    if batches_in_order:
+        keys.sort()
+    with small_index(tmp_path, 100, 4) as index:
+        for at in range(0, len(keys), 30):
+            batch = keys[at : at + 30]
+            order = np.argsort(batch, kind="stable")
+            index.add(batch[order], order + at)
+            index.keep()
+        order = np.argsort(keys, kind="stable")
+        assert matches(index, sorted(set(keys.tolist()))) == list(
+            zip(keys[order].tolist(), order.tolist(), strict=True)
+        )
+        absent = random.integers(0, 2**64, 1000, np.uint64)
+        assert not matches(index, absent.tolist())
+        assert index.spilled_bytes <= 2 * ENTRY_BYTES * len(keys)
+
+
+def test_reads_nothing_for_keys_above_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_index(tmp_path, 100, 4) as index:
+        monkeypatch.setattr(spill.SpillFile, "read", None)
+        monkeypatch.setattr(spill.SpillFile, "read_spans", None)
+        for at in range(0, 3000, 30):
+            keys = np.arange(at, at + 30, dtype=np.uint64)
+            assert not len(index.find(keys)[0])
+            index.add(keys, np.arange(at, at + 30))
+            index.keep()
+        assert index.spilled_bytes >= ENTRY_BYTES * 2800
+
+
+def test_discards_rows_that_were_spilled_and_merged(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    kept, discarded, again = (np.sort(random.integers(0, 2**64, 600, np.uint64)) for _ in range(3))
+    with small_index(tmp_path, 50, 4) as index:
+        index.add(kept.copy(), np.arange(600))
+        index.keep()
+        for part in np.split(random.permutation(discarded), 60):
+            index.add(np.sort(part), np.arange(600, 610))
+        index.discard_fresh()
+        assert not matches(index, discarded.tolist())
+        for at, part in enumerate(np.split(random.permutation(again), 60)):
+            index.add(np.sort(part), np.arange(600 + 10 * at, 610 + 10 * at))
+        assert not matches(index, discarded.tolist())
+        assert [key for key, _ in matches(index, again.tolist())] == again.tolist()
+        assert [key for key, _ in matches(index, kept.tolist())] == kept.tolist()
+
+
+def test_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", write)
+    with small_index(tmp_path, 10, 4) as index, pytest.raises(OSError, match="No space left"):
+        index.add(np.arange(100, dtype=np.uint64), np.arange(100))
 
 
 def test_distinguishes_ids_whose_keys_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
