@@ -91,9 +91,9 @@ class Downloader:
                 if not await in_thread(is_zip, held or file.path):
                     await in_thread(_verify, held or file.path, self.verify)
                     return held or file.downloaded
+                await record.clear()  # the recorded version is that of the archive
                 if held:
                     await in_thread(_write, held, file.path)
-                await record.clear()  # the recorded version is that of the archive
                 return await in_thread(_unpack, file.path, self.verify)
             except MalformedPartError as error:
                 await segments.discard()
@@ -108,8 +108,11 @@ async def keep(held: HeldFile, path: Path, checkpoints: Checkpoints) -> None:
 
 def _write(held: HeldFile, path: Path) -> Downloaded:
     digest = xxh3_128()
-    with disk_errors(f"write {path}", needed=held.size, at=path), path.open("wb", buffering=0) as file:
-        write_all(file.fileno(), held.pieces)
+    unfinished = path.with_name(f"{path.name}.held")  # bytes at `path` may pass for those of a version that is recorded
+    with disk_errors(f"write {path}", needed=held.size, at=path):
+        with unfinished.open("wb", buffering=0) as file:
+            write_all(file.fileno(), held.pieces)
+        unfinished.replace(path)
     for piece in held.pieces:
         digest.update(piece)
     return Downloaded(held.size, digest.hexdigest())

@@ -187,10 +187,10 @@ class PartialFile:
         if is_last and self._file is None and self._buffered_bytes:
             return
         size, length = self._buffered_bytes, self._version.length
+        if self._file is None:
+            await self._open("wb")  # which removes bytes of another version, before this one is recorded
         await self._record.update(self._version, is_worthwhile=bool(size) and not is_last)
         missing = size if length is None else length - self._offset + size
-        if self._file is None:
-            await self._open("wb")
         with disk_errors(f"write {self.path}", needed=missing, at=self.path):
             await in_thread(self._write)
         self._release(keep=1)

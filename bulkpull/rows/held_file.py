@@ -30,7 +30,8 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.blocks = self._left = self._unused = limit // BLOCK_BYTES
         self._free: list[memoryview] = []
-        self._changing = threading.Lock()  # blocks are released by the threads that have read them
+        # Blocks are released by the threads that have read them, perhaps by a garbage collection in here.
+        self._changing = threading.RLock()
         if self.blocks:
             area = mmap.mmap(-1, self.blocks * BLOCK_BYTES)
             if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -316,6 +316,7 @@ async def test_the_version_is_recorded_before_the_bytes_that_belong_to_it(tmp_pa
             part = tmp_path / "part.csv"
             seen.append((part.stat().st_size if part.exists() else 0, version))
 
+    (tmp_path / "part.csv").write_bytes(b"bytes of an unknown version")
     large = ROWS * 4
     _, heard = await download(tmp_path, Host([broken(2_500_000, body=large), whole(OTHER, '"v2"')]), heard=Watching())
     assert seen == [(0, Version('"v1"', len(large))), (0, Version('"v2"', len(OTHER)))]
