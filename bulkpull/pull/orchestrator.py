@@ -84,6 +84,7 @@ class _Pull:
     directory: WorkDirectory = field(init=False)
     destination: Destination = field(init=False)
     identity: dict[str, str] = field(init=False)
+    memory: Memory = field(init=False)
     journal: Journal = field(init=False)
     tally: Tally = field(default_factory=Tally)
     skipped: tuple[Window, ...] = ()
@@ -102,6 +103,7 @@ class _Pull:
             provenance=self.provenance,
         )
         self.identity = options.identity(self.source)
+        self.memory = Memory(options.divided_memory.parts)
         self.source = self.source.observed(self.announce)
 
     def announce(self, event: Event) -> None:
@@ -158,6 +160,7 @@ class _Pull:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches
             journal.close()
+        self.memory.close()
         self.directory.release(remove=remove)
 
     async def check_site(self) -> None:
@@ -243,7 +246,7 @@ class _Pull:
             self.source,
             self.journal,
             group,
-            memory=Memory(self.options.divided_memory.parts),
+            memory=self.memory,
             path=self.directory.part,
             slots=slots,
             backpressure=Backpressure(self.options.spool, windows),

@@ -33,11 +33,19 @@ class Memory:
         # Blocks are released by the threads that have read them, perhaps by a garbage collection in here.
         self._changing = threading.RLock()
         if self.blocks:
-            area = mmap.mmap(-1, self.blocks * BLOCK_BYTES)
+            self._mapping = mmap.mmap(-1, self.blocks * BLOCK_BYTES)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 with suppress(OSError):  # a kernel without them
-                    area.madvise(mmap.MADV_HUGEPAGE)  # one page fault for two blocks, instead of one for 4 KiB
-            self._area = memoryview(area)
+                    self._mapping.madvise(mmap.MADV_HUGEPAGE)  # one page fault for two blocks, not one for 4 KiB
+            self._area = memoryview(self._mapping)
+
+    def close(self) -> None:
+        """Unmap the memory, unless somebody still holds a block. That takes some milliseconds: not in an event loop."""
+        self._free.clear()
+        if self.blocks:
+            self._area.release()
+            with suppress(BufferError):
+                self._mapping.close()
 
     def reserve(self, blocks: int, *, anyway: bool = False) -> bool:
         """Reserve so many blocks, if they are left or `anyway`."""

@@ -75,3 +75,12 @@ def test_what_was_reserved_and_not_taken_is_left_again() -> None:
     assert not memory.reserve(1)
     memory.release([block], 2)
     assert memory.reserve(3)
+
+
+def test_closing_leaves_the_blocks_that_somebody_holds() -> None:
+    memory = Memory(2 * BLOCK_BYTES)
+    held = hold(memory, b"x" * 2 * BLOCK_BYTES)
+    memory.close()
+    with open_file(held) as file:
+        assert file.read(3) == b"xxx"
+    Memory(0).close()
