@@ -4,6 +4,8 @@
  * with the widest comparison that the processor has. The number of quotes before a byte tells whether it is inside
  * quotes: a prefix XOR of the mask of quotes (Langdale and Lemire, "Parsing gigabytes of JSON per second", 2019). What
  * is left are the ends of the fields. Everything that is not plain (see `scan`) ends the pass before its record.
+ *
+ * From the ends of the fields, `columns` and `json_lines` render the values: as the buffers of Arrow arrays, and as JSON.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -27,6 +29,8 @@
 #define LONG_ID 1024     /* bytes, from which on Python computes the key */
 #define READ_BYTES 4096  /* of a file at a time, to compare it */
 #define INSTANT 24       /* bytes of 2024-01-31T23:59:59.999Z */
+#define PADDING 16       /* bytes behind a copy that may be written, since 16 bytes are copied at a time */
+#define TILE_ROWS 64     /* taken at a time: they stay in the first level cache, while each column is copied */
 
 typedef struct {
     uint64_t quotes, commas, newlines, returns;
@@ -401,6 +405,322 @@ static size_t copy_in_order(const uint8_t *data, const int32_t *separators, size
     return to;
 }
 
+/* Values */
+
+/* The number of bytes of a valid UTF-8 sequence that starts at `text`; 0 if there is none. */
+static size_t utf8_sequence(const uint8_t *text, size_t size) {
+    const uint8_t first = text[0];
+    uint8_t low = 0x80, high = 0xBF; /* of the second byte: no overlong form, no surrogate, nothing above U+10FFFF */
+    size_t length;
+    if (first < 0x80)
+        return 1;
+    if (first < 0xC2 || first > 0xF4)
+        return 0;
+    if (first < 0xE0) {
+        length = 2;
+    } else if (first < 0xF0) {
+        length = 3;
+        if (first == 0xE0)
+            low = 0xA0;
+        else if (first == 0xED)
+            high = 0x9F;
+    } else {
+        length = 4;
+        if (first == 0xF0)
+            low = 0x90;
+        else if (first == 0xF4)
+            high = 0x8F;
+    }
+    if (size < length || text[1] < low || text[1] > high)
+        return 0;
+    for (size_t at = 2; at < length; at++) {
+        if ((text[at] & 0xC0) != 0x80)
+            return 0;
+    }
+    return length;
+}
+
+/* Where the first sequence that is not valid UTF-8 starts; the size if there is none. */
+static size_t find_invalid_utf8(const uint8_t *data, size_t size) {
+    size_t at = 0;
+    while (at < size) {
+        for (; size - at >= STEP; at += STEP) {
+            uint64_t words[STEP / 8];
+            memcpy(words, data + at, STEP);
+            uint64_t any = 0;
+            for (int word = 0; word < STEP / 8; word++)
+                any |= words[word];
+            if (any & 0x8080808080808080ull)
+                break;
+        }
+        /* To the end of the step, or of the sequence that crosses it */
+        const size_t end = size - at < STEP ? size : at + STEP;
+        while (at < end) {
+            const size_t length = utf8_sequence(data + at, size - at);
+            if (!length)
+                return at;
+            at += length;
+        }
+    }
+    return size;
+}
+
+/* Copy bytes, of which as many as `room` may be read; PADDING more may be written. */
+static void copy_padded(uint8_t *to, const uint8_t *from, size_t size, size_t room) {
+    if (room < size + PADDING) {
+        memcpy(to, from, size);
+        return;
+    }
+    for (size_t at = 0; at < size; at += PADDING)
+        memcpy(to + at, from + at, PADDING);
+}
+
+/* Copy the value of a cell, which is followed by a separator, and return its size. */
+static size_t copy_value(uint8_t *to, const uint8_t *cell, size_t size, size_t room) {
+    if (size < 2 || *cell != '"') {
+        copy_padded(to, cell, size, room);
+        return size;
+    }
+    cell++;
+    size -= 2;
+    room--;
+    const uint8_t *quote = memchr(cell, '"', size);
+    if (!quote) {
+        copy_padded(to, cell, size, room);
+        return size;
+    }
+    const uint8_t *const end = cell + size;
+    uint8_t *const start = to;
+    while (quote) { /* two of them stand for one */
+        const size_t part = (size_t)(quote - cell) + 1;
+        memcpy(to, cell, part);
+        to += part;
+        cell += part;
+        if (cell < end)
+            cell++;
+        quote = memchr(cell, '"', (size_t)(end - cell));
+    }
+    memcpy(to, cell, (size_t)(end - cell));
+    return (size_t)(to - start) + (size_t)(end - cell);
+}
+
+static int64_t number_at(const uint8_t *digits, int count) {
+    int64_t number = 0;
+    for (int at = 0; at < count; at++)
+        number = 10 * number + (digits[at] - '0');
+    return number;
+}
+
+/* Read an instant in canonical form as milliseconds from 1970. Returns 0 if it has another form or does not exist. */
+static int read_instant(const uint8_t *text, size_t size, int64_t *milliseconds) {
+    static const uint8_t days_of[13] = {0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    if (size != INSTANT || !is_canonical(text))
+        return 0;
+    const int64_t year = number_at(text, 4), month = number_at(text + 5, 2), day = number_at(text + 8, 2);
+    const int64_t hour = number_at(text + 11, 2), minute = number_at(text + 14, 2), second = number_at(text + 17, 2);
+    const int is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    if (year < 1 || month < 1 || month > 12 || day < 1 || day > days_of[month] + (month == 2 && is_leap) || hour > 23 ||
+        minute > 59 || second > 59)
+        return 0;
+    /* Years that begin in March, so that the leap day is the last one */
+    const int64_t years = year - (month < 3), months = (month + 9) % 12;
+    const int64_t days = 365 * years + years / 4 - years / 100 + years / 400 + (153 * months + 2) / 5 + day - 1 - 719468;
+    *milliseconds = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + number_at(text + 20, 3);
+    return 1;
+}
+
+/* Columns */
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+    const int32_t *separators; /* the ends of all cells */
+    size_t rows, width;
+    Py_ssize_t time_at;        /* number of the column that is read as instants instead of texts, or -1 */
+    int32_t *offsets;          /* of each column: where its values start in `texts`, and where the last one ends */
+    uint8_t *validity;         /* a bit for each cell, column after column: whether it is not null */
+    uint8_t *texts;            /* the values, column after column, with PADDING after each column */
+    int64_t *instants;         /* in milliseconds from 1970; 0 for null */
+    uint8_t *instant_validity; /* a bit for each instant */
+    /* results */
+    size_t nulls;
+} Columns;
+
+static void clear_bit(uint8_t *bits, size_t at) {
+    bits[at / 8] &= (uint8_t)~(1u << at % 8);
+}
+
+/* Read the column of times. Returns 0 if one of them has another form than the canonical one. */
+static int read_instants(Columns *columns) {
+    const size_t time_at = (size_t)columns->time_at;
+    const int32_t *separator = columns->separators + time_at;
+    for (size_t row = 0; row < columns->rows; row++, separator += columns->width) {
+        size_t begin = separator == columns->separators ? 0 : (size_t)separator[-1] + 1, end = (size_t)*separator;
+        if (begin == end) {
+            columns->instants[row] = 0;
+            clear_bit(columns->instant_validity, row);
+            continue;
+        }
+        if (columns->data[begin] == '"' && end - begin >= 2) {
+            begin++;
+            end--;
+        }
+        if (!read_instant(columns->data + begin, end - begin, columns->instants + row))
+            return 0;
+    }
+    return 1;
+}
+
+/* Copy the values of all other columns. */
+static void copy_columns(Columns *columns) {
+    const size_t rows = columns->rows, width = columns->width;
+    const int32_t *const separators = columns->separators;
+    int32_t *const offsets = columns->offsets;
+    /* A column takes no more than its cells with their quotes do. */
+    for (size_t column = 0; column < width; column++)
+        offsets[column * (rows + 1)] = 0;
+    int32_t begin = 0;
+    for (size_t row = 0, at = 0; row < rows; row++) {
+        for (size_t column = 0; column < width; column++, at++) {
+            offsets[column * (rows + 1)] += separators[at] - begin;
+            begin = separators[at] + 1;
+        }
+    }
+    for (size_t column = 0, to = 0; column < width; column++) {
+        const size_t size = (size_t)offsets[column * (rows + 1)];
+        offsets[column * (rows + 1)] = (int32_t)to;
+        to += size + PADDING;
+    }
+    for (size_t first = 0; first < rows; first += TILE_ROWS) {
+        const size_t last = rows - first < TILE_ROWS ? rows : first + TILE_ROWS;
+        for (size_t column = 0; column < width; column++) {
+            int32_t *const ends = offsets + column * (rows + 1) + 1;
+            size_t to = (size_t)ends[(Py_ssize_t)first - 1];
+            for (size_t row = first; row < last; row++) {
+                const size_t at = row * width + column;
+                const size_t start = at ? (size_t)separators[at - 1] + 1 : 0;
+                const size_t size = (size_t)separators[at] - start;
+                if (!size) {
+                    clear_bit(columns->validity, column * rows + row);
+                    columns->nulls++;
+                } else if ((Py_ssize_t)column != columns->time_at) {
+                    to += copy_value(columns->texts + to, columns->data + start, size, columns->size - start);
+                }
+                ends[row] = (int32_t)to;
+            }
+        }
+    }
+}
+
+/* JSON */
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+    const int32_t *separators; /* the ends of all cells */
+    size_t rows, width;
+    const int32_t *order;   /* the columns, as they occur in a line; each at most once */
+    size_t columns;
+    const uint8_t *between; /* the constant text of a line, up to the first value, between two and after the last one */
+    const int32_t *between_ends;
+} Lines;
+
+/* A mask of the bytes that JSON escapes: the lowest one is exact. */
+static uint64_t special_in_word(uint64_t word) {
+    const uint64_t ones = 0x0101010101010101ull;
+    const uint64_t quotes = word ^ (ones * '"'), backslashes = word ^ (ones * '\\');
+    const uint64_t controls = (word - ones * ' ') & ~word;
+    return (controls | ((quotes - ones) & ~quotes) | ((backslashes - ones) & ~backslashes)) & (ones * 0x80);
+}
+
+static uint8_t *write_escaped(uint8_t *to, uint8_t byte) {
+    static const char digits[] = "0123456789abcdef";
+    *to++ = '\\';
+    switch (byte) {
+    case '\b': *to++ = 'b'; break;
+    case '\t': *to++ = 't'; break;
+    case '\n': *to++ = 'n'; break;
+    case '\f': *to++ = 'f'; break;
+    case '\r': *to++ = 'r'; break;
+    case '"':
+    case '\\': *to++ = byte; break;
+    default:
+        memcpy(to, "u00", 3);
+        to[3] = (uint8_t)digits[byte >> 4];
+        to[4] = (uint8_t)digits[byte & 15];
+        to += 5;
+    }
+    return to;
+}
+
+/* Write the value of a cell as the content of a JSON string; up to PADDING more bytes are written. */
+static uint8_t *write_string(uint8_t *to, const uint8_t *cell, size_t size, size_t room) {
+    const int is_quoted = size >= 2 && *cell == '"';
+    if (is_quoted) {
+        cell++;
+        size -= 2;
+        room--;
+    }
+    while (size) {
+        uint8_t part[8] = {0};
+        const size_t count = size < 8 ? size : 8;
+        memcpy(part, cell, room < 8 ? count : 8);
+        memcpy(to, part, 8);
+        uint64_t special = special_in_word(load_word(part));
+        if (count < 8)
+            special &= ((uint64_t)1 << (8 * count)) - 1;
+        size_t done = count;
+        if (special) {
+            done = (size_t)__builtin_ctzll(special) / 8;
+            to = write_escaped(to + done, cell[done]);
+            done += is_quoted && cell[done] == '"' && done + 1 < size ? 2 : 1; /* two quotes stand for one */
+        } else {
+            to += count;
+        }
+        cell += done;
+        size -= done;
+        room -= done;
+    }
+    return to;
+}
+
+/* The most bytes that a record may take as a line. */
+static size_t line_bound(const Lines *lines, size_t row) {
+    const size_t begin = row ? (size_t)lines->separators[row * lines->width - 1] + 1 : 0;
+    const size_t end = (size_t)lines->separators[(row + 1) * lines->width - 1] + 1;
+    /* A byte becomes six at most, as in \u001f; with its separator, an empty cell becomes null. */
+    return 6 * (end - begin) + (size_t)lines->between_ends[lines->columns] + PADDING;
+}
+
+/* Write the records from `row` on that are sure to fit. Returns the number of the next one. */
+static size_t write_lines(const Lines *lines, size_t row, uint8_t *out, size_t capacity, size_t *written) {
+    uint8_t *to = out;
+    for (; row < lines->rows && line_bound(lines, row) <= capacity - (size_t)(to - out); row++) {
+        size_t begin = 0;
+        for (size_t position = 0; position <= lines->columns; position++) {
+            const size_t end = (size_t)lines->between_ends[position];
+            copy_padded(to, lines->between + begin, end - begin, end - begin + PADDING);
+            to += end - begin;
+            begin = end;
+            if (position == lines->columns)
+                break;
+            const size_t at = row * lines->width + (size_t)lines->order[position];
+            const size_t start = at ? (size_t)lines->separators[at - 1] + 1 : 0;
+            const size_t size = (size_t)lines->separators[at] - start;
+            if (size) {
+                *to++ = '"';
+                to = write_string(to, lines->data + start, size, lines->size - start);
+                *to++ = '"';
+            } else {
+                memcpy(to, "null", 4);
+                to += 4;
+            }
+        }
+    }
+    *written = (size_t)(to - out);
+    return row;
+}
+
 /* Python */
 
 static int take_buffer(PyObject *from, Py_buffer *view, int flags, Py_ssize_t item, const char *name) {
@@ -534,6 +854,15 @@ static PyObject *equal(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* Whether the ends of cells ascend, with a byte for each separator, and lie within the data. */
+static int are_ends(const int32_t *separators, size_t count, Py_ssize_t size) {
+    for (size_t at = 0; at < count; at++) {
+        if ((at ? separators[at] <= separators[at - 1] : separators[at] < 0) || separators[at] >= size)
+            return 0;
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(reorder_doc, "reorder(data, separators, width, order, out, out_separators)\n--\n\n"
                           "See compiled_scan.py.");
 
@@ -559,8 +888,7 @@ static PyObject *reorder(PyObject *module, PyObject *arguments) {
         for (size_t other = 0; is_valid && other < at; other++)
             is_valid = order[at] < 0 || order[at] != order[other];
     }
-    for (size_t at = 0; is_valid && at < fields; at++)
-        is_valid = separators[at] >= (at ? separators[at - 1] + 1 : 0) && separators[at] < views[0].len;
+    is_valid = is_valid && are_ends(separators, fields, views[0].len);
     if (is_valid) {
         size_t size;
         Py_BEGIN_ALLOW_THREADS;
@@ -571,6 +899,133 @@ static PyObject *reorder(PyObject *module, PyObject *arguments) {
         PyErr_SetString(PyExc_ValueError, "fields, order or buffers are out of range");
     }
     for (int at = 0; at < 5; at++)
+        PyBuffer_Release(&views[at]);
+    return result;
+}
+
+PyDoc_STRVAR(invalid_utf8_doc, "invalid_utf8(data)\n--\n\n"
+                               "Where the first sequence that is not valid UTF-8 starts, or -1.");
+
+static PyObject *invalid_utf8(PyObject *module, PyObject *data) {
+    (void)module;
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    Py_ssize_t found;
+    Py_BEGIN_ALLOW_THREADS;
+    found = (Py_ssize_t)find_invalid_utf8(view.buf, (size_t)view.len);
+    Py_END_ALLOW_THREADS;
+    if (found == view.len)
+        found = -1;
+    PyBuffer_Release(&view);
+    return PyLong_FromSsize_t(found);
+}
+
+PyDoc_STRVAR(columns_doc,
+             "columns(data, separators, width, time_at, offsets, validity, texts, instants, instant_validity)\n--\n\n"
+             "See parquet.py.");
+
+static PyObject *columns(PyObject *module, PyObject *arguments) {
+    (void)module;
+    static const Py_ssize_t items[7] = {1, sizeof(int32_t), sizeof(int32_t), 1, 1, sizeof(int64_t), 1};
+    PyObject *given[7], *result = NULL;
+    Py_buffer views[7];
+    Py_ssize_t width, time_at;
+    if (!PyArg_ParseTuple(arguments, "OOnnOOOOO:columns", &given[0], &given[1], &width, &time_at, &given[2], &given[3],
+                          &given[4], &given[5], &given[6]))
+        return NULL;
+    if (take_buffers(given, views, 7, items, 2) < 0)
+        return NULL;
+    const size_t cells = (size_t)views[1].len / sizeof(int32_t), rows = width > 0 ? cells / (size_t)width : 0;
+    const size_t size = (size_t)views[0].len, bits = (cells + 7) / 8, row_bits = (rows + 7) / 8;
+    const int has_time = time_at >= 0;
+    int is_valid = width > 0 && -1 <= time_at && time_at < width && cells % (size_t)width == 0 &&
+                   size + (size_t)width * PADDING <= (size_t)INT32_MAX &&
+                   (size_t)views[2].len / sizeof(int32_t) >= cells + (size_t)width && (size_t)views[3].len >= bits &&
+                   (size_t)views[4].len >= size + (size_t)width * PADDING &&
+                   (!has_time || ((size_t)views[5].len / sizeof(int64_t) >= rows && (size_t)views[6].len >= row_bits)) &&
+                   are_ends(views[1].buf, cells, views[0].len);
+    if (is_valid) {
+        Columns work = {
+            .data = views[0].buf,
+            .size = size,
+            .separators = views[1].buf,
+            .rows = rows,
+            .width = (size_t)width,
+            .time_at = time_at,
+            .offsets = views[2].buf,
+            .validity = views[3].buf,
+            .texts = views[4].buf,
+            .instants = views[5].buf,
+            .instant_validity = views[6].buf,
+        };
+        int is_canonical_time = has_time;
+        Py_BEGIN_ALLOW_THREADS;
+        memset(work.validity, 0xFF, bits);
+        if (has_time) {
+            memset(work.instant_validity, 0xFF, row_bits);
+            is_canonical_time = read_instants(&work);
+            if (!is_canonical_time)
+                work.time_at = -1;
+        }
+        copy_columns(&work);
+        Py_END_ALLOW_THREADS;
+        result = Py_BuildValue("nN", (Py_ssize_t)work.nulls, PyBool_FromLong(is_canonical_time));
+    } else {
+        PyErr_SetString(PyExc_ValueError, "cells or buffers are out of range");
+    }
+    for (int at = 0; at < 7; at++)
+        PyBuffer_Release(&views[at]);
+    return result;
+}
+
+PyDoc_STRVAR(json_lines_doc, "json_lines(data, separators, width, row, order, between, between_ends, out)\n--\n\n"
+                             "See ndjson.py.");
+
+static PyObject *json_lines(PyObject *module, PyObject *arguments) {
+    (void)module;
+    static const Py_ssize_t items[6] = {1, sizeof(int32_t), sizeof(int32_t), 1, sizeof(int32_t), 1};
+    PyObject *given[6], *result = NULL;
+    Py_buffer views[6];
+    Py_ssize_t width, row;
+    if (!PyArg_ParseTuple(arguments, "OOnnOOOO:json_lines", &given[0], &given[1], &width, &row, &given[2], &given[3],
+                          &given[4], &given[5]))
+        return NULL;
+    if (take_buffers(given, views, 6, items, 5) < 0)
+        return NULL;
+    const size_t cells = (size_t)views[1].len / sizeof(int32_t), rows = width > 0 ? cells / (size_t)width : 0;
+    const Lines work = {
+        .data = views[0].buf,
+        .size = (size_t)views[0].len,
+        .separators = views[1].buf,
+        .rows = rows,
+        .width = (size_t)width,
+        .order = views[2].buf,
+        .columns = (size_t)views[2].len / sizeof(int32_t),
+        .between = views[3].buf,
+        .between_ends = views[4].buf,
+    };
+    int is_valid = width > 0 && cells % (size_t)width == 0 && row >= 0 && (size_t)row <= rows &&
+                   (size_t)views[4].len / sizeof(int32_t) == work.columns + 1 &&
+                   are_ends(work.separators, cells, views[0].len);
+    for (size_t at = 0; is_valid && at <= work.columns; at++)
+        is_valid = work.between_ends[at] >= (at ? work.between_ends[at - 1] : 0);
+    is_valid = is_valid && (Py_ssize_t)work.between_ends[work.columns] + PADDING <= views[3].len;
+    for (size_t at = 0; is_valid && at < work.columns; at++) {
+        is_valid = 0 <= work.order[at] && work.order[at] < width;
+        for (size_t other = 0; is_valid && other < at; other++)
+            is_valid = work.order[at] != work.order[other];
+    }
+    if (is_valid) {
+        size_t size, next;
+        Py_BEGIN_ALLOW_THREADS;
+        next = write_lines(&work, (size_t)row, views[5].buf, (size_t)views[5].len, &size);
+        Py_END_ALLOW_THREADS;
+        result = Py_BuildValue("nn", (Py_ssize_t)next, (Py_ssize_t)size);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "cells, order, constants or row are out of range");
+    }
+    for (int at = 0; at < 6; at++)
         PyBuffer_Release(&views[at]);
     return result;
 }
@@ -594,6 +1049,9 @@ static PyMethodDef methods[] = {
     {"scan", scan, METH_VARARGS, scan_doc},
     {"reorder", reorder, METH_VARARGS, reorder_doc},
     {"equal", equal, METH_VARARGS, equal_doc},
+    {"invalid_utf8", invalid_utf8, METH_O, invalid_utf8_doc},
+    {"columns", columns, METH_VARARGS, columns_doc},
+    {"json_lines", json_lines, METH_VARARGS, json_lines_doc},
     {"ways", ways, METH_NOARGS, ways_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -611,7 +1069,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "bulkpull.rows._kernel",
-    .m_doc = "The compiled scanner of CSV blocks.",
+    .m_doc = "CSV blocks, scanned and rendered by compiled code.",
     .m_methods = methods,
     .m_slots = slots,
 };

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -269,3 +272,212 @@ def test_compares_no_rows_outside_of_the_block(wrong: dict[str, list[int]]) -> N
     assert equal(given) == 1
     with pytest.raises(ValueError, match="out of range"):
         equal(given | wrong)
+
+
+PADDING = 16  # bytes after each column of texts, and after the constant text of lines
+Cells = list[list[bytes]]
+
+
+def located(data: bytes) -> tuple[Cells, Any]:
+    """The fields of records as the csv module writes them, and where they end after line ends have become LF."""
+    fields, _, _, _ = scanned(data, -1)
+    sizes = [len(field) + 1 for row in fields for field in row]
+    return fields, np.cumsum(np.array(sizes, np.int32), dtype=np.int32) - np.int32(1)
+
+
+def joined(fields: Cells) -> bytes:
+    return b"".join(b",".join(row) + b"\n" for row in fields)
+
+
+@given(data=plain(), time_at=st.sampled_from([-1, TIME]))
+@example(data=b'"""",1,"""a""",""\n"a""b",2,,5\n' + b'"long ""enough"" for a copy of 16 bytes",1,,\n' * 70, time_at=-1)
+def test_copies_the_values_of_each_column(data: bytes, time_at: int) -> None:
+    fields, separators = located(data)
+    raw, rows = joined(fields), len(fields)
+    offsets, validity = np.empty(WIDTH * (rows + 1), np.int32), np.empty((WIDTH * rows + 7) // 8, np.uint8)
+    texts, instants = bytearray(len(raw) + WIDTH * PADDING), np.empty(rows, np.int64)
+    valid_instants = np.empty((rows + 7) // 8, np.uint8)
+    nulls, has_instants = _kernel.columns(
+        raw, separators, WIDTH, time_at, offsets, validity, texts, instants, valid_instants
+    )
+    bits = np.unpackbits(validity, bitorder="little")
+    for column, ends in enumerate(offsets.reshape(WIDTH, rows + 1).tolist()):
+        cells = [row[column] for row in fields]
+        assert [bool(bit) for bit in bits[column * rows : (column + 1) * rows]] == [bool(cell) for cell in cells]
+        if column != TIME or not has_instants:
+            values = [bytes(texts[begin:end]) for begin, end in itertools.pairwise(ends)]
+            assert values == [unquote(cell) for cell in cells]
+    assert nulls == sum(not cell for row in fields for cell in row)
+    times = [unquote(row[TIME]).decode() if row[TIME] else None for row in fields]
+    assert has_instants == (time_at == TIME and all(time is None or len(time) == 24 for time in times))
+    if has_instants:
+        assert [bool(bit) for bit in np.unpackbits(valid_instants, bitorder="little")[:rows]] == [
+            time is not None for time in times
+        ]
+        assert instants.tolist() == [0 if time is None else milliseconds(time) for time in times]
+
+
+def milliseconds(time: str) -> int:
+    return (datetime.fromisoformat(time) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def instants_of(times: list[bytes]) -> list[int] | None:
+    data = b"".join(time + b"\n" for time in times)
+    ends = np.cumsum([len(time) + 1 for time in times], dtype=np.int32) - np.int32(1)
+    found, bits = np.empty(len(times), np.int64), np.empty(len(times), np.uint8)
+    offsets, texts = np.empty(len(times) + 1, np.int32), bytearray(len(data) + PADDING)
+    _, has_instants = _kernel.columns(data, ends, 1, 0, offsets, bits.copy(), texts, found, bits)
+    return found.tolist() if has_instants else None
+
+
+@given(st.lists(st.datetimes(), min_size=1, max_size=20), st.booleans())
+@example([datetime(1, 1, 1), datetime(2000, 2, 29), datetime(1900, 3, 1), datetime(9999, 12, 31, 23, 59, 59)], False)
+def test_reads_instants_in_canonical_form(times: list[datetime], quoted: bool) -> None:
+    texts = [f"{time.isoformat(timespec='milliseconds')}Z" for time in times]
+    cells = [f'"{text}"' if quoted else text for text in texts]
+    assert instants_of([cell.encode() for cell in cells]) == [milliseconds(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *("0000-01-01T00:00:00.000Z", "2024-00-01T00:00:00.000Z", "2024-13-01T00:00:00.000Z"),
+        *("2024-01-00T00:00:00.000Z", "2024-04-31T00:00:00.000Z", "2023-02-29T00:00:00.000Z"),
+        *("1900-02-29T00:00:00.000Z", "2024-01-01T24:00:00.000Z", "2024-01-01T00:60:00.000Z"),
+        *("2024-01-01T00:00:60.000Z", "2024-01-01T00:00:00.00Z", "2024-01-01T00:00:00.0000Z", '""', "soon"),
+        *("2024-01-01T00:00:00.000z", "2024-01-01 00:00:00.000Z", "2024-01-01T00:00:00.0:0Z", '"'),
+    ],
+)
+def test_leaves_all_other_times_as_texts(odd: str) -> None:
+    noon = b"2024-02-29T12:00:00.000Z"
+    assert instants_of([noon, b"", noon]) == [1_709_208_000_000, 0, 1_709_208_000_000]
+    assert instants_of([noon, odd.encode(), noon]) is None
+
+
+@given(
+    st.lists(st.binary(max_size=5) | st.text(max_size=5).map(str.encode) | st.just(b"a" * 61), max_size=12),
+    st.sampled_from([b"", b"\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x93", b"\xf4\x90\x80\x80", b"\xe0\x9f\xbf"]),
+)
+def test_finds_the_first_byte_that_is_not_utf8(parts: list[bytes], odd: bytes) -> None:
+    data = b"".join([*parts, odd])
+    try:
+        data.decode()
+        expected = -1
+    except UnicodeDecodeError as error:
+        expected = error.start
+    assert _kernel.invalid_utf8(bytearray(data)) == expected
+
+
+def test_finds_each_sequence_of_bytes_that_is_not_utf8() -> None:
+    seconds, thirds = (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF), (0x7F, 0x80, 0xBF, 0xC0)
+    for sequence in itertools.product(range(0x80, 0x100), seconds, thirds, thirds):
+        data = bytes(sequence)
+        try:
+            data.decode()
+            expected = -1
+        except UnicodeDecodeError as error:
+            expected = error.start
+        assert _kernel.invalid_utf8(data) == expected, data
+
+
+BETWEEN = (b"<", b"", b" and a constant longer than 16 bytes ", b">\n")
+
+
+def lines_of(data: bytes, separators: Any, order: list[int], size: int) -> bytes:
+    """All lines, written into `size` bytes at a time."""
+    rows, row, found = len(separators) // WIDTH, 0, b""
+    ends = np.cumsum([len(text) for text in BETWEEN], dtype=np.int32)
+    while row < rows:
+        out = bytearray(size)
+        first = row
+        row, written = _kernel.json_lines(
+            data, separators, WIDTH, row, np.array(order, np.int32), b"".join(BETWEEN) + bytes(PADDING), ends, out
+        )
+        assert row > first, "a line does not fit"
+        found += out[:written]
+    return found
+
+
+@given(
+    data=plain(),
+    order=st.sampled_from([[0, 1, 3], [3, 2, 0]]),
+    text=st.text(alphabet='a"\\\n\r\t\b\f\x00\x1f\x7fé📝\u2028', max_size=30),
+)
+@example(data=b"", order=[0, 1, 3], text="".join(map(chr, range(0x80))))
+def test_writes_lines_of_json(data: bytes, order: list[int], text: str) -> None:
+    fields, _ = located(data)
+    fields.append([text.encode().replace(b'"', b""), b"1", b"", b'"' + text.encode().replace(b'"', b'""') + b'"'])
+    ends = np.cumsum([len(field) + 1 for row in fields for field in row], dtype=np.int32) - np.int32(1)
+    raw, expected = joined(fields), b""
+    for row in fields:
+        values = [orjson.dumps(unquote(row[at]).decode()) if row[at] else b"null" for at in order]
+        expected += b"".join(itertools.chain(*zip(BETWEEN, values, strict=False))) + BETWEEN[-1]
+    most = max(6 * sum(len(field) + 1 for field in row) for row in fields) + len(b"".join(BETWEEN)) + PADDING
+    assert lines_of(raw, ends, order, most) == expected
+    assert lines_of(raw, ends, order, most * len(fields)) == expected
+
+
+def test_writes_no_line_that_may_not_fit() -> None:
+    data, ends = b"a,1,,\n", np.array([1, 3, 4, 5], np.int32)
+    most = 6 * len(data) + len(b"".join(BETWEEN)) + PADDING
+    assert lines_of(data, ends, [0, 1, 2], most) == b'<"a""1" and a constant longer than 16 bytes null>\n'
+    with pytest.raises(AssertionError, match="does not fit"):
+        lines_of(data, ends, [0, 1, 2], most - 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"separators": [0, 1, 2, 99]},
+        {"separators": [2, 1, 2, 3]},
+        {"separators": [-1, 1, 2, 3]},
+        {"width": 0},
+        {"width": 3},
+        {"time_at": 4},
+        {"time_at": -2},
+        {"offsets": bytearray(28)},
+        {"validity": bytearray()},
+        {"texts": bytearray(4 + 4 * PADDING - 1)},
+        {"instants": bytearray()},
+        {"instant_validity": bytearray()},
+    ],
+)
+def test_refuses_columns_that_would_lead_out_of_the_buffers(wrong: dict[str, Any]) -> None:
+    given = {"data": b",,,\n", "separators": [0, 1, 2, 3], "width": 4, "time_at": 1, "offsets": bytearray(32)}
+    given |= {"validity": bytearray(1), "texts": bytearray(4 + 4 * PADDING), "instants": bytearray(8)}
+    given |= {"instant_validity": bytearray(1)}
+    for numbers in (given, wrong):
+        numbers |= {"separators": np.array(numbers["separators"], np.int32)} if "separators" in numbers else {}
+    assert _kernel.columns(*given.values()) == (4, True)
+    with pytest.raises(ValueError, match="out of range"):
+        _kernel.columns(*(given | wrong).values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"separators": [0, 1, 2, 99]},
+        {"separators": [2, 1, 2, 3]},
+        {"width": 0},
+        {"width": 3},
+        {"row": 2},
+        {"row": -1},
+        {"order": [4]},
+        {"order": [-1]},
+        {"order": [0, 1]},
+        {"order": [0, 0], "between_ends": [1, 1, 2]},
+        {"between": b"<>" + bytes(PADDING - 1)},
+        {"between_ends": [2, 1]},
+        {"between_ends": [-1, 2]},
+        {"between_ends": [1, 3]},
+    ],
+)
+def test_refuses_lines_that_would_lead_out_of_the_buffers(wrong: dict[str, Any]) -> None:
+    given = {"data": b",,,\n", "separators": [0, 1, 2, 3], "width": 4, "row": 0, "order": [3]}
+    given |= {"between": b"<>" + bytes(PADDING), "between_ends": [1, 2], "out": bytearray(99)}
+    for numbers in (given, wrong):
+        for name in {"separators", "order", "between_ends"} & numbers.keys():
+            numbers[name] = np.array(numbers[name], np.int32)
+    assert _kernel.json_lines(*given.values()) == (1, 6)
+    with pytest.raises(ValueError, match="out of range"):
+        _kernel.json_lines(*(given | wrong).values())
