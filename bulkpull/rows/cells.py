@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,14 @@ from numpy.typing import NDArray
 from bulkpull.errors import FormatError
 from bulkpull.rows.block import Block, Bytes, Positions
 
+try:
+    from bulkpull.rows import _kernel
+except ImportError:  # it was installed without a compiler
+    KERNEL: Any = None
+else:
+    KERNEL = _kernel
+
+PADDING = 16  # bytes that the kernel needs after each column of texts, and after the constant text of a line
 _QUOTE = ord('"')
 
 
@@ -59,10 +68,17 @@ def has_value(block: Block, columns: Positions) -> NDArray[np.bool_]:
     return found
 
 
-def not_utf8_error(block: Block, columns: tuple[str, ...], at: int, row: int) -> FormatError:
-    """Return the error for a block whose byte `at` is not valid UTF-8; it names the cell.
-
-    `row` is the row number of the block's first record.
-    """
+def confirm_utf8(block: Block, columns: tuple[str, ...], row: int) -> None:
+    """Raise FormatError if a block is not valid UTF-8; it names the cell. The first record is row number `row`."""
+    if KERNEL is not None:
+        at = KERNEL.invalid_utf8(block.data)
+        if at < 0:
+            return
+    else:
+        try:
+            str(block.data, "utf-8")
+            return
+        except UnicodeDecodeError as error:
+            at = error.start
     record, column = divmod(int(np.searchsorted(block.separators.reshape(-1), at)), len(columns))
-    return FormatError(row + record, block.id(record).decode(errors="replace"), f"{columns[column]} is not valid UTF-8")
+    raise FormatError(row + record, block.id(record).decode(errors="replace"), f"{columns[column]} is not valid UTF-8")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from bulkpull.rows import cells
 from bulkpull.rows.block import Block, Layout
-from bulkpull.rows.cells import not_utf8_error
+from bulkpull.rows.cells import PADDING, confirm_utf8
 from bulkpull.rows.records import File, read_header, unquote
 from bulkpull.rows.scan import Scanner
 
+_PIECE_BYTES = 1024 * 1024  # of lines that the kernel writes in one call; more if a single one may not fit
 _ROWS_PER_CALL = 1024  # enough to need few calls, few enough that no call holds the GIL for long
 _MAX_DEPTH = 100  # of nested objects: many JSON readers refuse a few hundred
 _EMPTY_STRING = b"\x00"  # a placeholder for an empty string: JSON cannot contain this byte unescaped
@@ -30,13 +32,8 @@ def ndjson(file: File, *, key: str, flat: bool) -> Generator[bytes]:
     layout = Layout(width=len(columns), key_at=columns.index(key))
     row = 1
     for block in Scanner().blocks(file, body, layout, b"", b""):
-        for first in range(0, len(block), _ROWS_PER_CALL):
-            last = min(len(block), first + _ROWS_PER_CALL)
-            try:
-                fields = _fields(block, first, last)
-            except UnicodeDecodeError as error:
-                raise not_utf8_error(block, columns, int(block.starts[first]) + error.start, row) from None
-            yield shape.lines(fields, last - first)
+        confirm_utf8(block, columns, row)
+        yield from shape.lines(block) if cells.KERNEL is None else shape.lines_by_kernel(block)
         row += len(block)
 
 
@@ -59,6 +56,7 @@ class _LineTemplate:
         self._between = [b""]
         self._write(tree)
         self._between[-1] += b"\n"
+        self._out = np.empty(0, np.uint8)
 
     def _write(self, node: dict[str, Any]) -> None:
         self._between[-1] += b"{"
@@ -67,18 +65,40 @@ class _LineTemplate:
             if isinstance(child, dict):
                 self._write(child)
             else:
-                self._between[-1] += b'"'
                 self._order.append(child)
-                self._between.append(b'"')
+                self._between.append(b"")
         self._between[-1] += b"}"
 
-    def lines(self, fields: list[bytes], count: int) -> bytes:
+    def lines_by_kernel(self, block: Block) -> Generator[bytes]:
+        """Yield the lines of a block's records."""
+        separators = np.ascontiguousarray(block.separators, np.int32)
+        order, between_ends = np.array(self._order, np.int32), np.cumsum([*map(len, self._between)], dtype=np.int32)
+        between = b"".join(self._between) + bytes(PADDING)
+        row = 0
+        while row < len(block):
+            first = row
+            row, size = cells.KERNEL.json_lines(
+                block.data, separators, separators.shape[1], row, order, between, between_ends, self._out
+            )
+            if row == first:  # the next line may not fit
+                self._out = np.empty(max(_PIECE_BYTES, 2 * len(self._out)), np.uint8)
+            else:
+                yield self._out[:size].tobytes()
+
+    def lines(self, block: Block) -> Generator[bytes]:
+        """Yield the lines of a block's records."""
+        for first in range(0, len(block), _ROWS_PER_CALL):
+            last = min(len(block), first + _ROWS_PER_CALL)
+            yield self._join(_fields(block, first, last), last - first)
+
+    def _join(self, fields: list[bytes], count: int) -> bytes:
         """Return the lines of `count` records, given all their `fields` in row order, escaped and unquoted."""
         width = len(self._order)
         step = 2 * width + 1
         pieces = [b""] * (step * count)
         for position, between in enumerate(self._between):
-            pieces[2 * position :: step] = [between] * count
+            opening, closing = b'"' if position < width else b"", b'"' if position else b""
+            pieces[2 * position :: step] = [closing + between + opening] * count
         for position, column in enumerate(self._order):
             pieces[2 * position + 1 :: step] = fields[column::width]
         # `:""` cannot occur inside a string, where a quote is escaped.
@@ -90,7 +110,6 @@ def _fields(block: Block, first: int, last: int) -> list[bytes]:
     """Return the fields of the records as JSON string contents; null is an empty one."""
     begin, end = int(block.starts[first]), int(block.ends[last - 1])
     raw = bytes(block.data[begin:end])
-    raw.decode()
     width = block.separators.shape[1]
     data = np.frombuffer(raw, np.uint8)
     special = (data == _QUOTE) | (data == _BACKSLASH) | (data < _SPACE)

@@ -18,8 +18,9 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
+from bulkpull.rows import cells
 from bulkpull.rows.block import Block, Layout
-from bulkpull.rows.cells import cell_values, not_utf8_error
+from bulkpull.rows.cells import PADDING, cell_values, confirm_utf8
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.instants import nanoseconds
 from bulkpull.rows.records import File, read_header
@@ -67,25 +68,59 @@ def write_parquet(
 
 def _batch(block: Block, schema: Any, row: int, remedy: str) -> Any:
     """Return the records of a block as a record batch; the first is row number `row`."""
-    try:
-        str(block.data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8_error(block, tuple(schema.names), error.start, row) from None
-    cells = cell_values(block)
+    confirm_utf8(block, tuple(schema.names), row)
+    time_at = next((at for at, field in enumerate(schema) if field.type == _INSTANTS), None)
+    columns = _texts(block) if cells.KERNEL is None else _columns_by_kernel(block, time_at)
+    if time_at is not None and columns[time_at].type != _INSTANTS:
+        columns[time_at] = _instants(columns[time_at], block, schema.names[time_at], row, remedy)
+    return pa.record_batch(columns, schema=schema)
+
+
+def _columns_by_kernel(block: Block, time_at: int | None) -> list[Any]:
+    """Return the columns of a block: texts, and instants for the times if all of them are in canonical form."""
+    rows, width = block.separators.shape
+    offsets = np.empty(width * (rows + 1), np.int32)
+    validity = np.empty(-(-width * rows // 8), np.uint8)
+    texts = np.empty(len(block.data) + width * PADDING, np.uint8)
+    instants = np.empty(rows, np.int64)
+    instant_validity = np.empty(-(-rows // 8), np.uint8)
+    nulls, has_instants = cells.KERNEL.columns(
+        block.data,
+        np.ascontiguousarray(block.separators, np.int32),
+        width,
+        -1 if time_at is None else time_at,
+        offsets,
+        validity,
+        texts,
+        instants,
+        instant_validity,
+    )
+    bits, data = pa.py_buffer(validity), pa.py_buffer(texts)
+    # A column starts at bit `at * rows` and at offset `at * (rows + 1)`, of which Arrow skips `at * rows`.
+    columns = [
+        pa.Array.from_buffers(pa.string(), rows, [bits, pa.py_buffer(offsets[at:]), data], -1, at * rows)
+        for at in range(width)
+    ]
+    if has_instants:
+        assert time_at is not None
+        valid = pa.py_buffer(instant_validity) if nulls else None
+        columns[time_at] = pa.Array.from_buffers(_INSTANTS, rows, [valid, pa.py_buffer(instants)])
+    return columns
+
+
+def _texts(block: Block) -> list[Any]:
+    """Return the columns of a block as texts."""
+    values = cell_values(block)
     # The strings of an Arrow array are contiguous: the bytes between two values become every other string.
-    offsets = np.full(2 * len(cells.ends) + 1, len(cells.data), np.int32)
-    offsets[0:-1:2], offsets[1::2] = cells.starts, cells.ends
-    is_valid = np.ones(2 * len(cells.ends), np.bool_)
-    is_valid[0::2] = ~cells.is_null
-    buffers = [np.packbits(is_valid, bitorder="little"), offsets, cells.data]
+    offsets = np.full(2 * len(values.ends) + 1, len(values.data), np.int32)
+    offsets[0:-1:2], offsets[1::2] = values.starts, values.ends
+    is_valid = np.ones(2 * len(values.ends), np.bool_)
+    is_valid[0::2] = ~values.is_null
+    buffers = [np.packbits(is_valid, bitorder="little"), offsets, values.data]
     texts = pa.Array.from_buffers(pa.string(), len(is_valid), [pa.py_buffer(buffer) for buffer in buffers])
     by_column = np.arange(0, len(is_valid), 2).reshape(len(block), -1).T.reshape(-1)
     texts = texts.take(pa.array(by_column))
-    columns = [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
-    for at, field in enumerate(schema):
-        if field.type == _INSTANTS:
-            columns[at] = _instants(columns[at], block, field.name, row, remedy)
-    return pa.record_batch(columns, schema=schema)
+    return [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
 
 
 def _instants(texts: Any, block: Block, column: str, row: int, remedy: str) -> Any:

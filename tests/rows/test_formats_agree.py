@@ -12,19 +12,20 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
+from bulkpull.rows import _kernel, cells, numpy_scan, scan
 from bulkpull.rows import ndjson as ndjson_module
-from bulkpull.rows import numpy_scan, scan
+from bulkpull.rows import parquet as parquet_module
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.ndjson import ndjson
 from bulkpull.rows.sink import CsvSink
 from tests.rows.test_parquet import write
 
-pytestmark = pytest.mark.usefixtures("each_fast_path")
+pytestmark = pytest.mark.usefixtures("each_fast_path", "each_renderer")
 
 START, END = b"2024-01-01T00:00:00.000Z", b"2024-02-01T00:00:00.000Z"
 CELLS = st.one_of(
@@ -94,6 +95,46 @@ def test_every_format_holds_what_the_csv_module_reads(
         assert list(by_csv(output)) == expected
         assert texts(as_parquet(directory, output)) == expected
         assert texts(as_ndjson(output)) == expected
+
+
+@given(
+    rows=st.lists(
+        st.tuples(CELLS, st.sampled_from(["", "2024-01-15T12:00:00.000Z", "2024-02-29T23:59:59.999Z"]), CELLS),
+        max_size=40,
+    ),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    odd_time=st.sampled_from(["", "2024-01-15", "2024-01-15T12:00:00Z", "2024-01-31T24:00:00.000Z"]),
+    block=st.integers(64, 2000),
+)
+@settings(max_examples=30)  # for each scanner, twice
+def test_the_kernel_and_numpy_write_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]], quoting: Any, odd_time: str, block: int
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer.writerow(["v", "id", "created_time", "w"])
+    for number, (left, created, right) in enumerate(rows):
+        writer.writerow([left.replace("\r", ""), f"{number:024x}", created, right.replace("\r", "")])
+    writer.writerow(["", "last", odd_time, ""])
+    data = text.getvalue().replace(',"",', ",,").encode()
+    directory = tmp_path_factory.mktemp("renderers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "BLOCK_BYTES", block)
+        patch.setattr(parquet_module, "ROW_GROUP_BYTES", 700)
+        found: list[bytes] = []
+        for kernel in (None, _kernel):
+            patch.setattr(cells, "KERNEL", kernel)
+            rendered = b"".join(ndjson(io.BytesIO(data), key="id", flat=False))
+            for partition_by in (None, "month"):
+                path = directory / f"{partition_by}{len(found)}"
+                try:
+                    write(data, path, partition_by=partition_by)
+                except FormatError as error:
+                    rendered += str(error).encode()
+                files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+                rendered += b"".join(str(file.relative_to(path)).encode() + file.read_bytes() for file in files)
+            found.append(rendered)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("shift", range(3))

@@ -16,6 +16,8 @@ from bulkpull.rows import ndjson as module
 from bulkpull.rows.ndjson import ndjson
 from bulkpull.sandbox.data import csv_value
 
+pytestmark = pytest.mark.usefixtures("each_renderer")
+
 VALUES = st.one_of(
     st.sampled_from(["", "a", "TRUE", "two\nlines", 'say "no"', "C:\\x", "é📝", ':""', ',"', "\x00", "\x7f\u2028"]),
     st.text(alphabet='ab:,"\\\n\r\t\x00\x1fé', max_size=5),

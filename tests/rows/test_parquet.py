@@ -22,6 +22,8 @@ from bulkpull.rows import scan
 from bulkpull.rows.parquet import write_parquet
 from tests.rows.test_ndjson import VALUES, csv_field
 
+pytestmark = pytest.mark.usefixtures("each_renderer")
+
 PROVENANCE = {"start": "2024-01-01T00:00:00.000Z", "rows": "3"}
 NOON = "2024-01-15T12:00:00.000Z"
 
