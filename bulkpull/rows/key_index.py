@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.rows.block import Keys, Positions
-from bulkpull.rows.spill import SpilledRun, SpillFile, equal_keys, merge_spilled
+from bulkpull.rows.spill import PAGE_ROWS, SpilledRun, SpillFile, equal_keys, merge_spilled
 
 ENTRY_BYTES = 16  # a key and an offset
-_FILTER_BITS = 16  # a key in a new spilled run; fewer when there are more keys than memory for them
-_MERGED_FILTER_SHARE = 0.75  # of the memory for filters, during a merge of spilled runs: the runs' own take the rest
+_FILTER_BYTES = 1024  # a page in a new spilled run, 16 bits a key; fewer when memory is short
+_MIN_FILTER_BYTES = 8
+_MERGED_FILTER_SHARE = 0.75  # of the memory that the filters of merged runs and of the runs merged into it may take
 _MERGED_PER_ADDED = 16  # spilled rows that are merged for each row that is added: merges are spread out
 
 
@@ -73,7 +74,7 @@ class _Run:
 class KeyIndex:
     """A multimap from keys to row offsets that takes up to about six times `memory` bytes of memory.
 
-    Half of `memory` is for rows, and sorting those takes twice as much; three times `memory` is for filters. The other
+    A third of it is for rows, sorting and merging them takes twice `memory`, and filters take 2.5 times. The other
     rows are spilled to an unnamed temporary file in `directory`. Rows are fresh until `keep` is called; until then they
     can be discarded. The offset of each row that is added must be above those of all rows kept. Methods raise OSError;
     after that, the index can only be closed.
@@ -81,8 +82,8 @@ class KeyIndex:
 
     def __init__(self, directory: Path, memory: int) -> None:
         self._directory = directory
-        self._max_rows = max(1, memory // (2 * ENTRY_BYTES))
-        self._filter_memory = 3 * memory
+        self._max_rows = max(1, memory // (3 * ENTRY_BYTES))
+        self._filter_memory = 5 * memory // 2
         self._runs: list[_Run] = []
         self._file: SpillFile | None = None
         self._spilled: list[SpilledRun] = []
@@ -160,7 +161,7 @@ class KeyIndex:
             runs[-1].merge(last.keys, last.offsets)
         run = runs[0]
         count = len(run) - len(run) // 8
-        self._fit_filters(count * _FILTER_BITS // 8)
+        _shrink_filters(self._spilled, self._filter_memory - (count // PAGE_ROWS + 1) * _FILTER_BYTES)
         self._run_to_append_to(run.first).append(run.keys[:count], run.offsets[:count])
         if count < len(run):
             run.select(slice(count, None))
@@ -174,7 +175,7 @@ class KeyIndex:
                 return spilled
         if self._file is None:
             self._file = SpillFile(self._directory)
-        self._spilled.append(SpilledRun(self._file, _FILTER_BITS))
+        self._spilled.append(SpilledRun(self._file, _FILTER_BYTES))
         return self._spilled[-1]
 
     def _continue_merge(self, rows: int) -> None:
@@ -191,31 +192,35 @@ class KeyIndex:
                 rows -= moved
 
     def _start_merge(self) -> bool:
-        """Start to merge the smallest runs, each at most as large as the smaller ones together."""
+        """Start to merge the smallest runs, each at most twice as large as the smaller ones together."""
         by_size = sorted(self._spilled, key=len)
         total = count = 0
         for spilled in by_size:
-            if count and len(spilled) > total:
+            if count and len(spilled) > 2 * total:
                 break
             total += len(spilled)
             count += 1
         if count < 2 or self._file is None:
             return False
-        bits = _FILTER_BITS
-        while bits > 1 and total * bits // 8 > _MERGED_FILTER_SHARE * self._filter_memory:
-            bits //= 2
-        self._fit_filters(total * bits // 8)
-        self._target = SpilledRun(self._file, bits, total)
+        merged = by_size[:count]
+        pages = total // PAGE_ROWS + 1
+        memory = self._filter_memory - sum(spilled.filter_bytes for spilled in by_size[count:])
+        page_bytes = min(_FILTER_BYTES, int(_MERGED_FILTER_SHARE * memory) // pages)
+        page_bytes = max(_MIN_FILTER_BYTES, page_bytes // _MIN_FILTER_BYTES * _MIN_FILTER_BYTES)
+        _shrink_filters(merged, memory - pages * page_bytes)
+        self._target = SpilledRun(self._file, page_bytes, total)
         self._spilled.append(self._target)
-        self._merge = merge_spilled(by_size[:count], self._target)
+        self._merge = merge_spilled(merged, self._target)
         return True
 
-    def _fit_filters(self, size: int) -> None:
-        """Halve the largest filters until there is memory for `size` more bytes."""
-        while self._spilled and size + sum(spilled.filter_bytes for spilled in self._spilled) > self._filter_memory:
-            largest = max(self._spilled, key=lambda spilled: spilled.filter_bytes)
-            if not largest.halve_filter():
-                break
+
+def _shrink_filters(runs: list[SpilledRun], memory: int) -> None:
+    """Halve the largest filters until all take up to `memory` bytes, if that is possible."""
+    while sum(run.filter_bytes for run in runs) > memory:
+        run = max((run for run in runs if run.can_halve_filter), key=lambda run: run.filter_bytes, default=None)
+        if run is None:
+            return
+        run.halve_filter()
 
 
 def _grown(array: NDArray[Any], used: int, size: int) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from bulkpull.rows.block import Keys, Positions
 PAGE_ROWS = 512  # 4 KiB of keys; the offsets of their rows are in another 4 KiB
 SLOT_PAGES = 128
 _READ_PAGES = 1024  # in memory at once during a lookup
-_FOLDED_PAGES = 4096  # at once while a filter is halved
+_FOLDED_PAGES = 512  # at once while a filter is halved
 _HASH_SHIFTS = (0, 16)  # of a key's bits that select the bits of the filter
 _ALWAYS = 2**63 - 1
 
@@ -86,10 +86,10 @@ class SpilledRun:
     """Sorted keys and the offsets of their rows, in slots of a file.
 
     Rows are appended at the end and taken from the start. `first` and `last` are the lowest and the highest key. The
-    filter starts with `filter_bits` bits a key, with space for `expected_rows`.
+    filter takes `page_bytes` bytes a page, with space for `expected_rows` from the start.
     """
 
-    def __init__(self, file: SpillFile, filter_bits: int, expected_rows: int = 0) -> None:
+    def __init__(self, file: SpillFile, page_bytes: int, expected_rows: int = 0) -> None:
         self._file = file
         self._slots: list[int] = []  # those before `_start` were released
         self._start = self._end = 0  # rows taken, and rows appended, since the run was created
@@ -98,7 +98,7 @@ class SpilledRun:
         pages = -(-expected_rows // PAGE_ROWS)
         self._fences = np.empty(pages, np.uint64)  # the first key of each page: a sparse index
         # A Bloom filter for each page: two bits are set for each key, selected by its lower half, which is a hash.
-        self._filter = np.zeros((pages, max(1, filter_bits * PAGE_ROWS // 8)), np.uint8)
+        self._filter = np.zeros((pages, page_bytes), np.uint8)
         self.first = self.last = 0
 
     def __len__(self) -> int:
@@ -113,19 +113,21 @@ class SpilledRun:
     def _pages(self) -> int:
         return -(-self._end // PAGE_ROWS)
 
-    def halve_filter(self) -> bool:
-        """Halve the filter by folding the bitmap of each page, in place; return False if it cannot be halved."""
+    @property
+    def can_halve_filter(self) -> bool:
+        """Whether the filter can be any smaller."""
+        return self._filter.size > 0 and self._filter.shape[1] % 2 == 0
+
+    def halve_filter(self) -> None:
+        """Halve the filter in place: each two adjacent bits become one, as if there had been half as many."""
         pages, width = self._pages, self._filter.shape[1]
-        half = width // 2
-        if not half:
-            return False
-        flat = self._filter.reshape(-1)
+        flat, half = self._filter.reshape(-1), width // 2
         for at in range(0, pages, _FOLDED_PAGES):
-            part = self._filter[at : min(pages, at + _FOLDED_PAGES)]
-            flat[at * half : (at + len(part)) * half] = (part[:, :half] | part[:, half:]).reshape(-1)
+            bits = np.unpackbits(self._filter[at : min(pages, at + _FOLDED_PAGES)], bitorder="little")
+            folded = np.packbits(bits[0::2] | bits[1::2], bitorder="little")
+            flat[at * half : at * half + len(folded)] = folded
         flat[pages * half : pages * width] = 0
         self._filter.resize((len(self._filter), half), refcheck=False)
-        return True
 
     def discard(self, limit: int) -> None:
         """Discard the rows at offset `limit` and above."""
@@ -298,5 +300,5 @@ def distinct_values(values: Positions) -> Positions:
 
 
 def _hash_bits(keys: Keys, shift: int, width: int) -> Positions:
-    """Return the bit that some bits of each key select in a bitmap of `width` bytes."""
-    return (keys >> np.uint64(shift) & np.uint64(8 * width - 1)).astype(np.int64)
+    """Return the bit that 16 bits of each key select in a bitmap of `width` bytes."""
+    return ((keys >> np.uint64(shift) & np.uint64(0xFFFF)) * np.uint64(8 * width) >> np.uint64(16)).astype(np.int64)

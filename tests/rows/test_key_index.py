@@ -22,15 +22,17 @@ BATCHES = st.lists(st.tuples(st.lists(KEYS, max_size=40), st.booleans()), max_si
 
 
 @contextmanager
-def small_index(directory: Path, rows: int, page: int, filter_bits: int = 16) -> Iterator[KeyIndex]:
+def small_index(directory: Path, rows: int, page: int) -> Iterator[KeyIndex]:
     """An index with so few rows in memory and in a page that it spills and merges after a few rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "PAGE_ROWS", page)
         patch.setattr(spill, "SLOT_PAGES", 2)
         patch.setattr(spill, "_READ_PAGES", 2)
         patch.setattr(spill, "_FOLDED_PAGES", 2)
-        patch.setattr(key_index, "_FILTER_BITS", filter_bits)
-        index = KeyIndex(directory, rows * 2 * ENTRY_BYTES)
+        patch.setattr(key_index, "PAGE_ROWS", page)
+        patch.setattr(key_index, "_FILTER_BYTES", 2 * page)
+        patch.setattr(key_index, "_MIN_FILTER_BYTES", 1)
+        index = KeyIndex(directory, rows * 3 * ENTRY_BYTES)
         yield index
         index.close()
 
@@ -134,6 +136,24 @@ def test_discards_rows_that_were_spilled_and_merged(tmp_path: Path) -> None:
         assert not matches(index, discarded.tolist())
         assert [key for key, _ in matches(index, again.tolist())] == again.tolist()
         assert [key for key, _ in matches(index, kept.tolist())] == kept.tolist()
+
+
+def test_finds_each_row_once_at_any_moment_of_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "PAGE_ROWS", 4)
+    monkeypatch.setattr(spill, "SLOT_PAGES", 2)
+    file = spill.SpillFile(tmp_path)
+    keys = np.sort(np.arange(90, dtype=np.uint64) // np.uint64(15))  # equal keys fill more than a slot
+    runs = [spill.SpilledRun(file, 16), spill.SpilledRun(file, 16), spill.SpilledRun(file, 16, 180)]
+    runs[0].append(keys, np.arange(90))
+    runs[1].append(keys, np.arange(90, 180))
+    asked = np.arange(6, dtype=np.uint64)
+    steps = 0
+    for _ in spill.merge_spilled(runs[:2], runs[2]):
+        steps += 1
+        found = [offset for run in runs if len(run) for _, offsets in run.find(asked) for offset in offsets.tolist()]
+        assert sorted(found) == list(range(180))
+    assert steps > 10
+    file.close()
 
 
 def test_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
