@@ -184,7 +184,7 @@ class SpilledRun:
             for hits, found in equal_keys(self._read(some, np.uint64), keys[asked]):
                 rows = some[found // PAGE_ROWS] * PAGE_ROWS + found % PAGE_ROWS
                 offsets = self._offsets(rows)
-                is_valid = (rows >= self._start) & (offsets < self._limit)
+                is_valid = offsets < self._limit
                 yield asked[hits[is_valid]], offsets[is_valid]
 
     def _candidates(self, keys: Keys) -> tuple[Positions, Positions]:
