@@ -117,7 +117,7 @@ class KeyIndex:
                     hits.append(low + found)
                     offsets.append(run.offsets[at])
         for spilled in self._spilled:
-            if spilled.first <= last and first <= spilled.last:
+            if len(spilled) and spilled.first <= last and first <= spilled.last:
                 for found, at in spilled.find(keys):
                     hits.append(found)
                     offsets.append(at)
@@ -185,11 +185,11 @@ class KeyIndex:
                 return
             assert self._merge is not None
             moved = next(self._merge, None)
-            self._spilled = [spilled for spilled in self._spilled if len(spilled) or spilled is self._target]
             if moved is None:
                 self._merge = self._target = None
             else:
                 rows -= moved
+            self._spilled = [spilled for spilled in self._spilled if len(spilled) or spilled is self._target]
 
     def _start_merge(self) -> bool:
         """Start to merge the smallest runs, each at most twice as large as the smaller ones together."""

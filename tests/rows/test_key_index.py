@@ -138,6 +138,18 @@ def test_discards_rows_that_were_spilled_and_merged(tmp_path: Path) -> None:
         assert [key for key, _ in matches(index, kept.tolist())] == kept.tolist()
 
 
+def test_merges_runs_of_discarded_rows_to_nothing(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    with small_index(tmp_path, 50, 4) as index:
+        for _ in range(10):
+            for at in range(0, 200, 10):
+                index.add(np.sort(random.integers(0, 2**64, 10, np.uint64)), np.arange(at, at + 10))
+                assert not len(index.find(np.zeros(1, np.uint64))[0])
+            index.discard_fresh()
+        index.add(np.zeros(1, np.uint64), np.arange(1))
+        assert matches(index, [0]) == [(0, 0)]
+
+
 def test_finds_each_row_once_at_any_moment_of_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill, "PAGE_ROWS", 4)
     monkeypatch.setattr(spill, "SLOT_PAGES", 2)
