@@ -138,16 +138,30 @@ def test_discards_rows_that_were_spilled_and_merged(tmp_path: Path) -> None:
         assert [key for key, _ in matches(index, kept.tolist())] == kept.tolist()
 
 
-def test_merges_runs_of_discarded_rows_to_nothing(tmp_path: Path) -> None:
+def test_merges_runs_of_discarded_rows_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     with small_index(tmp_path, 50, 4) as index:
-        for _ in range(10):
-            for at in range(0, 200, 10):
-                index.add(np.sort(random.integers(0, 2**64, 10, np.uint64)), np.arange(at, at + 10))
-                assert not len(index.find(np.zeros(1, np.uint64))[0])
-            index.discard_fresh()
-        index.add(np.zeros(1, np.uint64), np.arange(1))
-        assert matches(index, [0]) == [(0, 0)]
+        monkeypatch.setattr(key_index, "_MERGED_PER_ADDED", 0)
+        for at in range(0, 500, 10):
+            index.add(np.sort(random.integers(0, 2**64, 10, np.uint64)), np.arange(at, at + 10))
+        index.discard_fresh()
+        monkeypatch.setattr(key_index, "_MERGED_PER_ADDED", 1000)
+        for at in range(500, 1000, 10):
+            keys = np.sort(random.integers(0, 2**64, 10, np.uint64))
+            index.add(keys.copy(), np.arange(at, at + 10))
+            assert not matches(index, [0])
+            assert matches(index, keys.tolist()) == list(zip(keys.tolist(), range(at, at + 10), strict=True))
+
+
+def test_spills_rows_above_all_others_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.random.default_rng(1).permutation(400).astype(np.uint64)
+    keys = np.concatenate((keys, np.arange(400, 1000, dtype=np.uint64)))
+    monkeypatch.setattr(key_index, "_MERGED_PER_ADDED", 1)
+    with small_index(tmp_path, 20, 2) as index:
+        for at in range(0, 1000, 10):
+            order = np.argsort(keys[at : at + 10])
+            index.add(keys[at : at + 10][order], order + at)
+            assert [key for key, _ in matches(index, keys.tolist())] == sorted(keys[: at + 10].tolist())
 
 
 def test_finds_each_row_once_at_any_moment_of_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
