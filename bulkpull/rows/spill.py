@@ -271,7 +271,8 @@ def merge_spilled(runs: list[SpilledRun], merged: SpilledRun) -> Generator[int]:
     """
     while runs:
         heads = [run.head() for run in runs]
-        limit = min(keys[-1] for keys in heads)
+        quota = max(1, SLOT_PAGES * PAGE_ROWS // len(runs))  # bounds the memory of a step
+        limit = min(keys[min(len(keys), quota) - 1] for keys in heads)
         taken = [run.take(int(np.searchsorted(keys, limit, "right"))) for run, keys in zip(runs, heads, strict=True)]
         keys, offsets = (np.concatenate(column) for column in zip(*taken, strict=True))
         order = np.argsort(keys, kind="stable")
