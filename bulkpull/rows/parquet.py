@@ -28,6 +28,7 @@ from bulkpull.rows.scan import Scanner
 from bulkpull.source import Columns
 
 ROW_GROUP_BYTES = 16 * 1024 * 1024  # in memory, approximately: about 65,000 rows
+_SAMPLE_ROWS = 8192  # the first of a file, from which is judged where a dictionary helps
 MAX_PARTITIONS = 512  # files open at the same time: four decades of months
 _INSTANTS = pa.timestamp("ms", "UTC")
 _FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # milliseconds: the years 1 to 9999, which all readers support
@@ -184,7 +185,7 @@ class _Files:
             return
         months = _months(batch.column(self._columns.time))
         distinct = np.unique(months).tolist()
-        if len(self._writers.keys() | distinct) > MAX_PARTITIONS:
+        if len(self._buffered.keys() | distinct) > MAX_PARTITIONS:
             id = batch.column(self._columns.key)[0].as_py()
             reason = f"month {MAX_PARTITIONS + 1} starts at about this row; the limit is {MAX_PARTITIONS} partitions"
             raise FormatError(row, id, f"{reason}: use a single file, without --partition-by")
@@ -194,10 +195,8 @@ class _Files:
 
     def finish(self, provenance: Mapping[str, str]) -> None:
         """Write the buffered records, the metadata and the footers."""
-        if not self._writers:
-            self._open("")
-        for month, writer in self._writers.items():
-            self._write(month)
+        for month in tuple(self._buffered) or ("",):
+            writer = self._write(month)
             self._encoder.submit(
                 writer.add_key_value_metadata, {f"bulkpull.{name}": text for name, text in provenance.items()}
             ).result()
@@ -206,37 +205,45 @@ class _Files:
             self._encoding.result()
 
     def _buffer(self, month: str, batch: Any) -> None:
-        if month not in self._writers:
-            self._open(month)
-        self._buffered[month].append(batch)
-        self._sizes[month] += batch.nbytes
+        self._buffered.setdefault(month, []).append(batch)
+        self._sizes[month] = self._sizes.get(month, 0) + batch.nbytes
         if sum(self._sizes.values()) >= ROW_GROUP_BYTES:
             self._write(max(self._sizes, key=self._sizes.__getitem__))
 
-    def _open(self, month: str) -> None:
+    def _open(self, month: str, first: Any) -> Any:
+        """Return a new writer for a month, whose first row group is given."""
         path = self._path
         if self._partitioned:
             path = (path / f"month={month}" if month else path) / DATA_SET_FILE  # "" if there are no rows
             path.parent.mkdir(exist_ok=True)
-        self._buffered[month], self._sizes[month] = [], 0
         searched = (self._columns.key, self._columns.time)
+        repetitive = [name for name in self._schema.names if name not in searched and _is_repetitive(first[name])]
         writer = pyarrow.parquet.ParquetWriter(
             self._stack.enter_context(path.open("wb")),
             self._schema,
             compression="zstd",
-            use_dictionary=[name for name in self._schema.names if name not in searched],
+            use_dictionary=repetitive,
             write_statistics=[name for name in self._schema.names if name in searched],
         )
-        self._writers[month] = self._stack.enter_context(writer)
+        return self._stack.enter_context(writer)
 
-    def _write(self, month: str) -> None:
-        """Write the buffered records of a month as a row group."""
+    def _write(self, month: str) -> Any:
+        """Write the buffered records of a month as a row group; return the month's writer."""
         if self._encoding:
             self._encoding.result()
-        table = pa.Table.from_batches(self._buffered[month], self._schema)
+        table = pa.Table.from_batches(self._buffered.get(month, ()), self._schema)
         self._buffered[month], self._sizes[month] = [], 0
+        if month not in self._writers:
+            self._writers[month] = self._open(month, table)
         if table.num_rows:
             self._encoding = self._encoder.submit(_encode, self._writers[month], table)
+        return self._writers[month]
+
+
+def _is_repetitive(column: Any) -> bool:
+    """Whether values repeat so often that a dictionary makes a column smaller, and does not slow its encoding."""
+    sample = column.slice(0, _SAMPLE_ROWS)
+    return bool(2 * pyarrow.compute.count_distinct(sample).as_py() <= len(sample))
 
 
 def _months(created: Any) -> Any:

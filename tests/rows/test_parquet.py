@@ -170,6 +170,16 @@ def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert max(sizes) < 40_000
 
 
+def test_only_repetitive_columns_have_a_dictionary(tmp_path: Path) -> None:
+    rows = "".join(f"{number:024x},{NOON},{number},{number % 7}\n" for number in range(1000))
+    write(f"id,created_time,serial,kind\n{rows}".encode(), tmp_path / "a.parquet")
+    group = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    has_dictionary = {
+        column.path_in_schema: column.has_dictionary_page for column in map(group.column, range(group.num_columns))
+    }
+    assert has_dictionary == {"id": False, "created_time": False, "serial": False, "kind": True}
+
+
 def test_writes_one_file_per_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 10_000)  # so that several months are buffered at once
     rows = [(f"{number:024x}", f"2024-{number % 3 + 1:02d}-15T12:00:00.000Z") for number in range(900)]
