@@ -26,11 +26,11 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         begun: Whether it has read, or cleared, the progress of earlier runs.
         fresh: Whether it was to clear it.
     """
-    from bulkpull.store import WorkDirectory
+    from bulkpull.store import WorkDirectory, resolved
 
     if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
         return None
-    unfinished = WorkDirectory(out)
+    unfinished = WorkDirectory.beside(out)
     if unfinished.journal.exists():
         arguments = sys.argv[1:]
         if begun or not fresh:
@@ -38,7 +38,7 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         command = " ".join(map(quoted, ("bulkpull", *arguments)))
         return f"Progress is saved in {unfinished.path}. Resume with: {command}"
     if isinstance(end, Interrupted):
-        complete = unfinished.output.exists()
+        complete = resolved(out).exists()
         return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
     return None
 

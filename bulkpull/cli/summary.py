@@ -15,7 +15,7 @@ _MAX_NAMED = 10  # windows
 def summary(result: Result) -> str:
     """Return a few lines on a finished pull."""
     lines = [
-        f"{result.rows:,} rows in {result.output} ({decimal(_size(result.output))}), in {result.seconds:.1f} s"
+        f"{result.rows:,} rows in {result.output}{_size(result.output)}, in {result.seconds:.1f} s"
         + (f" (run {result.runs:,})" if result.runs > 1 else ""),
         f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
         f"{decimal(result.bytes)} downloaded, {result.requests:,} requests, {result.retries:,} retries, "
@@ -65,7 +65,9 @@ def _named(windows: Sequence[Window]) -> str:
     return ", ".join(map(str, windows[:_MAX_NAMED])) + more
 
 
-def _size(output: Path) -> int:
-    """Bytes of a file, or of all files in a data set."""
+def _size(output: Path | str) -> str:
+    """The size of a file, or of all files in a data set, in parentheses; empty if the output is not local."""
+    if isinstance(output, str):
+        return ""
     files = output.rglob("*.parquet") if output.is_dir() else [output]
-    return sum(file.stat().st_size for file in files)
+    return f" ({decimal(sum(file.stat().st_size for file in files))})"

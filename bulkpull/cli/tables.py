@@ -40,6 +40,6 @@ def window_json(window: bulkpull.Window) -> dict[str, object]:
     return {"start": instant(window.start), "end": instant(window.end), "counted": window.rows}
 
 
-def path_json(path: Path) -> str:
+def path_json(path: Path | str) -> str:
     """Return a path for JSON, which cannot hold the bytes of a file name that are not text."""
     return os.fsencode(path).decode("utf-8", "replace")

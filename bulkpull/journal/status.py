@@ -41,7 +41,7 @@ class Status:
     whose rows take `size` bytes of CSV.
     """
 
-    output: Path
+    output: Path | str
     running: bool
     pid: int | None
     options: dict[str, str]
@@ -61,7 +61,7 @@ def status(out: str | os.PathLike[str]) -> Status:
     Raises:
         OutputError: there is no unfinished pull, or its journal cannot be read.
     """
-    work = WorkDirectory(out)
+    work = WorkDirectory.beside(out)
     if not work.journal.exists() or not all(map(_is_safe_to_open, work.journal_files)):
         raise OutputError(f"there is no unfinished pull to {work.output}")
     journal = JournalReader(work.journal)

@@ -19,35 +19,9 @@ from bulkpull.source import Columns
 
 @documented
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PullOptions(PlanOptions):
-    """The options of a pull. Raises UsageError for values that make no sense."""
+class RunOptions(PlanOptions):
+    """The options of a pull, wherever its rows go. Raises UsageError for values that make no sense."""
 
-    out: str | os.PathLike[str] = field(
-        metadata=option(
-            "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
-            metavar="FILE",
-        )
-    )
-    format: str | None = field(
-        default=None,
-        metadata=option(
-            "Output format. Defaults to the file extension, else csv.",
-            details="An unknown extension is an error. NDJSON nests dotted names; Parquet has timestamps.",
-            choices=FORMATS,
-        ),
-    )
-    flat: bool = field(
-        default=False,
-        metadata=option("Write NDJSON with dotted names instead of nested objects."),
-    )
-    all_strings: bool = field(
-        default=False,
-        metadata=option("Write times as text in Parquet."),
-    )
-    partition_by: str | None = field(
-        default=None,
-        metadata=option("Write Parquet as a directory with a partition per month.", choices=PARTITIONS),
-    )
     fields: Sequence[str] | None = field(
         default=None,
         metadata=option(
@@ -112,10 +86,6 @@ class PullOptions(PlanOptions):
         default=False,
         metadata=option("Skip windows that cannot be exported; they are reported as missing."),
     )
-    overwrite: bool = field(
-        default=False,
-        metadata=option("Replace the output if it exists."),
-    )
     resume: bool = field(
         default=True,
         metadata=option("Resume an interrupted pull; if false, discard its progress.", in_cli=False),
@@ -136,14 +106,8 @@ class PullOptions(PlanOptions):
 
     @property
     def output_format(self) -> Format:
-        """The format, by its name or by the output's extension."""
-        return format_of(
-            Path(self.out),
-            self.format,
-            flat=self.flat,
-            all_strings=self.all_strings,
-            partition_by=self.partition_by,
-        )
+        """The format of what a pull writes."""
+        return Format()
 
     def names(self, columns: Columns) -> tuple[str, ...]:
         """Return the names of the columns that exports are asked for: those required, then the others, each once."""
@@ -153,6 +117,54 @@ class PullOptions(PlanOptions):
     def divided_memory(self) -> MemoryLimits:
         """What the memory is for."""
         return divided(self.memory, self.output_format)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullOptions(RunOptions):
+    """The options of a pull into a file. Raises UsageError for values that make no sense."""
+
+    out: str | os.PathLike[str] = field(
+        metadata=option(
+            "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
+            metavar="FILE",
+        )
+    )
+    format: str | None = field(
+        default=None,
+        metadata=option(
+            "Output format. Defaults to the file extension, else csv.",
+            details="An unknown extension is an error. NDJSON nests dotted names; Parquet has timestamps.",
+            choices=FORMATS,
+        ),
+    )
+    flat: bool = field(
+        default=False,
+        metadata=option("Write NDJSON with dotted names instead of nested objects."),
+    )
+    all_strings: bool = field(
+        default=False,
+        metadata=option("Write times as text in Parquet."),
+    )
+    partition_by: str | None = field(
+        default=None,
+        metadata=option("Write Parquet as a directory with a partition per month.", choices=PARTITIONS),
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata=option("Replace the output if it exists."),
+    )
+
+    @property
+    def output_format(self) -> Format:
+        """The format, by its name or by the output's extension."""
+        return format_of(
+            Path(self.out),
+            self.format,
+            flat=self.flat,
+            all_strings=self.all_strings,
+            partition_by=self.partition_by,
+        )
 
 
 def check_names(fields: Sequence[str]) -> None:

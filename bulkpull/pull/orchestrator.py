@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 import anyio
@@ -24,13 +24,13 @@ from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.merge import merge
-from bulkpull.pull.options import PullOptions
+from bulkpull.pull.options import PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
-from bulkpull.store import Destination, WorkDirectory, destination_for, feed
+from bulkpull.store import Destination, WorkDirectory, destination_for, feed, resolved
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -56,7 +56,40 @@ async def pull(source: Source, options: PullOptions) -> Result:
         PartError: A file could not be downloaded or read.
         OutputError: The output exists, or the disk does not take it.
     """
-    work = _Pull(source, options)
+
+    def destination(work: WorkDirectory, provenance: Callable[[], Mapping[str, str]]) -> Destination:
+        return destination_for(
+            resolved(options.out),
+            work,
+            options.output_format,
+            overwrite=options.overwrite,
+            columns=source.columns,
+            provenance=provenance,
+        )
+
+    return await run(source, options, WorkDirectory.beside(options.out), destination)
+
+
+MakeDestination = Callable[[WorkDirectory, Callable[[], Mapping[str, str]]], Destination]
+
+
+async def run(source: Source, options: RunOptions, directory: WorkDirectory, destination: MakeDestination) -> Result:
+    """Run a pull whose progress is kept in a directory.
+
+    Args:
+        source: The API.
+        options: The options.
+        directory: The work directory.
+        destination: Returns the destination, given the directory and a function that describes, once all rows are
+            merged, where they come from.
+
+    Returns:
+        The figures of the pull, over all its runs.
+
+    Raises:
+        BulkpullError: See `pull`.
+    """
+    work = _Pull(source, options, directory, destination)
     started = anyio.current_time()
     try:
         # The work is a child of this task, so that a plain cancellation reaches it through the group's scope: only
@@ -80,8 +113,9 @@ class _Pull:
     """What the coroutines of one pull share."""
 
     source: Source
-    options: PullOptions
-    directory: WorkDirectory = field(init=False)
+    options: RunOptions
+    directory: WorkDirectory
+    make_destination: InitVar[MakeDestination]
     destination: Destination = field(init=False)
     identity: dict[str, str] = field(init=False)
     memory: Memory = field(init=False)
@@ -92,18 +126,10 @@ class _Pull:
     doubt: str = ""
     published: bool = False
 
-    def __post_init__(self) -> None:
-        options = self.options
-        self.directory = WorkDirectory(options.out)
-        self.destination = destination_for(
-            self.directory,
-            options.output_format,
-            overwrite=options.overwrite,
-            columns=self.source.columns,
-            provenance=self.provenance,
-        )
-        self.identity = options.identity(self.source)
-        self.memory = Memory(options.divided_memory.parts)
+    def __post_init__(self, make_destination: MakeDestination) -> None:
+        self.destination = make_destination(self.directory, self.provenance)
+        self.identity = self.options.identity(self.source)
+        self.memory = Memory(self.options.divided_memory.parts)
         self.source = self.source.observed(self.announce)
 
     def announce(self, event: Event) -> None:

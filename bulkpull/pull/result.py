@@ -43,7 +43,7 @@ class Result:
     bytes: int
     runs: int
     seconds: float
-    output: Path
+    output: Path | str
     counted: int | None
     probes: int
     splits: int
@@ -103,7 +103,7 @@ class Tally:
                 counts["outside"] += event.outside
 
     def result(
-        self, seconds: float, output: Path, skipped: tuple[Window, ...], completeness: Completeness, doubt: str
+        self, seconds: float, output: Path | str, skipped: tuple[Window, ...], completeness: Completeness, doubt: str
     ) -> Result:
         """Return the result, with the figures counted so far."""
         figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}

@@ -73,6 +73,7 @@ class Destination(Protocol):
 
 
 def destination_for(
+    output: Path,
     work: WorkDirectory,
     format: Format,
     *,
@@ -80,9 +81,10 @@ def destination_for(
     columns: Columns,
     provenance: Callable[[], Mapping[str, str]],
 ) -> Destination:
-    """The destination at the output of `work`, in a `format`.
+    """Return the destination at a path, in a `format`.
 
     Args:
+        output: The path.
         work: The pull's work directory.
         format: What is written.
         overwrite: Whether an existing output is replaced.
@@ -91,7 +93,7 @@ def destination_for(
     """
     renderer = Renderer(work.rendered, format, columns, provenance)
     kind = LocalDirectory if format.is_data_set else LocalFile
-    return kind(work, renderer, overwrite)
+    return kind(output, work, renderer, overwrite)
 
 
 @asynccontextmanager

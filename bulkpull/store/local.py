@@ -18,19 +18,20 @@ from bulkpull.store.work import WorkDirectory
 class LocalFile:
     """A file: the merged CSV itself, which is moved, or what `renderer` makes of it. See Destination."""
 
+    path: Path
     work: WorkDirectory
     renderer: Renderer
     overwrite: bool
     _finished: Path = field(init=False)
 
-    @property
-    def path(self) -> Path:
-        """The output's path."""
-        return self.work.output
-
     def check(self) -> None:
-        """Raise OutputError if the output exists and must not be replaced."""
+        """Raise OutputError if the output exists and must not be replaced, or cannot be published by a rename."""
         with disk_errors(f"write to {self.path}"):
+            if self.work.path.stat().st_dev != self.path.parent.stat().st_dev:
+                raise OutputError(
+                    f"{self.work.path} is on another file system than {self.path}, so the output cannot be published "
+                    "atomically. Unmount it"
+                )
             if self.path.exists():
                 self._check_kind()
                 if not self.overwrite:

@@ -12,6 +12,7 @@ import tempfile
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.errors import OutputError
@@ -22,21 +23,26 @@ _GET_LOCK = getattr(fcntl, "F_OFD_GETLK", 92)
 
 
 class WorkDirectory:
-    """The directory `<output>.bulkpull` beside `output`, on the same file system, so that a rename can publish.
+    """The directory at `path`, for a pull to `output`. The methods block on the disk. All raise OutputError.
 
-    `output` is resolved: a symbolic link is followed. The methods block on the disk. All raise OutputError.
+    Args:
+        path: The directory. Its parent exists.
+        output: What is written, for messages: a path, a URL or a description.
+        is_temporary: Whether the directory serves a single run, so that nothing in it needs to survive that run.
     """
 
-    def __init__(self, output: str | os.PathLike[str]) -> None:
-        with disk_errors(f"write to {os.fspath(output)!r}"):
-            try:
-                self.output = Path(output).resolve()
-            except (ValueError, RuntimeError) as error:  # a null character; a loop of symbolic links
-                raise OutputError(f"cannot write to {os.fspath(output)!r}: {error}") from None
-        if not self.output.name:
-            raise OutputError(f"the output {self.output} is a directory")
-        self.path = self.output.with_name(f"{self.output.name}.bulkpull")
+    def __init__(self, path: Path, output: Path | str, *, is_temporary: bool = False) -> None:
+        self.path = path
+        self.output = output
+        self.is_temporary = is_temporary
         self._lock: int | None = None
+
+    @classmethod
+    def beside(cls, output: str | os.PathLike[str]) -> Self:
+        """The directory `<output>.bulkpull`, on the same file system as the local `output`, so that a rename can
+        publish. A symbolic link is followed."""
+        path = resolved(output)
+        return cls(path.with_name(f"{path.name}.bulkpull"), path)
 
     @property
     def journal(self) -> Path:
@@ -74,16 +80,11 @@ class WorkDirectory:
         From then on it is private and holds nothing that another user created, so no file opened in it later can be a
         link that leads elsewhere.
         """
-        with disk_errors(f"write beside {self.output}"):
+        with disk_errors(f"write to {self.path}"):
             while self._lock is None:
                 with suppress(FileExistsError):
                     self.path.mkdir(mode=0o700)
                 self._lock = self._locked()
-            if os.fstat(self._lock).st_dev != self.path.parent.stat().st_dev:
-                raise OutputError(
-                    f"{self.path} is on another file system than {self.output}, so the output cannot be published "
-                    "atomically. Unmount it"
-                )
             sync_directory(self.path.parent)
 
     def is_claimed(self) -> bool | None:
@@ -181,7 +182,7 @@ class WorkDirectory:
 
     def _foreign(self, path: Path, what: str) -> OutputError:
         return OutputError(
-            f"cannot write beside {self.output}: {path} {what}. Remove {self.path}, or choose another output"
+            f"cannot write to {self.output}: {path} {what}. Remove {self.path}, or choose another output"
         )
 
     @cached_property
@@ -189,6 +190,18 @@ class WorkDirectory:
         """The owner of files that this process creates here: network file systems may map our user to another."""
         with tempfile.TemporaryFile(dir=self.path.parent) as file:
             return os.fstat(file.fileno()).st_uid
+
+
+def resolved(output: str | os.PathLike[str]) -> Path:
+    """Return the path of a local output, with symbolic links followed. Raises OutputError if it cannot be a file."""
+    with disk_errors(f"write to {os.fspath(output)!r}"):
+        try:
+            path = Path(output).resolve()
+        except (ValueError, RuntimeError) as error:  # a null character; a loop of symbolic links
+            raise OutputError(f"cannot write to {os.fspath(output)!r}: {error}") from None
+    if not path.name:
+        raise OutputError(f"the output {path} is a directory")
+    return path
 
 
 def _whole_file(kind: int) -> bytes:

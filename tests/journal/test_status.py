@@ -19,7 +19,7 @@ WORKER = """
 import sys
 from tests.journal.test_status import begun
 from bulkpull.store import WorkDirectory
-work = WorkDirectory(sys.argv[1])
+work = WorkDirectory.beside(sys.argv[1])
 work.claim()
 begun(work)
 print("begun", flush=True)
@@ -45,7 +45,7 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_running_pull_is_shown_with_its_process_and_not_disturbed(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "ä ?#%.csv")  # what a URI would have to escape
+    work = WorkDirectory.beside(tmp_path / "ä ?#%.csv")  # what a URI would have to escape
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", WORKER, str(work.output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
@@ -67,7 +67,7 @@ def test_a_running_pull_is_shown_with_its_process_and_not_disturbed(tmp_path: Pa
 
 
 def test_a_pull_in_this_process_is_shown_too(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.claim()
     journal = begun(work)
     for _ in range(2):
@@ -77,14 +77,14 @@ def test_a_pull_in_this_process_is_shown_too(tmp_path: Path) -> None:
         assert status(work.output).launches == 2
         journal.forget_launch(2)
     with pytest.raises(OutputError, match="another pull"):
-        WorkDirectory(work.output).claim()
+        WorkDirectory.beside(work.output).claim()
     journal.close()
     work.release(remove=False)
     assert (status(work.output).running, status(work.output).pid) == (False, None)
 
 
 def test_the_status_of_a_pull_that_ended_in_order_makes_no_file(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.claim()
     begun(work).close()
     work.release(remove=False)
@@ -95,7 +95,7 @@ def test_the_status_of_a_pull_that_ended_in_order_makes_no_file(tmp_path: Path) 
 
 
 def test_status_needs_no_right_to_write(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.claim()
     begun(work).close()
     work.release(remove=False)
@@ -106,7 +106,7 @@ def test_status_needs_no_right_to_write(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"])
 def test_a_pipe_in_the_place_of_the_journal_is_not_waited_for(tmp_path: Path, planted: str) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     work.journal.touch()
     (work.path / planted).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def test_a_pipe_in_the_place_of_the_journal_is_not_waited_for(tmp_path: Path, pl
 
 
 def test_a_journal_that_has_not_begun_or_is_none_is_told(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     with pytest.raises(OutputError, match="no unfinished pull"):
         status(work.output)
     work.path.mkdir()
@@ -131,7 +131,7 @@ def test_a_journal_that_has_not_begun_or_is_none_is_told(tmp_path: Path) -> None
 def test_where_the_file_system_does_not_tell_of_locks_the_process_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     begun(work).close()
     monkeypatch.setattr(WorkDirectory, "is_claimed", lambda _self: None)

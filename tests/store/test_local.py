@@ -10,14 +10,16 @@ import pytest
 
 from bulkpull import Clickwrap, OutputError
 from bulkpull.rows.format import Format
-from bulkpull.store import WorkDirectory, destination_for
+from bulkpull.store import WorkDirectory, destination_for, resolved
 from bulkpull.store.local import LocalFile
 
 
 def local_file(path: Path | str, *, overwrite: bool = False) -> LocalFile:
     """A claimed destination for plain CSV, which may be written."""
-    work = WorkDirectory(path)
-    destination = destination_for(work, Format(), overwrite=overwrite, columns=Clickwrap.columns, provenance=dict)
+    work = WorkDirectory.beside(path)
+    destination = destination_for(
+        resolved(path), work, Format(), overwrite=overwrite, columns=Clickwrap.columns, provenance=dict
+    )
     assert isinstance(destination, LocalFile)
     work.claim()
     try:
@@ -78,7 +80,7 @@ def test_the_published_output_is_recognised_by_its_receipt(tmp_path: Path) -> No
     assert again.holds(receipt)
     assert not again.holds("")
     compressed = dataclasses.replace(again.renderer, format=Format(compression="gz"))
-    assert not LocalFile(again.work, compressed, overwrite=True).holds(receipt)
+    assert not LocalFile(again.path, again.work, compressed, overwrite=True).holds(receipt)
     publish(again)
     assert not again.holds(receipt)
 

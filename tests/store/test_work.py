@@ -13,7 +13,7 @@ from bulkpull.store import WorkDirectory
 
 
 def test_the_directory_is_private_and_beside_the_output(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.claim()
     assert work.merged.parent == tmp_path / "a.csv.bulkpull"
     assert work.merged.parent.stat().st_mode & 0o777 == 0o700
@@ -22,7 +22,7 @@ def test_the_directory_is_private_and_beside_the_output(tmp_path: Path) -> None:
 
 
 def test_two_pulls_do_not_share_an_output(tmp_path: Path) -> None:
-    first, second = (WorkDirectory(tmp_path / "a.csv") for _ in range(2))
+    first, second = (WorkDirectory.beside(tmp_path / "a.csv") for _ in range(2))
     first.claim()
     first.merged.write_bytes(b"half")
     with pytest.raises(OutputError, match="another pull"):
@@ -39,8 +39,8 @@ def test_a_directory_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "file").write_bytes(b"x")
     (tmp_path / "a.csv.bulkpull").symlink_to(precious)
-    with pytest.raises(OutputError, match=r"beside.* is a symbolic link"):
-        WorkDirectory(tmp_path / "a.csv").claim()
+    with pytest.raises(OutputError, match=r"a.csv.bulkpull is a symbolic link"):
+        WorkDirectory.beside(tmp_path / "a.csv").claim()
     assert (precious / "file").exists()
 
 
@@ -50,7 +50,7 @@ PLANTED = ["journal.sqlite", "journal.sqlite-wal", "output", "output.wide", "ren
 @pytest.mark.parametrize("name", [*PLANTED, "rendered/month=2024-01", "rendered/month=2024-01/activity.parquet"])
 @pytest.mark.parametrize("dangling", [True, False])
 def test_a_link_in_the_directory_is_not_followed(tmp_path: Path, name: str, dangling: bool) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     victim = tmp_path / "victim"
     if not dangling:
         victim.write_bytes(b"precious")
@@ -66,7 +66,7 @@ def test_a_link_in_the_directory_is_not_followed(tmp_path: Path, name: str, dang
 
 
 def test_a_pipe_in_the_directory_is_not_waited_for(tmp_path: Path) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     os.mkfifo(work.merged)
     with pytest.raises(OutputError, match="output is not a file"):
@@ -75,7 +75,7 @@ def test_a_pipe_in_the_directory_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o755])
 def test_a_directory_that_is_ours_becomes_private(tmp_path: Path, mode: int) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     work.merged.write_bytes(b"kept")
     work.path.chmod(mode)
@@ -88,7 +88,7 @@ def test_a_directory_that_is_ours_becomes_private(tmp_path: Path, mode: int) -> 
 @pytest.mark.parametrize("mode", [0o777, 0o700])
 def test_a_file_with_a_second_hard_link_is_refused_where_others_could_have_put_it(tmp_path: Path, mode: int) -> None:
     """A killed pull may have left its output under both names; that directory was private all the time."""
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     work.merged.write_bytes(b"rows")
     (tmp_path / "second").hardlink_to(work.merged)
@@ -106,7 +106,7 @@ def test_a_file_system_without_modes_that_lets_others_in_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     work.path.chmod(0o777)
     with pytest.raises(OutputError, match=r"written by other users.*another file system"):
@@ -115,7 +115,7 @@ def test_a_file_system_without_modes_that_lets_others_in_is_refused(
 
 @pytest.mark.parametrize("name", ["", *PLANTED])
 def test_what_belongs_to_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    work = WorkDirectory(tmp_path / "a.csv")
+    work = WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir(0o777)
     theirs = work.path / name
     if name:
@@ -132,7 +132,7 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_a_claim_can_be_seen_without_being_disturbed(tmp_path: Path) -> None:
-    work, seen_from = WorkDirectory(tmp_path / "a.csv"), WorkDirectory(tmp_path / "a.csv")
+    work, seen_from = WorkDirectory.beside(tmp_path / "a.csv"), WorkDirectory.beside(tmp_path / "a.csv")
     work.claim()
     for _ in range(3):
         assert seen_from.is_claimed() is True  # and looking releases nothing
@@ -143,7 +143,7 @@ def test_a_claim_can_be_seen_without_being_disturbed(tmp_path: Path) -> None:
 
 
 def test_a_look_holds_no_lock_that_a_claim_could_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work, looking = WorkDirectory(tmp_path / "a.csv"), WorkDirectory(tmp_path / "a.csv")
+    work, looking = WorkDirectory.beside(tmp_path / "a.csv"), WorkDirectory.beside(tmp_path / "a.csv")
     work.path.mkdir()
     ask = fcntl.fcntl
 
