@@ -37,10 +37,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bulkpull.events import Event
-    from bulkpull.functions import plan, pull
+    from bulkpull.functions import plan, pull, rows, stream, table
     from bulkpull.journal import Status, status
     from bulkpull.planning import Plan, PlanOptions
-    from bulkpull.pull import CountMismatch, PullOptions, Result
+    from bulkpull.pull import CountMismatch, PullOptions, Result, RowBatch, RowStream, StreamOptions
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
     from bulkpull.window import Window
@@ -71,8 +71,11 @@ __all__ = [
     "RangeRefusedError",
     "Result",
     "RetryPolicy",
+    "RowBatch",
+    "RowStream",
     "Source",
     "Status",
+    "StreamOptions",
     "ThrottledError",
     "TransferError",
     "UnavailableError",
@@ -82,7 +85,10 @@ __all__ = [
     "events",
     "plan",
     "pull",
+    "rows",
     "status",
+    "stream",
+    "table",
 ]
 
 if not TYPE_CHECKING:
@@ -92,16 +98,17 @@ if not TYPE_CHECKING:
             "clickwrap": ("Clickwrap",),
             "errors": [name for name in __all__ if name.endswith("Error")],
             "events": ("Event",),
-            "functions": ("plan", "pull"),
+            "functions": ("plan", "pull", "rows", "stream", "table"),
             "journal": ("Status", "status"),
             "planning": ("Plan", "PlanOptions"),
-            "pull": ("CountMismatch", "PullOptions", "Result"),
+            "pull": ("CountMismatch", "PullOptions", "Result", "RowBatch", "RowStream", "StreamOptions"),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),
     )
-    # The package `bulkpull.pull` must not hide the function: its first import sets the name, so it comes first.
+    # Packages must not hide the functions of the same names: their first import sets the name, so it comes first.
     import_module("bulkpull.pull")
-    del pull
+    import_module("bulkpull.rows")
+    del pull, rows

@@ -89,3 +89,13 @@ def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
             while rest:
                 rest = rest[os.write(file, rest) :]
     return size
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one step that survives a power cut: it has its former contents or `data`. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb", buffering=0) as file:
+        write_all(file.fileno(), [data])
+        sync_file(file.fileno())
+    new.replace(path)
+    sync_directory(path.parent)

@@ -9,7 +9,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -144,22 +144,17 @@ def documented(options: type[OptionsT]) -> type[OptionsT]:
 
 def with_keywords(
     options: Callable[P, OptionsT],
-) -> Callable[
-    [Callable[[SourceT, OptionsT], Coroutine[Any, Any, ResultT]]],
-    Callable[Concatenate[SourceT, P], Coroutine[Any, Any, ResultT]],
-]:
+) -> Callable[[Callable[[SourceT, OptionsT], ResultT]], Callable[Concatenate[SourceT, P], ResultT]]:
     """Return a decorator that replaces the second parameter, `options`, with the keywords of the options' class.
 
     Type checkers see them through the ParamSpec, `help` and `inspect.signature` through `__signature__`. In the
     docstring they replace the line on `options`.
     """
 
-    def decorate(
-        function: Callable[[SourceT, OptionsT], Coroutine[Any, Any, ResultT]],
-    ) -> Callable[Concatenate[SourceT, P], Coroutine[Any, Any, ResultT]]:
+    def decorate(function: Callable[[SourceT, OptionsT], ResultT]) -> Callable[Concatenate[SourceT, P], ResultT]:
         @functools.wraps(function)
-        async def face(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
-            return await function(source, options(*args, **kwargs))
+        def face(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+            return function(source, options(*args, **kwargs))
 
         of_function, of_options = inspect.signature(function), inspect.signature(options)
         source = next(iter(of_function.parameters.values())).replace(kind=inspect.Parameter.POSITIONAL_ONLY)

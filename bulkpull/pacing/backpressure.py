@@ -1,4 +1,4 @@
-"""Backpressure: whether a download may start, given the bytes that wait on the disk to be merged."""
+"""Backpressure: whether a download or an export may start, given the bytes that wait on the disk to be merged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import datetime
 from bulkpull.window import Window
 
 MAX_MERGEABLE_BYTES = 128_000_000
+MAX_WAITING_EXPORTS = 16  # that have succeeded, while no download may start
 
 
 class Backpressure:
@@ -32,7 +33,16 @@ class Backpressure:
         """Return whether a download of this window may start."""
         if self._order and window.start <= self._order[0].start:
             return True
-        return self._bytes.total() < self._max_spooled_bytes and self._mergeable_bytes() < MAX_MERGEABLE_BYTES
+        return not self._is_full()
+
+    def may_launch(self) -> bool:
+        """Return whether another export may be launched: not while many wait for downloads that may not start.
+
+        The window that is merged next is launched in any case, since all others wait for it.
+        """
+        if not self._order or self._order[0].index not in self._missing or not self._is_full():
+            return True
+        return sum(missing > 0 for missing in self._missing.values()) < MAX_WAITING_EXPORTS
 
     def export_succeeded(self, window: Window, parts: int) -> None:
         """Record that an export of the window has so many parts to download."""
@@ -61,6 +71,9 @@ class Backpressure:
             self.window_left(window)
         at = bisect_left(self._order, window.start, key=_start)
         self._order[at:at] = pieces
+
+    def _is_full(self) -> bool:
+        return self._bytes.total() >= self._max_spooled_bytes or self._mergeable_bytes() >= MAX_MERGEABLE_BYTES
 
     def _mergeable_bytes(self) -> int:
         """The bytes of leading windows that are complete; counted no further than needed."""

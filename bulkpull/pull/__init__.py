@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bulkpull.pull.options import PullOptions, check_names
     from bulkpull.pull.orchestrator import pull
     from bulkpull.pull.result import Result
+    from bulkpull.pull.streaming import RowBatch, RowStream, StreamOptions, rows, stream, table
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -22,7 +23,21 @@ else:
             "options": ("PullOptions", "check_names"),
             "orchestrator": ("pull",),
             "result": ("Result",),
+            "streaming": ("RowBatch", "RowStream", "StreamOptions", "rows", "stream", "table"),
         },
     )
 
-__all__ = ["CountMismatch", "PullOptions", "Result", "check_names", "default_extra", "pull"]
+__all__ = [
+    "CountMismatch",
+    "PullOptions",
+    "Result",
+    "RowBatch",
+    "RowStream",
+    "StreamOptions",
+    "check_names",
+    "default_extra",
+    "pull",
+    "rows",
+    "stream",
+    "table",
+]

@@ -90,6 +90,11 @@ class Collector:
         export = Export(part.record.export_id, "succeeded")
         await self._all([part], Links(self.source, export, sorted(of_export, key=lambda record: record.number)))
 
+    async def wait_for_launch(self) -> None:
+        """Wait while so much is waiting for the merge that another export would only wait, too."""
+        while not self.backpressure.may_launch():
+            await self._spool_shrank.wait()
+
     def export_failed(self, window: Window) -> None:
         """The window's parts are of no use."""
         self.backpressure.export_failed(window)

@@ -61,6 +61,7 @@ class Journeys:
         to_launch = {journey.window.index: journey for journey in journeys if not journey.past}
         queue = LaunchQueue(journey.window for journey in to_launch.values())
         while queue:
+            await self.collector.wait_for_launch()
             slot = await self.exporter.acquire_slot()
             journey = to_launch.pop(queue.pop(slots.export_limit.value).index)
             journey.slot = slot

@@ -86,6 +86,7 @@ async def merge(
                     pending.popleft()
                     pending.extendleft(reversed(journey.pieces))
                     continue
+                await in_thread(followed.wait_for_reader, work.sink.offset, from_thread.check_cancelled)
                 try:
                     window = await in_thread(work.merge, journey)
                 except DamagedPart as damage:

@@ -181,7 +181,7 @@ class _Pull:
 
     def close(self, journal: Journal | None) -> None:
         """Close the journal and release the work directory, which stays as long as there is progress in it."""
-        remove = self.published
+        remove = self.directory.is_temporary or (self.published and not self.directory.is_kept)
         if journal:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches

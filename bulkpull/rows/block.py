@@ -60,6 +60,19 @@ class Block:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def part(self, first: int, last: int) -> Block:
+        """Return the records from `first` on, without `last`; `outside` is 0."""
+        begin, end = int(self.starts[first]), int(self.ends[last - 1])
+        return Block(
+            self.data[begin:end],
+            self.starts[first:last] - begin,
+            self.ends[first:last] - begin,
+            self.separators[first:last] - begin,
+            self.keys[first:last],
+            0,
+            self.key_at,
+        )
+
     def id(self, row: int) -> bytes:
         """Return the id of a record, unquoted."""
         begin = int(self.separators[row, self.key_at - 1]) + 1 if self.key_at else int(self.starts[row])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+_CHECKPOINT_INTERVAL_S = 0.1
 
 
 class Superseded(Exception):  # noqa: N818 - not an error: the reader starts over with the rewritten file
@@ -21,7 +24,11 @@ class GrowingFile(io.RawIOBase):
 
     The writer calls `advance`, `finish` and `abort`. Reads block until bytes are available, return b"" at the end of
     the finished file, and raise Superseded if this file will never be finished. `available` is the number of bytes
-    written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one.
+    written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one,
+    and `added_columns` are those that have superseded it.
+
+    The reader may set `max_lead`, the bytes that the writer should not be ahead of it, and `stop_at`, an available byte
+    at which reads end instead of waiting for more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,17 +36,31 @@ class GrowingFile(io.RawIOBase):
         self._changed = threading.Condition()
         self._columns: tuple[str, ...] | None = None
         self._superseded = False
+        self.added_columns: tuple[str, ...] = ()
         self.finished: Path | None = None
         self._file: io.FileIO | None = None
         self.available = self.position = 0
+        self.max_lead: int | None = None
+        self.stop_at: int | None = None
+
+    def wait_for_reader(self, written: int, checkpoint: Callable[[], None]) -> None:
+        """Wait while byte `written` is more than `max_lead` bytes ahead of the reader. `checkpoint` is called meanwhile
+        and may raise to stop."""
+        with self._changed:
+            while self.max_lead is not None and written - self.position > self.max_lead and not self._superseded:
+                self._changed.wait(_CHECKPOINT_INTERVAL_S)
+                checkpoint()
 
     def advance(self, offset: int, columns: Sequence[str]) -> None:
-        """Make the first `offset` bytes available. If `columns` differ from the first call's, supersede the file."""
+        """Make the first `offset` bytes available. If `columns` are not those of the header, supersede the file."""
         with self._changed:
-            self._columns = self._columns or tuple(columns)
-            self._superseded |= self._columns != tuple(columns)
+            if offset and self._columns is None:
+                self._columns = tuple(columns)
+            if self._columns and self._columns != tuple(columns):
+                self.added_columns = tuple(column for column in columns if column not in self._columns)
+                self._superseded = True
             self.available = offset
-            self._changed.notify()
+            self._changed.notify_all()
 
     def finish(self, path: Path) -> None:
         """Make all bytes available. If `path`, the finished file, is another one, supersede this file."""
@@ -47,20 +68,21 @@ class GrowingFile(io.RawIOBase):
             self._superseded |= path != self._path
             self.finished = path
             self.available = path.stat().st_size
-            self._changed.notify()
+            self._changed.notify_all()
 
     def abort(self) -> None:
         """Supersede the file: the writer stops."""
         with self._changed:
             self._superseded = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     # The reader's side
 
-    def wait_beyond(self, offset: int) -> int:
-        """Wait for more than `offset` bytes, or the end; return how many are available. Raises Superseded."""
+    def wait_beyond(self, offset: int, timeout: float | None = None) -> int:
+        """Wait for more than `offset` bytes, or the end, or `timeout` seconds; return how many are available. Raises
+        Superseded."""
         with self._changed:
-            self._changed.wait_for(lambda: self._superseded or self.finished or self.available > offset)
+            self._changed.wait_for(lambda: self._superseded or self.finished or self.available > offset, timeout)
             if self._superseded:
                 raise Superseded
             return self.available
@@ -84,7 +106,7 @@ class GrowingFile(io.RawIOBase):
         file, limit = self._wait()
         with memoryview(buffer) as view:
             count = file.readinto(view.cast("B")[:limit])
-        self.position += count
+        self._advance_reader(count)
         return count
 
     def read(self, size: int = -1) -> bytes:
@@ -92,12 +114,18 @@ class GrowingFile(io.RawIOBase):
             return self.readall()
         file, limit = self._wait()
         data = file.read(min(size, limit)) or b""  # the inherited method would make a copy
-        self.position += len(data)
+        self._advance_reader(len(data))
         return data
+
+    def _advance_reader(self, count: int) -> None:
+        with self._changed:
+            self.position += count
+            self._changed.notify_all()
 
     def _wait(self) -> tuple[io.FileIO, int]:
         """Wait for bytes at the position; return the file, opened there, and how many there are."""
-        limit = max(0, self.wait_beyond(self.position) - self.position)
+        end = self.wait_beyond(self.position) if self.stop_at is None else self.stop_at
+        limit = max(0, end - self.position)
         if self._file is None:
             self._file = self._path.open("rb", buffering=0)
         self._file.seek(self.position)

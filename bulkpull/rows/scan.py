@@ -72,11 +72,12 @@ class Prefetcher:
 
 
 class Scanner:
-    """Reads files block by block; the buffers are reused."""
+    """Reads files in blocks of up to `block_bytes`; the buffers are reused."""
 
-    def __init__(self) -> None:
+    def __init__(self, block_bytes: int = 0) -> None:
+        self._block_bytes = block_bytes or BLOCK_BYTES
         # Two buffers, used in turn. The extra byte is for a final newline, if the file lacks it.
-        self._buffer, self._next_buffer = (FAST_BUFFER(BLOCK_BYTES + 1) for _ in range(2))
+        self._buffer, self._next_buffer = (FAST_BUFFER(self._block_bytes + 1) for _ in range(2))
 
     def blocks(self, file: File, body: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block]:
         """Yield the records of an unbuffered `file` from byte `body` on, where its header ends.
@@ -100,9 +101,9 @@ class Scanner:
     def _fill(self, file: File, have: int) -> int:
         """Fill the buffer, which holds `have` bytes, from the file; return how many it holds then."""
         with memoryview(self._buffer.data) as buffer:
-            while have < BLOCK_BYTES and (count := file.readinto(buffer[have:BLOCK_BYTES])):
+            while have < self._block_bytes and (count := file.readinto(buffer[have : self._block_bytes])):
                 have += count
-        if 0 < have < BLOCK_BYTES and self._buffer.data[have - 1] != _LF:
+        if 0 < have < self._block_bytes and self._buffer.data[have - 1] != _LF:
             self._buffer.data[have] = _LF
             have += 1
         return have

@@ -2,6 +2,7 @@
 
 from bulkpull.store.destination import Destination, destination_for, feed
 from bulkpull.store.render import memory_to_render
+from bulkpull.store.stream import Stream
 from bulkpull.store.work import WorkDirectory, resolved
 
-__all__ = ["Destination", "WorkDirectory", "destination_for", "feed", "memory_to_render", "resolved"]
+__all__ = ["Destination", "Stream", "WorkDirectory", "destination_for", "feed", "memory_to_render", "resolved"]

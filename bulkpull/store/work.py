@@ -29,12 +29,14 @@ class WorkDirectory:
         path: The directory. Its parent exists.
         output: What is written, for messages: a path, a URL or a description.
         is_temporary: Whether the directory serves a single run, so that nothing in it needs to survive that run.
+        is_kept: Whether it stays after the pull has ended.
     """
 
-    def __init__(self, path: Path, output: Path | str, *, is_temporary: bool = False) -> None:
+    def __init__(self, path: Path, output: Path | str, *, is_temporary: bool = False, is_kept: bool = False) -> None:
         self.path = path
         self.output = output
         self.is_temporary = is_temporary
+        self.is_kept = is_kept
         self._lock: int | None = None
 
     @classmethod

@@ -31,6 +31,7 @@ from bulkpull import (
     events,
 )
 from bulkpull.events import Event
+from bulkpull.rows.dedup import Deduplicator
 from bulkpull.sandbox import Sandbox, SandboxConfig
 
 START, END = date(2024, 1, 1), date(2024, 7, 1)
@@ -369,14 +370,14 @@ async def test_rejects_a_second_pull_to_the_same_output(tmp_path: Path) -> None:
 
 async def test_the_merge_does_not_block_the_event_loop(tmp_path: Path) -> None:
     merging: set[int] = set()
-    original = bulkpull.rows.dedup.Deduplicator.add
+    original = Deduplicator.add
 
     def add(*arguments: Any) -> Any:
         merging.add(threading.get_ident())
         return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bulkpull.rows.dedup.Deduplicator.add", add)
+        patch.setattr(Deduplicator, "add", add)
         async with opened() as (_, clickwrap):
             await pull(clickwrap, tmp_path / "a.csv")
     assert merging

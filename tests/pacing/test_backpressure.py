@@ -130,3 +130,26 @@ def test_the_first_window_may_always_start_and_an_empty_spool_stops_nothing(step
     for window in WINDOWS:
         spooled.export_failed(window)
     assert startable(spooled) == [0, 1, 2, 3]
+
+
+def test_launches_wait_while_exports_wait_for_downloads_that_may_not_start() -> None:
+    windows = [
+        Window(number, datetime(2024, 1, 1, number, tzinfo=UTC), datetime(2024, 1, 1, number + 1, tzinfo=UTC))
+        for number in range(20)
+    ]
+    spooled = Backpressure(100, windows)
+    for window in windows[1:]:
+        spooled.export_succeeded(window, 2)
+    spooled.part_downloaded(windows[1], 100)
+    assert spooled.may_launch()  # the merge waits for the first window, which may have no export yet
+    spooled.export_succeeded(windows[0], 1)
+    assert not spooled.may_launch()
+    for window in windows[backpressure.MAX_WAITING_EXPORTS :]:
+        spooled.window_left(window)
+    assert not spooled.may_launch()
+    spooled.window_left(windows[2])
+    assert spooled.may_launch()
+    spooled.export_succeeded(windows[2], 1)
+    assert not spooled.may_launch()
+    spooled.export_failed(windows[1])
+    assert spooled.may_launch()  # there is room for downloads again

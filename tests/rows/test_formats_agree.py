@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 from hypothesis import example, given, settings
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
-from bulkpull.rows import _kernel, cells, numpy_scan, scan
+from bulkpull.rows import batch, cells, numpy_scan, scan
 from bulkpull.rows import ndjson as ndjson_module
 from bulkpull.rows import parquet as parquet_module
+from bulkpull.rows.batch import batches
 from bulkpull.rows.dedup import Deduplicator
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.ndjson import ndjson
 from bulkpull.rows.sink import CsvSink
 from tests.rows.test_parquet import write
@@ -56,6 +59,29 @@ def as_parquet(directory: Path, data: bytes) -> list[dict[str, Any]]:
 def as_ndjson(data: bytes) -> list[dict[str, Any]]:
     lines = b"".join(ndjson(io.BytesIO(data), key="id", flat=True)).decode().split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def as_batches(path: Path, max_rows: int) -> list[dict[str, Any]]:
+    """The rows of the merged CSV, in batches: as Python objects, which are those that Arrow hands over."""
+    growing = GrowingFile(path)
+    growing.finish(path)
+    with closing(growing):
+        found = list(
+            batches(
+                growing,
+                0,
+                Clickwrap.columns,
+                all_strings=False,
+                max_rows=max_rows,
+                on_header=lambda _: None,
+                checkpoint=lambda: None,
+            )
+        )
+    assert all(one.num_rows <= max_rows for one in found)
+    assert not found or found[-1].end == path.stat().st_size
+    rows = [row for one in found for row in one.to_pylist()]
+    assert [row for one in found for row in pyarrow.record_batch(one).to_pylist()] == rows
+    return rows
 
 
 def by_csv(data: bytes) -> Iterator[dict[str, str]]:
@@ -95,6 +121,8 @@ def test_every_format_holds_what_the_csv_module_reads(
         assert list(by_csv(output)) == expected
         assert texts(as_parquet(directory, output)) == expected
         assert texts(as_ndjson(output)) == expected
+        patch.setattr(batch, "MAX_BYTES", block)
+        assert texts(as_batches(directory / "merged", max_rows=5)) == expected
 
 
 @given(
@@ -122,7 +150,7 @@ def test_the_kernel_and_numpy_write_the_same_bytes(
         patch.setattr(scan, "BLOCK_BYTES", block)
         patch.setattr(parquet_module, "ROW_GROUP_BYTES", 700)
         found: list[bytes] = []
-        for kernel in (None, _kernel):
+        for kernel in (None, cells.KERNEL):
             patch.setattr(cells, "KERNEL", kernel)
             rendered = b"".join(ndjson(io.BytesIO(data), key="id", flat=False))
             for partition_by in (None, "month"):

@@ -69,3 +69,50 @@ def test_superseding_the_file_wakes_a_waiting_reader(path: Path, supersede: Call
     result = read_in_a_thread(growing)
     supersede(growing)
     assert isinstance(result(), Superseded)
+
+
+def test_reads_end_where_the_reader_wants_them_to(path: Path) -> None:
+    growing = GrowingFile(path)
+    growing.advance(13, COLUMNS)
+    growing.stop_at = 9
+    assert growing.read(100) == b"id,v\n1,a\n"
+    assert growing.read(100) == b""
+    growing.stop_at = 13
+    assert growing.read(100) == b"2,b\n"
+
+
+def test_a_wait_for_bytes_ends_in_time(path: Path) -> None:
+    growing = GrowingFile(path)
+    growing.advance(9, COLUMNS)
+    assert growing.wait_beyond(9, timeout=0.01) == 9
+
+
+def test_the_writer_waits_for_the_reader_if_it_is_far_ahead(path: Path) -> None:
+    growing = GrowingFile(path)
+    growing.advance(13, COLUMNS)
+    growing.wait_for_reader(13, lambda: None)  # there is no limit
+    growing.max_lead = 5
+    waits: list[int] = []
+
+    def read_a_little() -> None:
+        waits.append(growing.position)
+        growing.read(5)
+
+    growing.wait_for_reader(13, read_a_little)
+    assert waits == [0, 5]
+    growing.seek(0)
+    growing.abort()
+    growing.wait_for_reader(13, read_a_little)
+    assert waits == [0, 5]
+
+
+def test_it_knows_which_columns_have_superseded_it(path: Path) -> None:
+    growing = GrowingFile(path)
+    growing.advance(0, ("id",))  # nothing is written yet
+    growing.advance(9, COLUMNS)
+    growing.advance(13, COLUMNS)
+    assert growing.read(100) == b"id,v\n1,a\n2,b\n"
+    growing.advance(13, (*COLUMNS, "w"))
+    assert growing.added_columns == ("w",)
+    with pytest.raises(Superseded):
+        growing.read(1)
