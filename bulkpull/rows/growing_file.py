@@ -51,11 +51,14 @@ class GrowingFile(io.RawIOBase):
                 self._changed.wait(_CHECKPOINT_INTERVAL_S)
                 checkpoint()
 
-    def advance(self, offset: int, columns: Sequence[str]) -> None:
-        """Make the first `offset` bytes available. If `columns` are not those of the header, supersede the file."""
+    def advance(self, offset: int, columns: Sequence[str], header: Sequence[str] = ()) -> None:
+        """Make the first `offset` bytes available. If `columns` are not those of the header, supersede the file.
+
+        The header has the columns of the first call, unless `header` says otherwise.
+        """
         with self._changed:
             if offset and self._columns is None:
-                self._columns = tuple(columns)
+                self._columns = tuple(header or columns)
             if self._columns and self._columns != tuple(columns):
                 self.added_columns = tuple(column for column in columns if column not in self._columns)
                 self._superseded = True

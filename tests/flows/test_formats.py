@@ -17,6 +17,7 @@ import pytest
 from bulkpull import FormatError, OutputError, UsageError, events
 from bulkpull.download.file import PartialFile
 from bulkpull.events import Event
+from bulkpull.rows import scan
 from bulkpull.sandbox import Sandbox
 from bulkpull.store import WorkDirectory
 from tests.flows.survival import survive_kills, undisturbed
@@ -182,6 +183,18 @@ async def test_columns_that_appear_later_are_in_all_rows(tmp_path: Path, monkeyp
     assert late.count(None) == 7700
     lines = (tmp_path / "a.ndjson").read_text().splitlines()
     assert [json.loads(line)["late"] for line in lines] == late
+
+
+async def test_a_pull_with_a_column_that_appeared_later_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_a_late_column(monkeypatch)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 4096)  # so that rows are rendered as soon as they are merged
+    async with Sandbox(CONFIG) as sandbox:
+        await pull(sandbox, tmp_path / "a.parquet", fields=None)
+        await interrupted(sandbox, tmp_path / "b.parquet", at(events.WindowMerged, 10), exports=4, fields=None)
+        await pull(sandbox, tmp_path / "b.parquet", fields=None)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
 async def test_rejects_contradictory_options_without_a_request(tmp_path: Path) -> None:
