@@ -36,6 +36,7 @@ class GivenActivities:
             ms = milliseconds(moment)
             row["created_time"] = moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             row["id"] = row.get("id") or made_up_id(ms, seed, number)
+            row.setdefault("signer_id", f"{number + 1:05d}")
             timed.append((ms, row))
         timed.sort(key=lambda pair: pair[0])
         named = {name: None for _, row in timed for name in row}

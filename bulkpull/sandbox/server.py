@@ -79,9 +79,9 @@ class Sandbox:
     def rows(self) -> Sequence[Mapping[str, str | None]]:
         """The activities, ordered by time; set it to replace them, at any time.
 
-        A row has any fields, by dotted names or nested. Values that are not strings are written as JSON. An `id` that
-        is missing is made up from the number of the row, and a `created_time` is one minute after that of the row
-        before, from the start of the sandbox's range.
+        A row has any fields, by dotted names or nested. Values that are not strings are written as JSON. A missing
+        `id` or `signer_id` is made up from the number of the row; a missing `created_time` is one minute after that of
+        the row before, from the start of the sandbox's range.
         """
         activities = self._activities
         return [dict(zip(activities.fields, activities.row(at), strict=True)) for at in range(activities.rows)]

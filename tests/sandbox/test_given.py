@@ -51,7 +51,7 @@ async def test_exactly_the_given_rows_are_exported(tmp_path: Path) -> None:
     assert chosen == [
         {
             "id": "late",
-            "signer_id": "",
+            "signer_id": "00001",
             "created_time": "2024-03-01T00:00:00.000Z",
             "event_type": "sent",
             "connection_data.geo.city": "",
