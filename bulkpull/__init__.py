@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bulkpull.functions import plan, pull, rows, stream, table
     from bulkpull.journal import Status, status
     from bulkpull.planning import Plan, PlanOptions
+    from bulkpull.progress import Progress, ProgressSnapshot
     from bulkpull.pull import CountMismatch, PullOptions, Result, RowBatch, RowStream, StreamOptions
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
@@ -67,6 +68,8 @@ __all__ = [
     "PartError",
     "Plan",
     "PlanOptions",
+    "Progress",
+    "ProgressSnapshot",
     "PullOptions",
     "RangeRefusedError",
     "Result",
@@ -101,6 +104,7 @@ if not TYPE_CHECKING:
             "functions": ("plan", "pull", "rows", "stream", "table"),
             "journal": ("Status", "status"),
             "planning": ("Plan", "PlanOptions"),
+            "progress": ("Progress", "ProgressSnapshot"),
             "pull": ("CountMismatch", "PullOptions", "Result", "RowBatch", "RowStream", "StreamOptions"),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),

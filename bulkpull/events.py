@@ -2,14 +2,17 @@
 
 Progress, logs, the figures of the result and tests all use these events; no stage prints or counts by itself.
 A listener is a plain function that is called in the event loop: it must return at once, and an exception that it
-raises ends the pull.
+raises ends the pull. Coroutine functions are refused, since nothing would await what they return.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from bulkpull.errors import UsageError
 from bulkpull.window import Window
 
 
@@ -23,6 +26,32 @@ OnEvent = Callable[[Event], None]
 
 def ignore(_event: Event) -> None:
     """No-op listener."""
+
+
+def check_listener(on_event: OnEvent) -> None:
+    """Raise UsageError for a coroutine function, also behind `functools.partial` or as the `__call__` of an object."""
+    function: object = on_event
+    while isinstance(function, partial):
+        function = function.func
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - of an object
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
+        raise _refused(on_event)
+
+
+def tell(on_event: Callable[[Event], object], event: Event) -> None:
+    """Call a listener. Raises UsageError if it returns an awaitable."""
+    returned = on_event(event)
+    if returned is not None and inspect.isawaitable(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()
+        raise _refused(on_event)
+
+
+def _refused(on_event: object) -> UsageError:
+    return UsageError(
+        f"on_event is asynchronous: {on_event!r} must be a plain function, which is called in the event loop and "
+        "returns at once. Let it put events into a queue, or use bulkpull.Progress."
+    )
 
 
 # The client

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientMiddlewareType
 from aiohttp.http_exceptions import LineTooLong
+from yarl import URL
+
+from bulkpull.errors import UsageError
 
 # Timeouts until the headers of an answer: a request may first wait for a connection of the caller's session.
 HEADER_TIMEOUTS = 10
@@ -36,6 +40,8 @@ def describe(error: BaseException) -> str:
     """Return a short description of a transport error, without URLs: aiohttp's messages include their queries."""
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect ({error.os_error.strerror or type(error.os_error).__name__})"
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -53,6 +59,24 @@ def has_long_header(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def environment_proxy(url: URL) -> str | None:
+    """Return the proxy that the environment names for a URL, unless NO_PROXY excludes its host. A session with
+    `trust_env` does the same, but also sends the credentials that .netrc has for a host.
+
+    Raises:
+        UsageError: The proxy is not an HTTP proxy.
+    """
+    proxy = getproxies_environment().get(url.scheme)
+    if not proxy or proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    scheme, separator, _ = proxy.partition("://")
+    if not separator:
+        return f"http://{proxy}"
+    if scheme not in ("http", "https"):
+        raise UsageError(f"the proxy for {url.scheme} in the environment is one for {scheme}: it must be an HTTP proxy")
+    return proxy
 
 
 def is_loopback(host: str) -> bool:

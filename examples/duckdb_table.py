@@ -13,12 +13,15 @@ from bulkpull import Clickwrap, RowStream, stream
 
 def load(rows: RowStream, path: str) -> None:
     with duckdb.connect(path) as database:
-        database.sql("create or replace table activity as from rows")
-        print(database.sql("select count(*), min(created_time) from activity").fetchone())
+        database.execute("create or replace table activity as from rows")
+        print(database.execute("select count(*), count(distinct id) from activity").fetchone())
 
 
 async def main(start: str, end: str, path: str) -> None:
-    async with Clickwrap.from_env() as clickwrap, stream(clickwrap, start=start, end=end, fields=["event_type"]) as rows:
+    async with (
+        Clickwrap.from_env() as clickwrap,
+        stream(clickwrap, start=start, end=end, fields=["event_type"]) as rows,
+    ):
         await asyncio.to_thread(load, rows, path)  # DuckDB waits for rows, so not in the event loop
 
 

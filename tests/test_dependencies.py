@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"pyarrow", "boto3", "botocore"}  # imported only where Parquet or an S3 store is asked for
+OPTIONAL = {"pyarrow", "boto3", "botocore", "pytest"}  # imported where Parquet, an S3 store or the plugin is used
 
 
 def imported() -> set[str]:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 from bulkpull.cli.lines import line
-from bulkpull.cli.state import State
 from bulkpull.events import Event, OnEvent
+from bulkpull.progress import Progress
 
 _LINE_INTERVAL_S = 10.0  # if standard error is not a terminal
 
@@ -33,22 +34,22 @@ def progress(*, verbose: bool) -> Iterator[OnEvent]:
 
 @contextmanager
 def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
-    state = State()
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=20), _Figures(state), console=console, transient=True
+    figures = Progress()
+    bars = Bars(
+        TextColumn("{task.description}"), BarColumn(bar_width=20), _Figures(figures), console=console, transient=True
     )
     exports, download, merge = (bars.add_task(stage, total=None) for stage in ("export", "download", "merge"))
     render = bars.add_task("render", total=None, visible=False)
 
     def listener(event: Event) -> None:
-        state(event)
+        figures(event)
         if text := line(event, verbose=verbose):
             bars.console.print(escape(text))
-        bars.update(exports, completed=state.exports_done, total=state.windows or None)
-        bars.update(download, completed=state.downloaded.total(), total=state.parts or None)
-        bars.update(merge, completed=state.merged, total=state.windows or None)
-        if state.rendered:
-            bars.update(render, completed=state.rendered[0], total=state.rendered[1], visible=True)
+        bars.update(exports, completed=figures.exports_done, total=figures.windows or None)
+        bars.update(download, completed=figures.parts_downloaded, total=figures.parts or None)
+        bars.update(merge, completed=figures.windows_merged, total=figures.windows or None)
+        if figures.rendered:
+            bars.update(render, completed=figures.rendered[0], total=figures.rendered[1], visible=True)
 
     with bars:
         yield listener
@@ -57,49 +58,53 @@ def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
 class _Figures(ProgressColumn):
     """The figures beside each bar."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, figures: Progress) -> None:
         super().__init__()
-        self._state = state
+        self._figures = figures
 
     def render(self, task: Task) -> Text:
-        state = self._state
-        if task.description == "export" and not state.windows:
-            return Text(f"counting: {state.probes:,} requests")
+        figures = self._figures
+        if task.description == "export" and not figures.windows:
+            return Text(f"counting: {figures.counting_requests:,} requests")
         if task.description == "export":
             return Text(
-                f"{state.exports_launched:,}/{state.windows:,} launched, {state.in_flight:,} in flight"
-                + (f" (limit {state.limit:,})" if state.limit else "")
-                + f", {state.exports_done:,} exported"
+                f"{figures.exports_launched:,}/{figures.windows:,} launched, {figures.exports_in_flight:,} in flight"
+                + (f" (limit {figures.export_limit:,})" if figures.export_limit else "")
+                + f", {figures.exports_done:,} exported"
             )
         if task.description == "download":
             return Text(
-                f"{state.downloaded.total():,}/{state.parts:,} parts, {decimal(state.bytes)}, "
-                f"{decimal(int(state.rate))}/s"
+                f"{figures.parts_downloaded:,}/{figures.parts:,} parts, {decimal(figures.bytes)}, "
+                f"{decimal(int(figures.rate))}/s"
             )
         if task.description == "render":
-            size, merged = state.rendered or (0, 0)
+            size, merged = figures.rendered or (0, 0)
             return Text(f"{decimal(size)} of {decimal(merged)} merged")
-        remaining = "?" if state.remaining is None else _clock(state.remaining)
-        return Text(f"{state.rows:,} rows, {_clock(state.elapsed)} elapsed, {remaining} left")
+        remaining = "?" if figures.remaining is None else _clock(figures.remaining)
+        return Text(f"{figures.rows:,} rows, {_clock(figures.elapsed)} elapsed, {remaining} left")
 
 
 def _lines(console: Console, *, verbose: bool) -> OnEvent:
-    state = State()
-    last = state.began
+    figures = Progress()
+    last = time.monotonic()
 
     def listener(event: Event) -> None:
         nonlocal last
-        state(event)
+        figures(event)
         if text := line(event, verbose=verbose):
             console.print(text, markup=False, highlight=False, soft_wrap=True)
         if time.monotonic() - last >= _LINE_INTERVAL_S:
             last = time.monotonic()
-            remaining = "" if state.remaining is None else f", about {_clock(state.remaining)} left"
+            remaining = "" if figures.remaining is None else f", about {_clock(figures.remaining)} left"
             console.print(
-                f"{_clock(state.elapsed)}: {state.exports_launched:,} of {state.windows:,} windows launched, "
-                f"{state.in_flight:,} in flight, {state.exports_done:,} exported; {decimal(state.bytes)} downloaded; "
-                f"{state.rows:,} rows merged"
-                + (f", {decimal(state.rendered[0])} of {decimal(state.rendered[1])} rendered" if state.rendered else "")
+                f"{_clock(figures.elapsed)}: {figures.exports_launched:,} of {figures.windows:,} windows launched, "
+                f"{figures.exports_in_flight:,} in flight, {figures.exports_done:,} exported; "
+                f"{decimal(figures.bytes)} downloaded; {figures.rows:,} rows merged"
+                + (
+                    f", {decimal(figures.rendered[0])} of {decimal(figures.rendered[1])} rendered"
+                    if figures.rendered
+                    else ""
+                )
                 + remaining,
                 markup=False,
                 highlight=False,

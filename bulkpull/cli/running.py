@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bulkpull import RetryPolicy, UsageError
+from bulkpull import RetryPolicy
 from bulkpull.clickwrap import BASE_URL
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def client(base_url: str, requests_per_minute: int, retry_for: float, *, needs_t
     from bulkpull import Clickwrap
 
     retry = RetryPolicy(seconds=retry_for)
-    token = _token() if needs_token else "none"
-    return Clickwrap(token, base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
+    token = None if needs_token else "none"
+    return Clickwrap.from_env(token=token, base_url=base_url, requests_per_minute=requests_per_minute, retry=retry)
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
@@ -108,15 +107,3 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
                     sys.stderr.flush()
                 os._exit(EXIT_INTERRUPTED)
             scope.cancel()
-
-
-def _token() -> str:
-    token, path = os.environ.get("BULKPULL_TOKEN"), os.environ.get("BULKPULL_TOKEN_FILE")
-    if token is not None:
-        return token
-    if path is None:
-        raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the path of a file that contains it")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the token file {path} cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from bulkpull.http import (
     MAX_HEADER,
     MAX_HEADERS,
     describe,
+    environment_proxy,
     has_long_header,
     is_loopback,
     sent_once,
@@ -58,12 +60,19 @@ class Api:
         budget: RequestBudget,
         retry: RetryPolicy,
         request_timeout: float,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        trust_env: bool = False,
     ) -> None:
+        if session and ssl_context:
+            raise UsageError("ssl_context and session exclude each other: give the context to the session's connector")
         self._token = _check_token(token)
         self.base_url = _check_base_url(base_url)
         self.budget = budget
         self.retry = retry
         self.on_event: OnEvent = ignore
+        self.ssl: ssl.SSLContext | bool = ssl_context or True
+        self.trust_env = trust_env or bool(session and session.trust_env)
         self._session = session
         self._owns_session = session is None
         self._request_timeout = request_timeout
@@ -73,10 +82,16 @@ class Api:
     def open(self) -> aiohttp.BaseConnector | None:
         """Open the session, unless the caller gave one; return the connector of that."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self.ssl), cookie_jar=aiohttp.DummyCookieJar()
+            )
         elif self._session.auth is not None:
             raise UsageError(
                 "the session has its own auth, which conflicts with the token. Use a session without auth."
+            )
+        elif self._session.trust_env and self.base_url.scheme == "http" and environment_proxy(self.base_url):
+            raise UsageError(
+                f"the proxy of the environment would get the token unencrypted: add {self.base_url.host} to NO_PROXY"
             )
         connector = self._session.connector
         limit = min(MAX_SOCKETS, connector.limit or MAX_SOCKETS) if connector else MAX_SOCKETS
@@ -149,6 +164,7 @@ class Api:
         """
         if self._session is None or self._sockets is None or self._session.closed:
             raise UsageError("the client, or its session, is not open: use it inside 'async with'")
+        proxy = environment_proxy(url) if self.trust_env and url.scheme == "https" else None
         try:
             async with self._sockets, self.budget.slot(self.retry.seconds):
                 self.on_event(Requested(route))
@@ -160,6 +176,7 @@ class Api:
                     raise_for_status=False,
                     timeout=timeout(seconds, total=seconds + HEADER_TIMEOUTS * self._request_timeout),
                     middlewares=(sent_once(),),
+                    proxy=proxy,
                     max_line_size=MAX_HEADER,
                     max_field_size=MAX_HEADER,
                     max_headers=MAX_HEADERS,
@@ -177,7 +194,8 @@ class Api:
                     f"headers, which is not accepted; is {self.base_url} the API?"
                 ) from None
             # Raised without its cause, since aiohttp's errors hold the request with its headers.
-            raise TransientError(describe(error), undone=isinstance(error, aiohttp.ClientConnectorError)) from None
+            unsent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError))
+            raise TransientError(describe(error), undone=unsent) from None
         wait = retry_after(response.headers.get("Retry-After"))
         if response.status == 429:
             wait = self.budget.note_throttled(wait)

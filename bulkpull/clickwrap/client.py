@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -15,6 +18,7 @@ import aiohttp
 import anyio
 from yarl import URL
 
+from bulkpull.background import require_asyncio
 from bulkpull.clickwrap.api import MAX_MESSAGE_CHARS, NOT_READY, Api, timeout
 from bulkpull.clickwrap.defaults import BASE_URL
 from bulkpull.clickwrap.filters import check_filter, window_filter
@@ -43,6 +47,9 @@ class Clickwrap:
         session: An `aiohttp.ClientSession` to use, which stays open. By default the client opens and closes its own.
             The session's connector also serves file downloads, so its connection limit should exceed their number. Its
             headers, cookies and proxy are not used for file hosts, its middlewares not at all.
+        ssl_context: The TLS context for the API and file hosts, for example with a private CA. Without `session`.
+        trust_env: Use the proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`) for the API and file hosts. Also true
+            if the `session` has it.
         requests_per_minute: The budget for all requests of this client, including retries. The API allows 2000 per
             token, which other programs may share, and sends an email to the site's administrators beyond that.
         retry: How often and how long failed requests and downloads are retried. An API that has never responded is
@@ -69,6 +76,8 @@ class Clickwrap:
         *,
         base_url: str = BASE_URL,
         session: aiohttp.ClientSession | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        trust_env: bool = False,
         requests_per_minute: int = DEFAULT_PER_MINUTE,
         retry: RetryPolicy | None = None,
         request_timeout: float = 60.0,
@@ -77,11 +86,33 @@ class Clickwrap:
     ) -> None:
         budget = RequestBudget(requests_per_minute)
         self.retry = retry or RetryPolicy()
-        self._api = Api(token, base_url, session, budget, self.retry, request_timeout)
+        self._api = Api(
+            token, base_url, session, budget, self.retry, request_timeout, ssl_context=ssl_context, trust_env=trust_env
+        )
         self._link_session: aiohttp.ClientSession | None = None
         self._rangeless: set[str] = set()  # file hosts that do not support ranges
         self._launch_timeout = launch_timeout
         self._stall_timeout = stall_timeout
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """Return a client with the token and the base URL that the environment has.
+
+        The token is in `BULKPULL_TOKEN`, or in the file whose path is in `BULKPULL_TOKEN_FILE`; the base URL is in
+        `BULKPULL_BASE_URL`, and defaults to the production API.
+
+        Args:
+            options: Arguments of the class. `token` and `base_url` override the environment.
+
+        Returns:
+            The client.
+
+        Raises:
+            UsageError: There is no token, its file cannot be read, or see the class.
+        """
+        token = options.pop("token", None)
+        base_url = options.pop("base_url", None) or os.environ.get("BULKPULL_BASE_URL") or BASE_URL
+        return cls(_environment_token() if token is None else token, base_url=base_url, **options)
 
     def __repr__(self) -> str:
         return f"Clickwrap({self.base_url!r})"
@@ -102,11 +133,12 @@ class Clickwrap:
         return self._api.budget.throttled_at
 
     async def __aenter__(self) -> Self:
+        require_asyncio()
         connector = self._api.open()
         # Downloads have their own connection pool, so that they cannot starve API requests, unless the caller provides
         # a connector.
         self._link_session = aiohttp.ClientSession(
-            connector=connector or aiohttp.TCPConnector(limit=0),
+            connector=connector or aiohttp.TCPConnector(limit=0, ssl=self._api.ssl),
             connector_owner=connector is None,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout(self._stall_timeout, total=None),
@@ -307,6 +339,7 @@ class Clickwrap:
             allow_http=allow_http,
             stall_timeout=self._stall_timeout,
             rangeless=self._rangeless,
+            trust_env=self._api.trust_env,
             offset=offset,
             validator=validator,
         )
@@ -318,6 +351,18 @@ class Clickwrap:
             if export.message is None
             else replace(export, message=self._api.clean(export.message)[:MAX_MESSAGE_CHARS])
         )
+
+
+def _environment_token() -> str:
+    token, path = os.environ.get("BULKPULL_TOKEN"), os.environ.get("BULKPULL_TOKEN_FILE")
+    if token is not None:
+        return token
+    if path is None:
+        raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the path of a file that contains it")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the token file {path} cannot be read: {error}") from None
 
 
 def _segment(id: str) -> str:

@@ -25,7 +25,15 @@ from bulkpull.errors import (
     RangeRefusedError,
     TransferError,
 )
-from bulkpull.http import HEADER_TIMEOUTS, MAX_HEADER, MAX_HEADERS, describe, has_long_header, is_loopback
+from bulkpull.http import (
+    HEADER_TIMEOUTS,
+    MAX_HEADER,
+    MAX_HEADERS,
+    describe,
+    environment_proxy,
+    has_long_header,
+    is_loopback,
+)
 from bulkpull.retry import retry_after
 from bulkpull.source import Body
 
@@ -78,6 +86,7 @@ async def open_link(
     allow_http: bool,
     stall_timeout: float,
     rangeless: set[str],
+    trust_env: bool = False,
     offset: int = 0,
     validator: str | None = None,
 ) -> AsyncIterator[Body]:
@@ -90,6 +99,7 @@ async def open_link(
         allow_http: Whether http is allowed on loopback.
         stall_timeout: Seconds without a byte of the body after which the transfer counts as broken.
         rangeless: Hosts without support for ranges, which are asked for the whole file. Extended here.
+        trust_env: Whether proxies of the environment are used for https.
         offset: The first byte.
         validator: The ETag of the bytes before `offset`.
 
@@ -111,7 +121,8 @@ async def open_link(
             headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
         try:
             with anyio.fail_after(HEADER_TIMEOUTS * stall_timeout):
-                response = await session.get(url, headers=headers, allow_redirects=False)
+                proxy = environment_proxy(url) if trust_env and url.scheme == "https" else None
+                response = await session.get(url, headers=headers, allow_redirects=False, proxy=proxy)
         except aiohttp.ClientConnectorCertificateError:
             raise PartError(f"the file host {url.host} has no valid certificate") from None
         except (aiohttp.ClientError, TimeoutError) as error:

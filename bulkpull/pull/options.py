@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bulkpull.errors import UsageError
-from bulkpull.events import OnEvent, ignore
+from bulkpull.events import OnEvent, check_listener, ignore
 from bulkpull.options import documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
@@ -93,8 +93,8 @@ class RunOptions(PlanOptions):
     on_event: OnEvent = field(
         default=ignore,
         metadata=option(
-            "Function called in the event loop with each event.",
-            details="It must return at once; an exception it raises ends the pull.",
+            "Function called in the event loop with each event, such as a `Progress`.",
+            details="It must return at once, so a coroutine function is refused; an exception it raises ends the pull.",
             in_cli=False,
         ),
     )
@@ -103,6 +103,7 @@ class RunOptions(PlanOptions):
         PlanOptions.__post_init__(self)  # super() fails in a dataclass with slots before Python 3.14
         divided(self.memory, self.output_format)
         check_names(self.fields or ())
+        check_listener(self.on_event)
 
     @property
     def output_format(self) -> Format:

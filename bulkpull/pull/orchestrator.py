@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.errors import BulkpullError, OutputError, UsageError
-from bulkpull.events import CountsDoubted, Event, Planned, Published
+from bulkpull.events import CountsDoubted, Event, Planned, Published, tell
 from bulkpull.journal import Journal, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning import plan
@@ -134,7 +134,7 @@ class _Pull:
 
     def announce(self, event: Event) -> None:
         self.tally(event)
-        self.options.on_event(event)
+        tell(self.options.on_event, event)
 
     @property
     def names(self) -> tuple[str, ...]:

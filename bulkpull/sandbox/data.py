@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from time import gmtime, strftime
-from typing import Any
+from typing import Any, ClassVar
 
 FIELDS = (
     "id",
@@ -137,7 +137,7 @@ class _Pools:
         return _Pools(*(tuple(map(csv_value, getattr(self, name))) for name in _Pools.__dataclass_fields__))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Activities:
     """`rows` activities in `[start, end)`, ordered by time.
 
@@ -154,6 +154,8 @@ class Activities:
     conflicts: float = 0.0002
     peak: float = 0.0
     burst: int = 0
+    fields: ClassVar = FIELDS
+    default_fields: ClassVar = DEFAULT_FIELDS
     _start_ms: int = field(init=False)
     _slots: list[int] = field(init=False)  # positions, 2^16 per row, between which rows are evenly distributed
     _times: list[int] = field(init=False)  # the corresponding milliseconds since the start
@@ -178,10 +180,6 @@ class Activities:
             self._times[1:1] = [span // 2, span // 2]
         self._encoded = self._values.encoded()
 
-    def between(self, start: datetime, end: datetime) -> range:
-        """Return the numbers of the activities with start <= created_time < end."""
-        return range(self._first_from(start), self._first_from(end))
-
     def row(self, number: int) -> Row:
         """Return the values of one activity, in the order of FIELDS."""
         return self._row(number, self._mix(number), self._values)
@@ -203,14 +201,14 @@ class Activities:
                 again.append(fields)
             if number and luck >> 16 & 0xFFFF < conflict_below:
                 earlier = number - 1 - draw % min(number, self.rows // 8 + 1)
-                again.append((self._id(earlier, self._ms(earlier)), *fields[1:]))
+                again.append((made_up_id(self._ms(earlier), self.seed, earlier), *fields[1:]))
         yield from again
 
     def _row(self, number: int, draw: int, pools: _Pools) -> tuple[Any, ...]:
         slot = number << 16 | draw & 0xFFFF  # a random position in its own slot, which keeps the order
         ms = self._moment(slot)
         return (
-            self._id(number, ms),
+            made_up_id(ms, self.seed, number),
             _SIGNERS[draw >> 8 & 4095],
             self._created(ms),
             pools.events[draw & 15],
@@ -220,10 +218,6 @@ class Activities:
             pools.vip[draw >> 54 & 7],
             pools.plans[draw >> 57 & 31],
         )
-
-    def _id(self, number: int, ms: int) -> str:
-        """Return 24 hexadecimal digits that start with the second, like MongoDB's ObjectIds."""
-        return f"{ms // 1000:08x}{self.seed & 0xFFFFFFFFFF:010x}{number & 0xFFFFFF:06x}"
 
     def _ms(self, number: int) -> int:
         return self._moment(number << 16 | self._mix(number) & 0xFFFF)
@@ -240,7 +234,8 @@ class Activities:
             text = self._days[day] = strftime("%Y-%m-%d", gmtime(day * 86_400))
         return text + _clock()[rest // 1000] + _FRACTIONS[rest % 1000]
 
-    def _first_from(self, moment: datetime) -> int:
+    def first_from(self, moment: datetime) -> int:
+        """Return the number of the first activity that is not before the moment."""
         ms = milliseconds(moment)
         since = max(0, min(self._times[-1], ms - self._start_ms))
         number = max(0, (_scaled(since, self._times, self._slots) >> 16) - 1)
@@ -265,15 +260,20 @@ def _scaled(value: int, points: list[int], scale: list[int]) -> int:
     return scale[after - 1] + (value - first) * (scale[after] - scale[after - 1]) // (last - first)
 
 
+def made_up_id(ms: int, seed: int, number: int) -> str:
+    """Return 24 hexadecimal digits that start with the second, like MongoDB's ObjectIds."""
+    return f"{ms // 1000:08x}{seed & 0xFFFFFFFFFF:010x}{number & 0xFFFFFF:06x}"
+
+
 def milliseconds(moment: datetime) -> int:
     """Return the milliseconds since 1970."""
     return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
-def to_json(row: Row, *, lean: bool, fields: tuple[str, ...] = ()) -> dict[str, Any]:
+def to_json(known: tuple[str, ...], row: Row, *, lean: bool, fields: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a row as the list route does: dotted names become nested objects, which `lean` omits."""
     activity: dict[str, Any] = {}
-    for name, value in zip(FIELDS, row, strict=True):
+    for name, value in zip(known, row, strict=True):
         if fields and name not in fields:
             continue
         outer, dot, inner = name.partition(".")

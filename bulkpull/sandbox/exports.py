@@ -15,9 +15,8 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from bulkpull.sandbox.data import FIELDS, Activities
 from bulkpull.sandbox.faults import Fault, Faults
-from bulkpull.sandbox.filters import Selection, select
+from bulkpull.sandbox.filters import Selection
 from bulkpull.sandbox.storage import Storage
 
 _FILE_FAULTS = frozenset({"purged", "damaged"})
@@ -73,7 +72,6 @@ class Exports:
 
     def __init__(
         self,
-        activities: Activities,
         directory: Path,
         *,
         workers: int,
@@ -87,18 +85,17 @@ class Exports:
         self.tasks: dict[str, Task] = {}
         self.peak_running = 0
         self.worked = self.longest = 0.0  # seconds
-        self._activities = activities
         self._directory = directory
         self._workers = anyio.CapacityLimiter(workers)
         self._seconds = seconds
         self._rows_per_file = rows_per_file
         self._random = random.Random(seed)
         self._faults = faults
-        self._cache: dict[tuple[str, tuple[str, ...], bool], list[File]] = {}
+        self._cache: dict[tuple[object, str, tuple[str, ...], bool], list[File]] = {}  # by activities, filter, fields
         self._launches: Counter[str] = Counter()  # by filter
 
-    def start(self, filter: str, fields: tuple[str, ...]) -> Task:
-        """Create a pending task, which the caller must pass to `run`. Raises FilterError."""
+    def start(self, selection: Selection, filter: str, fields: tuple[str, ...]) -> Task:
+        """Create a pending task, which the caller must pass to `run`."""
         serial = f"{self._random.getrandbits(96):024x}"
         task = Task(
             id=self.id_of(serial),
@@ -107,7 +104,7 @@ class Exports:
             repetition=self._launches[filter],
             filter=filter,
             fields=fields,
-            selection=select(self._activities, filter),
+            selection=selection,
             created=datetime.now(UTC),
         )
         self.tasks[task.id] = task
@@ -141,7 +138,7 @@ class Exports:
         task.status = "scheduled"
         async with self._workers:
             task.status = "started"
-            key = (task.filter, task.fields, self._is_late(task))
+            key = (task.selection.activities, task.filter, task.fields, self._is_late(task))
             started = anyio.current_time()
             try:
                 if key not in self._cache:
@@ -200,7 +197,7 @@ class Exports:
         reason = "Export failed"
         if faults.has("too-many-records") and len(numbers) > faults.value("too-many-records"):
             kind, reason = "too-many-records", "too many records"
-        elif faults.has("poisoned-instant") and self._activities.rows // 2 in numbers:
+        elif faults.has("poisoned-instant") and task.selection.activities.rows // 2 in numbers:
             kind = "poisoned-instant"
         elif faults.has("export-fails-once") and task in self._first_exports(faults.value("export-fails-once")):
             kind = "export-fails-once"
@@ -215,12 +212,13 @@ class Exports:
 
     def distinct_ids(self) -> int:
         """Count the distinct ids in the files of all finished exports."""
-        selections = {task.filter: task.selection for task in self.tasks.values() if task.status == "success"}
+        tasks = [task for task in self.tasks.values() if task.status == "success"]
+        selections = {(task.selection.activities, task.filter): task.selection for task in tasks}
         return len(
             {
                 row[0]
                 for selection in selections.values()
-                for row in self._activities.export_rows(selection.numbers, selection.matches)
+                for row in selection.activities.export_rows(selection.numbers, selection.matches)
             }
         )
 
@@ -270,23 +268,25 @@ class Exports:
 
     def _lines(self, task: Task) -> Iterator[str]:
         """Yield the records of the task's files, as lines."""
-        numbers = task.selection.numbers
+        activities, numbers = task.selection.activities, task.selection.numbers
         if self._is_late(task) and numbers:
             self._faults.note("late-rows")
             numbers = numbers[: -self._faults.value("late-rows")]
-        lines = self._formatted(self._activities.export_rows(numbers, task.selection.matches), task.fields)
+        lines = _formatted(activities.export_rows(numbers, task.selection.matches), activities.fields, task.fields)
         if self._faults.has("rows-capped"):
             if len(numbers) > self._faults.value("rows-capped"):
                 self._faults.note("rows-capped")
             lines = islice(lines, self._faults.value("rows-capped"))
         return lines
 
-    def _formatted(self, rows: Iterator[tuple[str, ...]], fields: tuple[str, ...]) -> Iterator[str]:
-        known = [FIELDS.index(name) for name in fields if name in FIELDS]
-        if len(known) == len(fields) > 1:
-            pick = itemgetter(*known)
-            for row in rows:
-                yield ",".join(pick(row)) + "\n"
-        else:  # an unknown field becomes an empty column
-            for row in rows:
-                yield ",".join(row[FIELDS.index(name)] if name in FIELDS else "" for name in fields) + "\n"
+
+def _formatted(rows: Iterator[tuple[str, ...]], known: tuple[str, ...], fields: tuple[str, ...]) -> Iterator[str]:
+    """Yield the `fields` of rows that have the `known` ones."""
+    found = [known.index(name) for name in fields if name in known]
+    if len(found) == len(fields) > 1:
+        pick = itemgetter(*found)
+        for row in rows:
+            yield ",".join(pick(row)) + "\n"
+    else:  # an unknown field becomes an empty column
+        for row in rows:
+            yield ",".join(row[known.index(name)] if name in known else "" for name in fields) + "\n"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from bulkpull.sandbox.data import FIELDS, Activities, Row
+from bulkpull.sandbox.data import Activities, Row
+from bulkpull.sandbox.given import GivenActivities
 
 _COMPARISON = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(==|!=|>=|<=|>|<)\s*(\S.*?)\s*", re.DOTALL)
 _OPERATORS: dict[str, Callable[[str, str], bool]] = {
@@ -29,13 +30,14 @@ class FilterError(ValueError):
 class Selection:
     """The activities that a filter selects: a range of numbers, and an additional condition on rows, if any."""
 
+    activities: Activities | GivenActivities
     numbers: range
     matches: Callable[[Row], bool] | None
 
 
-def select(activities: Activities, filter: str) -> Selection:
+def select(activities: Activities | GivenActivities, filter: str) -> Selection:
     """Parse `filter`. Raises FilterError."""
-    first, last = 0, activities.rows
+    first, last, fields = 0, activities.rows, activities.fields
     conditions: list[tuple[int, Callable[[str, str], bool], str]] = []
     for clause in re.split(r"\sand\s", filter) if filter.strip() else ():
         match = _COMPARISON.fullmatch(clause)
@@ -44,8 +46,8 @@ def select(activities: Activities, filter: str) -> Selection:
         name, sign, value = match.groups()
         if name == "created_time":
             moment = _moment(value)
-            at = activities.between(activities.start, moment).stop  # the first activity not before the moment
-            after = activities.between(activities.start, moment + timedelta(milliseconds=1)).stop
+            at = activities.first_from(moment)
+            after = activities.first_from(moment + timedelta(milliseconds=1))
             if sign in (">=", ">", "=="):
                 first = max(first, after if sign == ">" else at)
             if sign in ("<", "<=", "=="):
@@ -53,16 +55,16 @@ def select(activities: Activities, filter: str) -> Selection:
             if sign == "!=":
                 conditions.append(
                     (
-                        FIELDS.index(name),
+                        fields.index(name),
                         operator.ne,
                         moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                     )
                 )
-        elif name in FIELDS:
-            conditions.append((FIELDS.index(name), _OPERATORS[sign], value))
+        elif name in fields:
+            conditions.append((fields.index(name), _OPERATORS[sign], value))
         else:
             raise FilterError(f"unknown field in filter: {name!r}")
-    return Selection(range(first, max(first, last)), _all(conditions) if conditions else None)
+    return Selection(activities, range(first, max(first, last)), _all(conditions) if conditions else None)
 
 
 def _all(conditions: list[tuple[int, Callable[[str, str], bool], str]]) -> Callable[[Row], bool]:

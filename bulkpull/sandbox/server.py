@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from itertools import islice
@@ -15,13 +16,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
+from bulkpull.background import Background
 from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.counting import CountModes
-from bulkpull.sandbox.data import FIELDS, Activities, to_json
+from bulkpull.sandbox.data import Activities, to_json
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.files import FileOrigin
 from bulkpull.sandbox.filters import FilterError, Selection, select
+from bulkpull.sandbox.given import GivenActivities
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.sandbox.responses import error_response, html_page, json_response, reset, server_error
 from bulkpull.sandbox.storage import open_storage
@@ -33,13 +36,17 @@ _LONG_POLICY = "default-src 'self'; img-src" + " https://images.example.com" * 4
 
 
 class Sandbox:
-    """A local Clickwrap server, used as an async context manager.
+    """A local Clickwrap server, used as an async context manager, which may be entered and left in different tasks.
 
     Args:
         config: The configuration. Defaults to `SandboxConfig()`.
+        rows: The activities, instead of generated ones: see `rows`.
+
+    Raises:
+        UsageError: A row makes no sense.
     """
 
-    def __init__(self, config: SandboxConfig | None = None) -> None:
+    def __init__(self, config: SandboxConfig | None = None, *, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.config = config or SandboxConfig()
         self.url = ""
         self._stats = SandboxStats()
@@ -48,7 +55,7 @@ class Sandbox:
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
-        self._activities = Activities(
+        self._activities: Activities | GivenActivities = Activities(
             self.config.rows,
             self.config.start,
             self.config.end,
@@ -56,10 +63,32 @@ class Sandbox:
             peak=self.config.peak,
             burst=self.config.burst,
         )
+        if rows is not None:
+            self.rows = rows
         self.exports: Exports
         self.files: FileOrigin
         self.tasks: TaskRoutes
-        self._stack = AsyncExitStack()
+        self._background = Background(self._run)
+
+    @property
+    def token(self) -> str:
+        """The token that the API accepts."""
+        return self.config.token
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, str | None]]:
+        """The activities, ordered by time; set it to replace them, at any time.
+
+        A row has any fields, by dotted names or nested. Values that are not strings are written as JSON. A missing
+        `id` or `signer_id` is made up from the number of the row; a missing `created_time` is one minute after that of
+        the row before, from the start of the sandbox's range.
+        """
+        activities = self._activities
+        return [dict(zip(activities.fields, activities.row(at), strict=True)) for at in range(activities.rows)]
+
+    @rows.setter
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._activities = GivenActivities(rows, self.config.start, self.config.seed)
 
     @property
     def stats(self) -> SandboxStats:
@@ -75,6 +104,16 @@ class Sandbox:
         return await to_thread.run_sync(self.exports.distinct_ids)
 
     async def __aenter__(self) -> Self:
+        await self._background.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._background.stop()
+
+    async def _run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled."""
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkpull-sandbox-"))
             storage = None
@@ -82,7 +121,6 @@ class Sandbox:
                 opening = open_storage(self.config.store, self.config.link_seconds)
                 storage = await to_thread.run_sync(stack.enter_context, opening)
             self.exports = Exports(
-                self._activities,
                 Path(directory),
                 workers=self.config.workers,
                 seconds=self.config.export_seconds,
@@ -93,21 +131,18 @@ class Sandbox:
             )
             self.files = FileOrigin(self.config, self.exports, self.faults, self._stats)
             self.files.url = await self._serve(stack, self.files.app(), 0)
-            self.tasks = TaskRoutes(self.exports, self.files, self.faults, self._start)
+            self.tasks = TaskRoutes(self.exports, self.files, self.faults, self._launch)
             self.url = await self._serve(stack, self._api_app(), self.config.port) + API
             # Last, so that the error for a port in use is not wrapped in an exception group.
             self._group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._group.cancel_scope.cancel)
-            self._stack = stack.pop_all()
-        return self
+            ready()
+            await anyio.sleep_forever()
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
-
-    def _start(self, task: Task) -> None:
+    def _launch(self, filter: str, fields: tuple[str, ...]) -> Task:
+        """Start an export of the activities as they are now. Raises FilterError."""
+        task = self.exports.start(select(self._activities, filter), filter, fields or self._activities.default_fields)
         self._group.start_soon(self.exports.run, task)
+        return task
 
     async def _serve(self, stack: AsyncExitStack, app: web.Application, port: int) -> str:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -224,26 +259,28 @@ class Sandbox:
         answer: dict[str, Any] = {"page": page, "per_page": per_page, "count": len(rows)}
         if is_counting:
             answer["total_count"] = self.counting.reported_total(total)
-        data = [to_json(row, lean=lean, fields=fields) for row in rows]
+        known = selection.activities.fields
+        data = [to_json(known, row, lean=lean, fields=fields) for row in rows]
         return json_response(answer | {"has_more": has_more, "data": data})
 
     def _page(
         self, selection: Selection, first: int, per_page: int, descending: bool, is_counting: bool
     ) -> tuple[list[tuple[str | None, ...]], bool, int]:
-        numbers, matches, row = selection.numbers, selection.matches, self._activities.row
+        numbers, matches, activities = selection.numbers, selection.matches, selection.activities
+        row = activities.row
         ordered = reversed(numbers) if descending else numbers
         if matches is None:
             matching = islice(map(row, islice(ordered, first, None)), per_page + 1)
-            total = len(self.counting.countable(numbers, self.config.rows))
+            total = len(self.counting.countable(numbers, activities.rows))
         else:
             matching = islice((row(number) for number in ordered if matches(row(number))), first, first + per_page + 1)
-            countable = self.counting.countable(numbers, self.config.rows) if is_counting else ()
+            countable = self.counting.countable(numbers, activities.rows) if is_counting else ()
             total = sum(matches(row(number)) for number in countable)
         rows = list(matching)
         return rows[:per_page], len(rows) > per_page, total
 
     async def _export_fields(self, _request: web.Request) -> web.Response:
-        return json_response({"data": [{"field": name} for name in FIELDS]})
+        return json_response({"data": [{"field": name} for name in self._activities.fields]})
 
     async def _report(self, request: web.Request) -> web.Response:
         """Return the statistics, and with `?ids` the number of distinct ids. Not part of the Clickwrap API."""

@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-from bulkpull.sandbox.data import DEFAULT_FIELDS
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Faults
 from bulkpull.sandbox.files import FileOrigin
@@ -36,21 +35,22 @@ _NO_LINKS: tuple[dict[str, Any], ...] = ({}, {"links": None}, {"links": []})
 
 
 class TaskRoutes:
-    """The two routes. `run` is called with each new task."""
+    """The two routes. `start` starts a task, given the filter and the fields, of which none means the default ones."""
 
-    def __init__(self, exports: Exports, files: FileOrigin, faults: Faults, run: Callable[[Task], None]) -> None:
+    def __init__(
+        self, exports: Exports, files: FileOrigin, faults: Faults, start: Callable[[str, tuple[str, ...]], Task]
+    ) -> None:
         self._exports = exports
         self._files = files
         self._faults = faults
-        self._run = run
+        self._start = start
 
     async def launch(self, request: web.Request) -> web.Response:
         """`POST /tasks/export/activity`."""
         if refusal := self._refusal():
             return refusal
-        fields = tuple(filter(None, request.query.get("fields", "").split(","))) or DEFAULT_FIELDS
-        task = self._exports.start(request.query.get("filter", ""), fields)
-        self._run(task)
+        fields = tuple(filter(None, request.query.get("fields", "").split(",")))
+        task = self._start(request.query.get("filter", ""), fields)
         answer = json_response({"data": self._describe(task)})
         if self._faults.has("launch-slow") and self._faults.note("launch-slow"):
             await anyio.sleep(self._faults.value("launch-slow"))

@@ -85,8 +85,7 @@ async def pulled(faults: str, out: Path, *, client: dict[str, Any] | None = None
     connection: dict[str, Any] = {"retry": RETRY} | (client or {})
     settings: dict[str, Any] = {"start": "2024-01-01", "end": "2024-07-01", "window": "1mo", "out": out} | options
     async with Sandbox(config) as sandbox:
-        activities = sandbox.exports._activities
-        pull.expected = sorted(str(activities.row(number)[0]) for number in range(config.rows))
+        pull.expected = sorted(str(row["id"]) for row in sandbox.rows)
         try:
             async with Clickwrap(config.token, base_url=sandbox.url, **connection) as clickwrap:
                 with anyio.fail_after(ENDLESS):

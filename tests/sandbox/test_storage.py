@@ -12,6 +12,8 @@ import pytest
 
 from bulkpull import UsageError
 from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.sandbox.filters import select
+from bulkpull.sandbox.given import GivenActivities
 from bulkpull.sandbox.storage import open_storage
 
 
@@ -83,7 +85,8 @@ async def test_an_export_fails_if_the_store_rejects_its_files(tmp_path: Path) ->
     missing = tmp_path / "missing"
     config = SandboxConfig(rows=10, export_seconds=0, store=f"file://{missing}?url=http://127.0.0.1:1&secret=word")
     async with Sandbox(config) as sandbox:
-        task = sandbox.exports.start("", ("id",))
+        everything = select(GivenActivities([{}], config.start), "")
+        task = sandbox.exports.start(everything, "", ("id",))
         await sandbox.exports.run(task)
     assert task.status == "failed"
     assert "No such file" in str(task.message)

@@ -60,34 +60,44 @@ def seaweedfs() -> Iterator[FileServer]:
 
 
 @contextmanager
+def running_nginx(servers: Callable[[list[int]], str], ports: int = 1) -> Iterator[list[int]]:
+    """nginx, with the server blocks that `servers` returns for its ports."""
+
+    def command(free: Sequence[int], home: Path) -> list[str]:
+        temporary = "".join(
+            f"{name}_temp_path {home}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (home / "nginx.conf").write_text(f"""
+            daemon off; master_process off; pid {home}/pid; error_log stderr crit;
+            events {{ worker_connections 256; }}
+            http {{ access_log off; {temporary} {servers(list(free))} }}
+        """)
+        return [_program("nginx"), "-p", str(home), "-c", f"{home}/nginx.conf"]
+
+    with _running(command, ports) as free:
+        yield free
+
+
+@contextmanager
 def nginx() -> Iterator[FileServer]:
     """nginx, with links that expire by its secure_link module."""
     with tempfile.TemporaryDirectory(prefix="bulkpull-nginx-") as files:
 
-        def command(ports: Sequence[int], home: Path) -> list[str]:
-            temporary = "".join(
-                f"{name}_temp_path {home}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-            )
-            (home / "nginx.conf").write_text(f"""
-                daemon off; master_process off; pid {home}/pid; error_log stderr crit;
-                events {{ worker_connections 256; }}
-                http {{
-                    access_log off; {temporary}
-                    server {{
-                        listen 127.0.0.1:{ports[0]};
-                        root {files};
-                        secure_link $arg_md5,$arg_expires;
-                        secure_link_md5 "$secure_link_expires$uri {SECRET}";
-                        location / {{
-                            if ($secure_link = "") {{ return 403; }}
-                            if ($secure_link = "0") {{ return 410; }}
-                        }}
+        def server(ports: list[int]) -> str:
+            return f"""
+                server {{
+                    listen 127.0.0.1:{ports[0]};
+                    root {files};
+                    secure_link $arg_md5,$arg_expires;
+                    secure_link_md5 "$secure_link_expires$uri {SECRET}";
+                    location / {{
+                        if ($secure_link = "") {{ return 403; }}
+                        if ($secure_link = "0") {{ return 410; }}
                     }}
                 }}
-            """)
-            return [_program("nginx"), "-p", str(home), "-c", f"{home}/nginx.conf"]
+            """
 
-        with _running(command, 1) as [port]:
+        with running_nginx(server) as [port]:
             yield FileServer(port, lambda public: f"file://{files}?url={public}&secret={SECRET}")
 
 

@@ -1,0 +1,225 @@
+"""The progress of a pull, counted from its events."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, fields
+from threading import RLock
+
+from bulkpull import events
+from bulkpull.events import Event
+
+_RATE_SPAN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSnapshot:
+    """The figures of a `Progress` at one moment. `dataclasses.asdict` makes them JSON.
+
+    Args:
+        windows: Windows of the plan; 0 until the range is split.
+        windows_merged: Windows merged into the output, or skipped.
+        exports_queued: Exports launched that the API has not begun, as far as polls tell.
+        exports_running: Exports that the API works on, as far as polls tell.
+        exports_done: Windows whose export has succeeded, including earlier runs.
+        exports_failed: Exports of this run that failed or were of no use. Their windows are launched again, or split.
+        export_limit: Maximum exports in flight at present; 0 before the first one.
+        parts: Files of the exports that succeeded in this run.
+        parts_downloaded: Files of these that are completely downloaded.
+        bytes: Bytes downloaded in this run.
+        rate: Bytes per second, over the last five seconds.
+        rows: Rows in the output, including earlier runs.
+        rows_counted: Rows that the API has counted in the range; None if it has not.
+        duplicates: Rows left out, since their id occurred before; including earlier runs.
+        elapsed: Seconds since the start of this run, until the output is published.
+        remaining: Estimated seconds until the end, at the average speed so far; None before a window is merged.
+        is_published: Whether the output is complete and at its place.
+    """
+
+    windows: int
+    windows_merged: int
+    exports_queued: int
+    exports_running: int
+    exports_done: int
+    exports_failed: int
+    export_limit: int
+    parts: int
+    parts_downloaded: int
+    bytes: int
+    rate: float
+    rows: int
+    rows_counted: int | None
+    duplicates: int
+    elapsed: float
+    remaining: float | None
+    is_published: bool
+
+
+class Progress:
+    """A listener that counts: `on_event=progress`. It can be read at any time, from any thread, and serves one pull.
+
+    The attributes are those of `ProgressSnapshot`. Read several of them with `snapshot`, if they must fit together.
+    """
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.windows_merged = 0
+        self.exports_failed = 0
+        self.export_limit = 0
+        self.bytes = 0
+        self.rows = 0
+        self.rows_counted: int | None = None
+        self.duplicates = 0
+        self.is_published = False
+        self.counting_requests = 0  # before there is a plan
+        self.rendered: tuple[int, int] | None = None  # bytes of merged CSV: converted, and in all so far
+        self._merged_before = 0  # windows merged by earlier runs
+        self._launched: set[int] = set()  # indices of windows launched by this run
+        self._running: set[int] = set()  # those of them whose export the API works on
+        self._parts: Counter[int] = Counter()  # of exports that succeeded, by index of the window
+        self._downloaded: Counter[int] = Counter()  # parts, by index of the window
+        self._arrivals: deque[tuple[float, int]] = deque()
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._lock = RLock()
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        with self._lock:
+            if self._began is None:
+                self._began = time.monotonic()
+            self._count(event)
+
+    def snapshot(self) -> ProgressSnapshot:
+        """Return all figures, of the same moment."""
+        with self._lock:
+            return ProgressSnapshot(**{field.name: getattr(self, field.name) for field in fields(ProgressSnapshot)})
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case events.Requested() if not self.windows:
+                self.counting_requests += 1
+            case events.Planned():
+                self.windows = len(event.windows)
+                counts = [window.rows for window in event.windows if window.rows is not None]
+                self.rows_counted = sum(counts) if len(counts) == self.windows else None
+            case events.Resumed():
+                self.windows_merged = self._merged_before = event.merged + event.skipped
+                self.rows, self.duplicates = event.rows, event.duplicates
+            case events.Launched():
+                self._launched.add(event.window.index)
+            case events.Polled():
+                self._launched.add(event.window.index)
+                if event.state == "running":
+                    self._running.add(event.window.index)
+            case events.Exported():
+                self._launched.add(event.window.index)
+                self._running.discard(event.window.index)
+                self._parts[event.window.index] = event.parts
+            case events.ExportFailed():
+                self.exports_failed += 1
+                self._forget_export(event.window.index)
+            case events.Split():
+                self.windows += len(event.pieces)
+                if not event.is_merged:  # its export is of no use
+                    self.windows -= 1
+                    self._launched.discard(event.window.index)
+                    self._forget_export(event.window.index)
+            case events.Skipped():
+                self.windows_merged += 1
+                self._running.discard(event.window.index)
+                self._parts[event.window.index] = 0
+            case events.Limited():
+                self.export_limit = event.exports
+            case events.Received():
+                self.bytes += event.size
+                self._arrivals.append((time.monotonic(), self.bytes))
+                self._forget_old_arrivals()
+            case events.PartFetched():
+                self._downloaded[event.window.index] += 1
+            case events.PartMerged():
+                self.rows += event.rows
+                self.duplicates += event.duplicates
+            case events.WindowMerged():
+                self.windows_merged += 1
+            case events.Rendered():
+                self.rendered = (event.size, event.merged)
+            case events.Published():
+                self.is_published = True
+                self._ended = time.monotonic()
+
+    def _forget_export(self, index: int) -> None:
+        self._running.discard(index)
+        self._parts.pop(index, None)
+        self._downloaded.pop(index, None)
+
+    def _forget_old_arrivals(self) -> None:
+        now = time.monotonic()
+        while self._arrivals and now - self._arrivals[0][0] > _RATE_SPAN_S:
+            self._arrivals.popleft()
+
+    @property
+    def exports_in_flight(self) -> int:
+        """Exports that are queued or running."""
+        with self._lock:
+            return len(self._launched) - len(self._parts)
+
+    @property
+    def exports_running(self) -> int:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            return len(self._running - self._parts.keys())
+
+    @property
+    def exports_queued(self) -> int:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            return self.exports_in_flight - self.exports_running
+
+    @property
+    def exports_launched(self) -> int:
+        """Windows whose export was launched, those merged by earlier runs included."""
+        return self._merged_before + len(self._launched)
+
+    @property
+    def exports_done(self) -> int:
+        """See `ProgressSnapshot`."""
+        return self._merged_before + len(self._parts)
+
+    @property
+    def parts(self) -> int:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            return self._parts.total()
+
+    @property
+    def parts_downloaded(self) -> int:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            return self._downloaded.total()
+
+    @property
+    def rate(self) -> float:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            self._forget_old_arrivals()
+            if not self._arrivals:
+                return 0.0
+            since, before = self._arrivals[0]
+            return (self.bytes - before) / max(1.0, time.monotonic() - since)
+
+    @property
+    def elapsed(self) -> float:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            if self._began is None:
+                return 0.0
+            return (self._ended or time.monotonic()) - self._began
+
+    @property
+    def remaining(self) -> float | None:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            merged = self.windows_merged - self._merged_before
+            return self.elapsed / merged * (self.windows - self.windows_merged) if merged else None
