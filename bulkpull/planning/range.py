@@ -36,7 +36,9 @@ def moment(value: date | datetime | str, what: str) -> datetime:
         text = value.isoformat()
         raise UsageError(f"the {what} {text} has no offset from UTC: write {text}Z or {text}+01:00")
     try:
-        return _whole_milliseconds(value.astimezone(UTC))
+        utc = value.astimezone(UTC)
+        # A plain datetime: the arithmetic of subclasses differs, such as pendulum's, which drops the offset.
+        return _whole_milliseconds(datetime.combine(utc.date(), utc.time(), UTC))
     except OverflowError:
         raise UsageError(f"the {what} {value.isoformat()} is beyond the years 1 to 9999") from None
 

@@ -61,10 +61,27 @@ def test_notebook(sandbox: Sandbox, tmp_path: Path) -> None:
     assert "exports=1/1" in shown
 
 
+def test_polars_frame(sandbox: Sandbox) -> None:
+    assert run("polars_frame.py", "2024-01-01", "2024-02-01").stdout == "[(None, 3)]\n"
+
+
+def test_duckdb_table(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert run("duckdb_table.py", "2024-01-01", "2024-03-01", "a.duckdb").stdout == "(4, 4)\n"
+    assert (tmp_path / "a.duckdb").exists()
+
+
+def test_dlt_resource_pulls_what_is_new(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    assert run("dlt_resource.py", "2024-01-01", "2024-02-01").stdout == "[(3, 3)]\n"
+    sandbox.rows = [*JANUARY, {"id": "late", "created_time": "2024-01-14T23:00:00Z"}, FEBRUARY]
+    assert run("dlt_resource.py", "2024-01-01", "2024-03-01").stdout == "[(5, 5)]\n"
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[httpx.AsyncClient]:
+async def serving(name: str = "fastapi_progress.py") -> AsyncIterator[httpx.AsyncClient]:
     """The service, in this event loop."""
-    app = runpy.run_path(str(EXAMPLES / "fastapi_progress.py"))["app"]
+    app = runpy.run_path(str(EXAMPLES / name))["app"]
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     task = asyncio.create_task(server.serve())
     try:
@@ -100,6 +117,15 @@ async def test_fastapi_streams_the_progress(sandbox: Sandbox, tmp_path: Path) ->
     name, data = again[-1]
     assert name == "failed"
     assert "exists" in data["reason"]
+
+
+async def test_fastapi_streams_rows(sandbox: Sandbox) -> None:
+    async with serving("fastapi_ndjson.py") as client:
+        response = await client.get("/rows", params={"start": "2024-01-01", "end": "2024-02-01"})
+    assert response.headers["Content-Type"] == "application/x-ndjson"
+    rows = [json.loads(line) for line in response.text.splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert rows[0]["created_time"] == "2024-01-15T00:00:00+00:00"
 
 
 class TestWithExportsThatTakeLong:

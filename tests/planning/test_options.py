@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import bulkpull
 from bulkpull import PlanOptions, UsageError
 from bulkpull.options import declared
+from bulkpull.planning.range import span
 
 DAY = timedelta(days=1)
 
@@ -110,3 +111,14 @@ def test_the_function_shows_the_options_as_its_keywords() -> None:
 async def test_a_keyword_that_no_option_has_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="strat"):
         await bulkpull.plan(None, strat="2024-01-01")  # type: ignore[arg-type, call-arg]
+
+
+def test_a_subclass_of_datetime_is_an_instant_like_any_other() -> None:
+    class Naive(datetime):
+        """Loses its offset in additions, like that of pendulum."""
+
+        def __add__(self, other: timedelta) -> Naive:
+            return Naive.combine(datetime.__add__(self, other).date(), self.time())
+
+    found = span(Naive(2024, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), "2024-02-01")
+    assert found == (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
