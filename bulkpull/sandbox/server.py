@@ -76,7 +76,7 @@ class Sandbox:
         return self.config.token
 
     @property
-    def rows(self) -> Sequence[Mapping[str, str | None]]:
+    def rows(self) -> Sequence[Mapping[str, Any]]:
         """The activities, ordered by time; set it to replace them, at any time.
 
         A row has any fields, by dotted names or nested. Values that are not strings are written as JSON. A missing
