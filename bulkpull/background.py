@@ -41,11 +41,23 @@ class Background:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({task})
+        await cancelled(task)
         if not task.cancelled():
             task.result()
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end, even where the waiting task is cancelled meanwhile."""
+    task.cancel()
+    again = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                again = error
+    if again:
+        raise again
 
 
 def require_asyncio() -> None:

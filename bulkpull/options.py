@@ -152,15 +152,18 @@ def with_keywords(
     """
 
     def decorate(function: Callable[[SourceT, OptionsT], ResultT]) -> Callable[Concatenate[SourceT, P], ResultT]:
-        @functools.wraps(function)
-        def face(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        def plain(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
             return function(source, options(*args, **kwargs))
 
+        async def coroutine(source: SourceT, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return await function(source, options(*args, **kwargs))  # type: ignore[misc]
+
+        face: Any = functools.wraps(function)(coroutine if inspect.iscoroutinefunction(function) else plain)
         of_function, of_options = inspect.signature(function), inspect.signature(options)
         source = next(iter(of_function.parameters.values())).replace(kind=inspect.Parameter.POSITIONAL_ONLY)
-        face.__signature__ = of_function.replace(parameters=[source, *of_options.parameters.values()])  # type: ignore[attr-defined]
+        face.__signature__ = of_function.replace(parameters=[source, *of_options.parameters.values()])
         face.__doc__ = _with_args(function.__doc__ or "", options)  # type: ignore[arg-type]
-        return face
+        return face  # type: ignore[no-any-return]
 
     return decorate
 

@@ -17,6 +17,7 @@ import anyio
 from anyio import from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from bulkpull.background import cancelled, require_asyncio
 from bulkpull.errors import UsageError
 from bulkpull.options import documented, option
 from bulkpull.pull.options import RunOptions
@@ -129,6 +130,7 @@ class RowStream:
     async def __aenter__(self) -> Self:
         if self._task:
             raise UsageError("a stream can be entered once: call bulkpull.stream again")
+        require_asyncio()
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         send: MemoryObjectSendStream[Batch]
         send, self._batches = anyio.create_memory_object_stream(1)
@@ -142,16 +144,7 @@ class RowStream:
         assert self._task
         assert self._batches
         self._batches.close()
-        self._task.cancel()
-        cancelled = None
-        with anyio.CancelScope(shield=True):
-            while not self._task.done():  # it needs a moment to save its progress
-                try:
-                    await asyncio.wait([self._task])
-                except asyncio.CancelledError as again:
-                    cancelled = again
-        if cancelled:
-            raise cancelled
+        await cancelled(self._task)  # it needs a moment to save its progress
         if not self._task.cancelled():
             self._task.exception()  # the consumer's loop has raised it, or it came too late for the consumer
 

@@ -20,7 +20,7 @@ from bulkpull.rows.records import read_chunks
 from bulkpull.source import Columns
 
 _PARQUET_BYTES = 160_000_000  # of memory
-_ARROW_BYTES = 100_000_000
+_ARROW_BYTES = 96_000_000
 _TEXT_BYTES = 40_000_000
 
 
