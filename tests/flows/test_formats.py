@@ -61,7 +61,8 @@ async def test_each_format_holds_the_same_rows(tmp_path: Path, rows: list[dict[s
         for name in ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"):
             result = await pull(sandbox, tmp_path / name, fields=FIELDS)
             assert (result.rows, result.output) == (8000, tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"]
+    names = ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *(f"{name}.manifest.json" for name in names)}
     with gzip.open(tmp_path / "a.csv.gz", "rt", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == rows
     text = (tmp_path / "a.ndjson").read_text()
@@ -85,7 +86,8 @@ async def test_overwrites_a_partitioned_output_only_as_a_whole(tmp_path: Path, r
     partitioned: dict[str, Any] = {"format": "parquet", "partition_by": "month", "fields": FIELDS}
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, out, **partitioned)
-        assert sorted(path.name for path in out.iterdir()) == [f"month=2024-{month:02d}" for month in range(1, 7)]
+        months = [f"month=2024-{month:02d}" for month in range(1, 7)]
+        assert sorted(path.name for path in out.iterdir()) == ["_manifest.json", *months]
         read = pyarrow.dataset.dataset(out).to_table().to_pylist()
         assert list(map(from_arrow, read)) == rows
         inode = out.stat().st_ino
