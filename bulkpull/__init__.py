@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from bulkpull.functions import plan, pull
     from bulkpull.journal import Status, status
     from bulkpull.planning import Plan, PlanOptions
-    from bulkpull.pull import CountMismatch, PullOptions, Result
+    from bulkpull.pull import CountMismatch, PullOptions, Recount, Result, Verification, verify
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
+    from bulkpull.store import Difference
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ __all__ = [
     "Clickwrap",
     "Columns",
     "CountMismatch",
+    "Difference",
     "Event",
     "Export",
     "ExportError",
@@ -69,6 +71,7 @@ __all__ = [
     "PlanOptions",
     "PullOptions",
     "RangeRefusedError",
+    "Recount",
     "Result",
     "RetryPolicy",
     "Source",
@@ -77,12 +80,14 @@ __all__ = [
     "TransferError",
     "UnavailableError",
     "UsageError",
+    "Verification",
     "Window",
     "errors",
     "events",
     "plan",
     "pull",
     "status",
+    "verify",
 ]
 
 if not TYPE_CHECKING:
@@ -95,9 +100,10 @@ if not TYPE_CHECKING:
             "functions": ("plan", "pull"),
             "journal": ("Status", "status"),
             "planning": ("Plan", "PlanOptions"),
-            "pull": ("CountMismatch", "PullOptions", "Result"),
+            "pull": ("CountMismatch", "PullOptions", "Recount", "Result", "Verification", "verify"),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
+            "store": ("Difference",),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),

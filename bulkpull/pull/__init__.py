@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bulkpull.pull.options import PullOptions, check_names
     from bulkpull.pull.orchestrator import pull
     from bulkpull.pull.result import Result
+    from bulkpull.pull.verification import Recount, Verification, verify
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -22,7 +23,18 @@ else:
             "options": ("PullOptions", "check_names"),
             "orchestrator": ("pull",),
             "result": ("Result",),
+            "verification": ("Recount", "Verification", "verify"),
         },
     )
 
-__all__ = ["CountMismatch", "PullOptions", "Result", "check_names", "default_extra", "pull"]
+__all__ = [
+    "CountMismatch",
+    "PullOptions",
+    "Recount",
+    "Result",
+    "Verification",
+    "check_names",
+    "default_extra",
+    "pull",
+    "verify",
+]

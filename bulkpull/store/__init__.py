@@ -1,5 +1,6 @@
 """Where rows end up: destinations behind one protocol, their manifests, and the work directory of a pull."""
 
+from bulkpull.store.check import Difference, compare
 from bulkpull.store.destination import Destination, destination_for, feed
 from bulkpull.store.manifest import (
     Manifest,
@@ -15,12 +16,14 @@ from bulkpull.store.work import WorkDirectory, resolved
 
 __all__ = [
     "Destination",
+    "Difference",
     "Manifest",
     "ManifestCompleteness",
     "ManifestMismatch",
     "ManifestWindow",
     "ManifestWriter",
     "WorkDirectory",
+    "compare",
     "destination_for",
     "feed",
     "manifest_path",

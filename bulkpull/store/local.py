@@ -13,13 +13,11 @@ from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.growing_file import GrowingFile
-from bulkpull.rows.records import read_chunks
 from bulkpull.store.manifest import (
-    DATA_SET_MANIFEST,
-    SUFFIX,
     Manifest,
     ManifestFile,
     check_replaceable,
+    manifest_path,
     path_text,
     sha256_of,
     write_manifest,
@@ -52,7 +50,7 @@ class LocalFile:
                 self._check_kind()
                 if not self.overwrite:
                     raise self._exists()
-            check_replaceable(self.manifest_path, overwrite=self.overwrite)
+            check_replaceable(manifest_path(self.path), overwrite=self.overwrite)
 
     def holds(self, receipt: str) -> bool:
         """Whether the output is the one that `finish` returned `receipt` for."""
@@ -69,7 +67,7 @@ class LocalFile:
             self._checksums = self.renderer.render(merged)
         else:
             with disk_errors(f"read {self.work.merged}"):
-                self._checksums[""] = sha256_of(read_chunks(merged, from_thread.check_cancelled))
+                self._checksums[""] = sha256_of(merged, from_thread.check_cancelled)
 
     def finish(self, merged: Path) -> str:
         """Return the receipt of the finished output."""
@@ -83,25 +81,19 @@ class LocalFile:
         The manifest of what is replaced is removed before: a new output is never beside an old manifest.
         """
         with disk_errors(f"write to {self.path}"):
-            if self.path.exists() and not self.overwrite:
-                raise self._exists()
-            check_replaceable(self.manifest_path, overwrite=self.overwrite)
+            self.check()
+            manifest_path(self.path).unlink(missing_ok=True)
             self._publish()
             sync_directory(self.path.parent)
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """Write the manifest of the published output, whose rows are those of the whole pull. See ManifestWriter."""
-        path = self.manifest_path
+        path = manifest_path(self.path)
         with disk_errors(f"write the manifest {path}", at=path):
             check_replaceable(path, overwrite=self.overwrite)
             files = tuple(self._files(manifest.rows))
             write_manifest(path, replace(manifest, files=files), self.work.path / "manifest")
         return path
-
-    @property
-    def manifest_path(self) -> Path:
-        """Where the manifest belongs."""
-        return self.path.with_name(f"{self.path.name}{SUFFIX}")
 
     def discard(self) -> None:
         """Remove what earlier runs have rendered."""
@@ -125,12 +117,11 @@ class LocalFile:
         checksum = self._checksums.get(checksum_of)
         if checksum is None:
             with path.open("rb", buffering=0) as file:
-                checksum = sha256_of(read_chunks(file, from_thread.check_cancelled))
-        name = path_text(path.relative_to(self.manifest_path.parent))
+                checksum = sha256_of(file, from_thread.check_cancelled)
+        name = path_text(path.relative_to(self.path.parent))
         return ManifestFile(name, rows, path.stat().st_size, checksum)
 
     def _publish(self) -> None:
-        self.manifest_path.unlink(missing_ok=True)
         if self.overwrite:
             self._finished.replace(self.path)
             return
@@ -152,11 +143,6 @@ class LocalDirectory(LocalFile):
 
     __slots__ = ()
 
-    @property
-    def manifest_path(self) -> Path:
-        """Where the manifest belongs."""
-        return self.path / DATA_SET_MANIFEST
-
     def _files(self, rows: int) -> Iterator[ManifestFile]:
         from bulkpull.rows.parquet import count_rows  # pyarrow is optional
 
@@ -172,7 +158,6 @@ class LocalDirectory(LocalFile):
 
     def _publish(self) -> None:
         """No rename replaces a directory that is not empty, so the former data set is moved away first."""
-        self.check()
         if self.path.exists():
             replaced = self.work.path / "replaced"
             discard(replaced)
@@ -185,5 +170,4 @@ def _is_data_set(path: Path) -> bool:
     if not path.is_dir():
         return False
     months = {entry for entry in path.glob("month=*") if entry.is_dir()}
-    others = {*months, path / DATA_SET_MANIFEST}
-    return {entry.name for entry in path.rglob("*") if entry not in others} <= {DATA_SET_FILE}
+    return {entry.name for entry in path.rglob("*") if entry not in months} <= {DATA_SET_FILE}

@@ -1,7 +1,8 @@
 """The manifest of an output: where its rows come from, how complete they are, and the checksum of each file.
 
-It is a JSON file beside the output, or inside it if that is a directory. It holds neither tokens nor links. The same
-data gives the same manifest, except for `created` and the ids of the exports.
+It is a JSON file beside the output, also if that is a directory: not all readers of data sets ignore other files in
+them. It holds neither tokens nor links. The same data gives the same manifest, except for `created` and the ids of the
+exports.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import cache
@@ -22,20 +23,22 @@ import orjson
 from bulkpull.disk import disk_errors, sync_directory, sync_file, write_all
 from bulkpull.errors import OutputError
 from bulkpull.rows.format import FORMATS, Format
+from bulkpull.rows.records import File
 
 VERSION = 1  # of the manifest; any change of its members is another version
 FORMAT = "bulkpull manifest"
-SUFFIX = ".manifest.json"  # of a file's manifest, after the file's own name
-DATA_SET_MANIFEST = "_manifest.json"  # readers of data sets ignore names with an underscore
+_SUFFIX = ".manifest.json"  # after the name of the output
 _START = re.compile(rb'\s*\{\s*"format"\s*:\s*"bulkpull manifest"')
 _START_BYTES = 256  # in which `_START` must match
 _MAX_BYTES = 1_000_000_000
+_BUFFER_BYTES = 256 * 1024  # fits into the cache of a core
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One file of an output. `path` is relative to the directory of the manifest, with `/` between names."""
+    """One file of an output. `path` is relative to the directory of the manifest, with `/` between names: the first is
+    that of the output."""
 
     path: str
     rows: int
@@ -136,8 +139,8 @@ class ManifestWriter(Protocol):
 
 
 def manifest_path(output: Path) -> Path:
-    """Return where the manifest of a local output is, which exists if it is a directory."""
-    return output / DATA_SET_MANIFEST if output.is_dir() else output.with_name(f"{output.name}{SUFFIX}")
+    """Return where the manifest of a local output is."""
+    return output.with_name(f"{output.name}{_SUFFIX}")
 
 
 def is_manifest(path: Path) -> bool:
@@ -203,11 +206,12 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def sha256_of(chunks: Iterable[bytes]) -> str:
-    """Return the SHA-256 of a file in hexadecimal, given all its bytes in order."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
+def sha256_of(file: File, checkpoint: Callable[[], None]) -> str:
+    """Return the SHA-256 of a file in hexadecimal. `checkpoint` is called between reads and may raise to stop."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BUFFER_BYTES))
+    while size := file.readinto(buffer):
+        checkpoint()
+        digest.update(buffer[:size])
     return digest.hexdigest()
 
 
@@ -227,7 +231,7 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"{manifest.written_as.name!r} is not a format")
     for file in manifest.files:
         path = PurePosixPath(file.path)
-        if not path.name or path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or len(path.parts) != (3 if manifest.written_as.is_data_set else 1):
             raise ValueError(f"{file.path!r} is not the path of a file in the output")
         if not _SHA256.fullmatch(file.sha256):
             raise ValueError(f"{file.sha256!r} is not a SHA-256")

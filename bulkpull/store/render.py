@@ -97,7 +97,7 @@ class Renderer:
 
 def _checksum(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
-        return sha256_of(read_chunks(file, from_thread.check_cancelled))
+        return sha256_of(file, from_thread.check_cancelled)
 
 
 def _sync(path: Path) -> None:
