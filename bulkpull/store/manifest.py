@@ -231,7 +231,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"{manifest.written_as.name!r} is not a format")
     for file in manifest.files:
         path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or len(path.parts) != (3 if manifest.written_as.is_data_set else 1):
+        is_inside = len(path.parts) > 1  # a directory that is the output
+        if path.is_absolute() or ".." in path.parts or not path.name or is_inside != manifest.written_as.is_data_set:
             raise ValueError(f"{file.path!r} is not the path of a file in the output")
         if not _SHA256.fullmatch(file.sha256):
             raise ValueError(f"{file.sha256!r} is not a SHA-256")
