@@ -39,9 +39,9 @@ from bulkpull.window import Window
 async def pull(source: Source, options: PullOptions) -> Result:
     """Pull the activity of `[start, end)` into one output at `out`, each id once.
 
-    The output appears only when it is complete. A pull that fails, is cancelled or is killed leaves its progress in the
-    directory `<out>.bulkpull`, if it made any; the same call resumes it, or starts over if `resume` is false. A
-    cancellation may take some seconds while an export is being launched.
+    The output appears only when it is complete, with a manifest beside it (see `verify`). A pull that fails, is
+    cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any; the same call resumes
+    it, or starts over if `resume` is false. A cancellation may take some seconds while an export is being launched.
 
     Args:
         source: The API.

@@ -43,7 +43,7 @@ def compare(output: Path, manifest: Manifest, checkpoint: Callable[[], None]) ->
     with closing(RepeatedIds(Path(tempfile.gettempdir()), _ID_MEMORY_BYTES)) as ids:
         for file in manifest.files:
             path = output.joinpath(*PurePosixPath(file.path).parts[1:])  # the output may have another name now
-            with disk_errors(f"read {path}"):
+            with disk_errors(f"verify {path}"):
                 if not path.is_file():
                     yield Difference(file.path, "is missing")
                     continue
@@ -62,7 +62,7 @@ def compare(output: Path, manifest: Manifest, checkpoint: Callable[[], None]) ->
             found: Counter[bytes] = Counter()
             last: dict[bytes, str] = {}
             for name, path in readable.items():
-                with disk_errors(f"read {path}"):
+                with disk_errors(f"verify {path}"):
                     for id in ids.repeated(id_blocks(path, manifest.written_as, manifest.key, checkpoint)):
                         found[id] += 1
                         last[id] = name
