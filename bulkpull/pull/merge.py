@@ -187,6 +187,8 @@ class _Merge:
                 sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
+                if offset:
+                    followed.advance(offset, sink.columns)  # the destination reads while the ids are restored
                 deduplicator = Deduplicator(sink, memory, columns)
                 stack.callback(deduplicator.close)
                 try:
@@ -196,8 +198,6 @@ class _Merge:
                         f"{path} was changed since it was written: {error}. Start over with --fresh"
                     ) from error
                 stack.pop_all()
-        if offset:
-            followed.advance(offset, sink.columns)
         return cls(sink, deduplicator, journal, path, followed)
 
     def merge(self, journey: Journey) -> _MergedWindow:
