@@ -41,9 +41,20 @@ if TYPE_CHECKING:
     from bulkpull.journal import Status, status
     from bulkpull.planning import Plan, PlanOptions
     from bulkpull.progress import Progress, ProgressSnapshot
-    from bulkpull.pull import CountMismatch, PullOptions, Result, RowBatch, RowStream, StreamOptions
+    from bulkpull.pull import (
+        CountMismatch,
+        PullOptions,
+        Recount,
+        Result,
+        RowBatch,
+        RowStream,
+        StreamOptions,
+        Verification,
+        verify,
+    )
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
+    from bulkpull.store import Difference
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -56,6 +67,7 @@ __all__ = [
     "Clickwrap",
     "Columns",
     "CountMismatch",
+    "Difference",
     "Event",
     "Export",
     "ExportError",
@@ -72,6 +84,7 @@ __all__ = [
     "ProgressSnapshot",
     "PullOptions",
     "RangeRefusedError",
+    "Recount",
     "Result",
     "RetryPolicy",
     "RowBatch",
@@ -83,6 +96,7 @@ __all__ = [
     "TransferError",
     "UnavailableError",
     "UsageError",
+    "Verification",
     "Window",
     "errors",
     "events",
@@ -92,6 +106,7 @@ __all__ = [
     "status",
     "stream",
     "table",
+    "verify",
 ]
 
 if not TYPE_CHECKING:
@@ -105,9 +120,20 @@ if not TYPE_CHECKING:
             "journal": ("Status", "status"),
             "planning": ("Plan", "PlanOptions"),
             "progress": ("Progress", "ProgressSnapshot"),
-            "pull": ("CountMismatch", "PullOptions", "Result", "RowBatch", "RowStream", "StreamOptions"),
+            "pull": (
+                "CountMismatch",
+                "PullOptions",
+                "Recount",
+                "Result",
+                "RowBatch",
+                "RowStream",
+                "StreamOptions",
+                "Verification",
+                "verify",
+            ),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
+            "store": ("Difference",),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),

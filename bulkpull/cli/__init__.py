@@ -30,6 +30,7 @@ _MODULES = {  # of the commands
     "pull": "pull",
     "sandbox": "sandbox",
     "status": "status",
+    "verify": "verify",
 }
 
 
@@ -74,7 +75,7 @@ def cli() -> None:
       4    the API refused or failed, or a file could not be downloaded
       5    local error: the disk failed, or the output exists
       6    incomplete: windows have fewer rows than counted (0 with --accept-short), or were
-           skipped because they could not be exported (--skip-failed)
+           skipped because they could not be exported (--skip-failed); verify: it differs
       130  interrupted
     """
 

@@ -78,6 +78,7 @@ def pull(
             "skipped": [window_json(window) for window in result.skipped],
             "short": [_mismatch(one) for one in result.short],
             "over": [_mismatch(one) for one in result.over],
+            "manifest": result.manifest and path_json(result.manifest),
         }
         with suppress(ReaderGone):  # the output is complete all the same
             click.echo(orjson.dumps(asdict(result) | {"output": path_json(result.output)} | windows))

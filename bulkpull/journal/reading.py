@@ -186,6 +186,19 @@ class JournalReader:
             exports[window] = (*exports.get(window, ()), record)
         return exports
 
+    def successful_exports(self) -> dict[int, tuple[str, ...]]:
+        """By index, the ids of the exports that succeeded and can be used, in the order of their launches."""
+        exports: dict[int, tuple[str, ...]] = {}
+        for window, id in self._rows(
+            "SELECT window, id FROM export WHERE has_succeeded AND id NOT NULL AND failure IS NULL ORDER BY number"
+        ):
+            exports[window] = (*exports.get(window, ()), id)
+        return exports
+
+    def skip_reasons(self) -> dict[int, str]:
+        """By index, why windows are left out."""
+        return dict(self._rows("SELECT number, skip_reason FROM active WHERE skip_reason NOT NULL"))
+
     def last_part(self, window: Window) -> int:
         """The highest number of the window's parts; 0 if it has none."""
         return self._count("SELECT ifnull(max(number), 0) FROM part WHERE window = ?", window.index)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bulkpull.pull.orchestrator import pull
     from bulkpull.pull.result import Result
     from bulkpull.pull.streaming import RowBatch, RowStream, StreamOptions, rows, stream, table
+    from bulkpull.pull.verification import Recount, Verification, verify
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -24,20 +25,24 @@ else:
             "orchestrator": ("pull",),
             "result": ("Result",),
             "streaming": ("RowBatch", "RowStream", "StreamOptions", "rows", "stream", "table"),
+            "verification": ("Recount", "Verification", "verify"),
         },
     )
 
 __all__ = [
     "CountMismatch",
     "PullOptions",
+    "Recount",
     "Result",
     "RowBatch",
     "RowStream",
     "StreamOptions",
+    "Verification",
     "check_names",
     "default_extra",
     "pull",
     "rows",
     "stream",
     "table",
+    "verify",
 ]

@@ -191,14 +191,16 @@ class _Merge:
                 deduplicator = Deduplicator(sink, memory, columns)
                 stack.callback(deduplicator.close)
                 try:
-                    header = deduplicator.restore(from_thread.check_cancelled)
+                    deduplicator.restore(
+                        # The destination reads while the ids are restored.
+                        lambda header: followed.advance(offset, sink.columns, header),
+                        from_thread.check_cancelled,
+                    )
                 except CsvError as error:
                     raise OutputError(
                         f"{path} was changed since it was written: {error}. Start over with --fresh"
                     ) from error
                 stack.pop_all()
-        if offset:
-            followed.advance(offset, sink.columns, header)
         return cls(sink, deduplicator, journal, path, followed)
 
     def merge(self, journey: Journey) -> _MergedWindow:

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.errors import BulkpullError, OutputError, UsageError
-from bulkpull.events import CountsDoubted, Event, Planned, Published, tell
+from bulkpull.events import CountsDoubted, Event, Planned, Published, ignore, tell
 from bulkpull.journal import Journal, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning import plan
@@ -23,6 +23,7 @@ from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
+from bulkpull.pull.manifest import manifest_of
 from bulkpull.pull.merge import merge
 from bulkpull.pull.options import PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
@@ -30,7 +31,7 @@ from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
-from bulkpull.store import Destination, WorkDirectory, destination_for, feed, resolved
+from bulkpull.store import Destination, ManifestWriter, WorkDirectory, destination_for, feed, resolved
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -38,9 +39,9 @@ from bulkpull.window import Window
 async def pull(source: Source, options: PullOptions) -> Result:
     """Pull the activity of `[start, end)` into one output at `out`, each id once.
 
-    The output appears only when it is complete. A pull that fails, is cancelled or is killed leaves its progress in the
-    directory `<out>.bulkpull`, if it made any; the same call resumes it, or starts over if `resume` is false. A
-    cancellation may take some seconds while an export is being launched.
+    The output appears only when it is complete, with a manifest beside it (see `verify`). A pull that fails, is
+    cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any; the same call resumes
+    it, or starts over if `resume` is false. A cancellation may take some seconds while an export is being launched.
 
     Args:
         source: The API.
@@ -104,7 +105,12 @@ async def run(source: Source, options: RunOptions, directory: WorkDirectory, des
         raise cancelled_from_within()
     assert work.completeness
     return work.tally.result(
-        anyio.current_time() - started, work.directory.output, work.skipped, work.completeness, work.doubt
+        anyio.current_time() - started,
+        work.directory.output,
+        work.skipped,
+        work.completeness,
+        work.doubt,
+        work.manifest,
     )
 
 
@@ -124,6 +130,7 @@ class _Pull:
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
     doubt: str = ""
+    manifest: Path | None = None
     published: bool = False
 
     def __post_init__(self, make_destination: MakeDestination) -> None:
@@ -167,6 +174,7 @@ class _Pull:
                     await in_thread(self.publish, merged)
             self.skipped = await in_thread(lambda: journal.skipped)
             self.completeness = await in_thread(completeness, journal)
+            self.manifest = await in_thread(self.write_manifest, self.completeness)
             self.doubt = await in_thread(lambda: journal.doubt)
             self.published = True
             self.announce(Published())
@@ -178,6 +186,13 @@ class _Pull:
         """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
         self.journal.record_receipt(self.destination.finish(merged))
         self.destination.publish()
+
+    def write_manifest(self, found: Completeness) -> Path | None:
+        """Write the manifest of the published output, if the destination has a place for one; return its path."""
+        if not isinstance(self.destination, ManifestWriter):
+            return None
+        manifest = manifest_of(self.journal, self.identity, self.options, self.source.columns, found)
+        return self.destination.write_manifest(manifest)
 
     def close(self, journal: Journal | None) -> None:
         """Close the journal and release the work directory, which stays as long as there is progress in it."""
@@ -213,7 +228,9 @@ class _Pull:
         async with anyio.create_task_group() as group:
             work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
-            async with feed(self.destination, merged, self.announce) as followed:
+            # A plain CSV is only read for its checksum, which is not worth telling.
+            on_rendered = ignore if self.options.output_format.is_merged_already else self.announce
+            async with feed(self.destination, merged, on_rendered) as followed:
                 finished = await merge(
                     journeys,
                     merged,

@@ -28,6 +28,7 @@ class Result:
     were not counted, or the counts contradict each other or the exports, for the reason in `doubt`; and `short` if
     windows delivered less than there is, or may have (those in `short`), or could not be exported and are left out
     (those in `skipped`). The windows in `over` delivered more than was counted. No row has a value in `empty_columns`.
+    `manifest` is the path of the output's manifest; None if the output has none.
     """
 
     rows: int
@@ -53,6 +54,7 @@ class Result:
     completeness: KnownBy
     doubt: str
     empty_columns: tuple[str, ...]
+    manifest: Path | None = None
 
     @property
     def complete(self) -> bool:
@@ -103,7 +105,13 @@ class Tally:
                 counts["outside"] += event.outside
 
     def result(
-        self, seconds: float, output: Path | str, skipped: tuple[Window, ...], completeness: Completeness, doubt: str
+        self,
+        seconds: float,
+        output: Path | str,
+        skipped: tuple[Window, ...],
+        completeness: Completeness,
+        doubt: str,
+        manifest: Path | None = None,
     ) -> Result:
         """Return the result, with the figures counted so far."""
         figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}
@@ -118,4 +126,5 @@ class Tally:
             completeness=completeness.known_by,
             doubt=doubt,
             empty_columns=self.empty_columns,
+            manifest=manifest,
         )

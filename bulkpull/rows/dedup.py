@@ -90,17 +90,17 @@ class Deduplicator:
         self._filled = np.zeros(0, np.bool_)  # for each column, whether any row has a value
         self._kept_filled = self._filled
 
-    def restore(self, checkpoint: Callable[[], None]) -> tuple[str, ...]:
-        """Index the ids of the rows that an earlier run wrote to the sink; return the columns of its header.
+    def restore(self, on_header: Callable[[tuple[str, ...]], None], checkpoint: Callable[[], None]) -> None:
+        """Index the ids of the rows that an earlier run wrote to the sink, if any.
 
-        These are fewer than the sink's if some appeared later.
+        `on_header` is called with the columns of its header, which are fewer than the sink's if some appeared later.
         """
-        columns: tuple[str, ...] = ()
         with self._sink.reader() as file:
             if self._sink.offset:
                 columns, offset = read_header(file, checkpoint, self._columns.key)
                 if not columns:
                     raise CsvError(1, "the header is missing")
+                on_header(columns)
                 layout = Layout(width=None, key_at=columns.index(self._columns.key))
 
                 def index(block: Block) -> None:
@@ -112,7 +112,6 @@ class Deduplicator:
 
                 self._for_each(self._scanner.blocks(file, offset, layout, b"", b""), index, checkpoint)
         self.keep()
-        return columns
 
     def add(self, part: Path | HeldFile, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> PartStats:
         """Merge a CSV; count the rows whose time is outside [start, end).

@@ -66,6 +66,11 @@ def write_parquet(
         files.finish(provenance())
 
 
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file, from its footer. Raises OSError."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
 def _batch(block: Block, schema: Any, shape: Shape, row: int) -> Any:
     """Return the records of a block as a record batch; the first is row number `row`."""
     arrays = []

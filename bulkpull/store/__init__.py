@@ -1,8 +1,35 @@
-"""Where rows end up: destinations behind one protocol, and the work directory of a pull."""
+"""Where rows end up: destinations behind one protocol, their manifests, and the work directory of a pull."""
 
+from bulkpull.store.check import Difference, compare
 from bulkpull.store.destination import Destination, destination_for, feed
+from bulkpull.store.manifest import (
+    Manifest,
+    ManifestCompleteness,
+    ManifestMismatch,
+    ManifestWindow,
+    ManifestWriter,
+    manifest_path,
+    read_manifest,
+)
 from bulkpull.store.render import memory_to_render
 from bulkpull.store.stream import Stream
 from bulkpull.store.work import WorkDirectory, resolved
 
-__all__ = ["Destination", "Stream", "WorkDirectory", "destination_for", "feed", "memory_to_render", "resolved"]
+__all__ = [
+    "Destination",
+    "Difference",
+    "Manifest",
+    "ManifestCompleteness",
+    "ManifestMismatch",
+    "ManifestWindow",
+    "ManifestWriter",
+    "Stream",
+    "WorkDirectory",
+    "compare",
+    "destination_for",
+    "feed",
+    "manifest_path",
+    "memory_to_render",
+    "read_manifest",
+    "resolved",
+]

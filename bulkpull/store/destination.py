@@ -36,6 +36,8 @@ class Destination(Protocol):
     cancellation, so what they wait for needs a deadline.
 
     Errors: OutputError, which ends the pull.
+
+    A destination with a place for a manifest is a ManifestWriter as well.
     """
 
     def check(self) -> None:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.growing_file import GrowingFile
+from bulkpull.store.manifest import (
+    Manifest,
+    ManifestFile,
+    check_replaceable,
+    manifest_path,
+    path_text,
+    sha256_of,
+    write_manifest,
+)
 from bulkpull.store.render import Renderer
 from bulkpull.store.work import WorkDirectory
 
 
 @dataclass(slots=True)
 class LocalFile:
-    """A file: the merged CSV itself, which is moved, or what `renderer` makes of it. See Destination."""
+    """A file: the merged CSV itself, which is moved, or what `renderer` makes of it. See Destination, and
+    ManifestWriter."""
 
     path: Path
     work: WorkDirectory
     renderer: Renderer
     overwrite: bool
     _finished: Path = field(init=False)
+    _checksums: dict[str, str] = field(init=False, default_factory=dict)  # see Renderer.render
 
     def check(self) -> None:
         """Raise OutputError if the output exists and must not be replaced, or cannot be published by a rename."""
@@ -36,6 +50,7 @@ class LocalFile:
                 self._check_kind()
                 if not self.overwrite:
                     raise self._exists()
+            check_replaceable(manifest_path(self.path), overwrite=self.overwrite)
 
     def holds(self, receipt: str) -> bool:
         """Whether the output is the one that `finish` returned `receipt` for."""
@@ -46,9 +61,13 @@ class LocalFile:
                 return False
 
     def take(self, merged: GrowingFile) -> None:
-        """Render the merged CSV, from its start. A no-op for plain CSV."""
+        """Render the merged CSV, from its start, or only compute its checksum if it is the output itself."""
+        self._checksums.clear()
         if self.renderer.is_needed:
-            self.renderer.render(merged)
+            self._checksums = self.renderer.render(merged)
+        else:
+            with disk_errors(f"read {self.work.merged}"):
+                self._checksums[""] = sha256_of(merged, from_thread.check_cancelled)
 
     def finish(self, merged: Path) -> str:
         """Return the receipt of the finished output."""
@@ -57,10 +76,24 @@ class LocalFile:
             return self._receipt(self._finished.stat())
 
     def publish(self) -> None:
-        """Move the finished output to its path in one step that survives a power cut."""
+        """Move the finished output to its path in one step that survives a power cut.
+
+        The manifest of what is replaced is removed before: a new output is never beside an old manifest.
+        """
         with disk_errors(f"write to {self.path}"):
+            self.check()
+            manifest_path(self.path).unlink(missing_ok=True)
             self._publish()
             sync_directory(self.path.parent)
+
+    def write_manifest(self, manifest: Manifest) -> Path:
+        """Write the manifest of the published output, whose rows are those of the whole pull. See ManifestWriter."""
+        path = manifest_path(self.path)
+        with disk_errors(f"write the manifest {path}", at=path):
+            check_replaceable(path, overwrite=self.overwrite)
+            files = tuple(self._files(manifest.rows))
+            write_manifest(path, replace(manifest, files=files), self.work.path / "manifest")
+        return path
 
     def discard(self) -> None:
         """Remove what earlier runs have rendered."""
@@ -74,6 +107,19 @@ class LocalFile:
     def _check_kind(self) -> None:
         if not self.path.is_file():
             raise OutputError(f"the output {self.path} is a directory or a device")
+
+    def _files(self, rows: int) -> Iterator[ManifestFile]:
+        """Yield the files of the published output, which has `rows` rows."""
+        yield self._described(self.path, "", rows)
+
+    def _described(self, path: Path, checksum_of: str, rows: int) -> ManifestFile:
+        """What the manifest says of a published file. What an earlier run has published is read again."""
+        checksum = self._checksums.get(checksum_of)
+        if checksum is None:
+            with path.open("rb", buffering=0) as file:
+                checksum = sha256_of(file, from_thread.check_cancelled)
+        name = path_text(path.relative_to(self.path.parent))
+        return ManifestFile(name, rows, path.stat().st_size, checksum)
 
     def _publish(self) -> None:
         if self.overwrite:
@@ -93,9 +139,18 @@ class LocalFile:
 
 
 class LocalDirectory(LocalFile):
-    """A data set by month: a directory of files. See Destination."""
+    """A data set by month: a directory of files. See Destination, and ManifestWriter."""
 
     __slots__ = ()
+
+    def _files(self, rows: int) -> Iterator[ManifestFile]:
+        from bulkpull.rows.parquet import count_rows  # pyarrow is optional
+
+        files = {path: count_rows(path) for path in sorted(self.path.rglob(DATA_SET_FILE))}
+        if sum(files.values()) != rows:
+            raise OutputError(f"{self.path} was changed since it was published: it does not have {rows:,} rows")
+        for path, of_file in files.items():
+            yield self._described(path, path.relative_to(self.path).as_posix(), of_file)
 
     def _check_kind(self) -> None:
         if not _is_data_set(self.path):
@@ -103,7 +158,6 @@ class LocalDirectory(LocalFile):
 
     def _publish(self) -> None:
         """No rename replaces a directory that is not empty, so the former data set is moved away first."""
-        self.check()
         if self.path.exists():
             replaced = self.work.path / "replaced"
             discard(replaced)

@@ -65,5 +65,5 @@ def test_bad_input(
     assert environment["BULKPULL_TOKEN"] not in said.err or not environment["BULKPULL_TOKEN"]
     assert code == "0" or exports_made(sandbox) == before
     left = {path.name for path in tmp_path.iterdir()} - {"exists.csv"}
-    assert left == ({"activity.csv"} if code == "0" else set())
+    assert left == ({"activity.csv", "activity.csv.manifest.json"} if code == "0" else set())
     assert Path("exists.csv").read_bytes() == b"precious"

@@ -74,9 +74,10 @@ def test_json_is_the_last_line_of_standard_output(sandbox: SandboxProcess, tmp_p
     assert set(result) == {
         *("rows", "duplicates", "conflicts", "outside", "windows", "exports", "parts", "requests", "throttled"),
         *("retries", "bytes", "runs", "seconds", "output", "counted", "probes", "splits", "skipped", "short"),
-        *("over", "complete", "completeness", "doubt", "empty_columns"),
+        *("over", "complete", "completeness", "doubt", "empty_columns", "manifest"),
     }
     assert (result["rows"], result["windows"], result["output"]) == (3000, 6, str(out))
+    assert result["manifest"] == f"{out}.manifest.json"
     assert len(done.stdout.splitlines()) == 1
     assert "window 6 [2024-06-01, 2024-07-01): merged" in done.stderr
 
@@ -325,7 +326,7 @@ def test_an_interrupted_pull_is_code_130_and_goes_on(
     assert done.returncode == 0, done.stderr
     assert "resuming: " in done.stderr
     assert "3,000 rows in" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 def test_the_command_to_resume_does_not_start_over(sandbox: SandboxProcess, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
         ["--version"],
         ["--help"],
         ["completion", "bash"],
-        *([command, "--help"] for command in ("activity", "fields", "plan", "pull", "sandbox", "status")),
+        *([command, "--help"] for command in ("activity", "fields", "plan", "pull", "sandbox", "status", "verify")),
     ],
     ids=" ".join,
 )

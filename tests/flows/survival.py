@@ -88,7 +88,7 @@ async def survive_faults(seed: int, out: Path, expected: bytes) -> Survival:
     survival.seconds = anyio.current_time() - began
     if not survival.impossible:
         assert out.read_bytes() == expected
-        assert [path.name for path in out.parent.iterdir()] == [out.name]
+        assert sorted(path.name for path in out.parent.iterdir()) == [out.name, f"{out.name}.manifest.json"]
     return survival
 
 
@@ -169,7 +169,7 @@ async def survive_kills(seed: int, out: Path, expected: bytes, faults: str = "")
     if not survival.impossible:
         assert out.read_bytes() == expected
     if process.exitcode == 0:
-        assert [path.name for path in out.parent.iterdir()] == [out.name]
+        assert sorted(path.name for path in out.parent.iterdir()) == [out.name, f"{out.name}.manifest.json"]
     return survival
 
 

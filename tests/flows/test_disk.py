@@ -101,7 +101,7 @@ def test_a_full_disk_for_the_journal_exits_with_code_5(sandbox: SandboxProcess, 
     assert "Traceback" not in done.stderr
     done = command(sandbox, out, None)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_full_disk_exits_with_code_5_and_the_pull_resumes_once_there_is_space(
     done = command(sandbox, out, None, f"--window={window}")
     assert done.returncode == 0, done.stderr
     assert f"{ROWS:,} rows" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 async def test_reports_missing_write_permission(sandbox: SandboxProcess, tmp_path: Path, forbidden: Path) -> None:
@@ -156,7 +156,7 @@ async def test_reports_an_output_that_cannot_be_published(
         forbidden.chmod(0o755)
         result = await pull(sandbox, forbidden / "a.csv")
     assert (result.rows, result.exports, result.requests) == (ROWS, 13, 0)
-    assert [path.name for path in forbidden.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in forbidden.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 @pytest.mark.parametrize("when", [events.Launched, events.Exported, events.PartFetched, events.WindowMerged])
@@ -176,7 +176,7 @@ async def test_reports_a_working_directory_that_disappears(
         await pull(sandbox, out, on_event=remove)
     assert not out.exists()
     assert (await pull(sandbox, out)).rows == ROWS
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 async def test_reports_a_working_directory_that_disappears_after_the_merge(

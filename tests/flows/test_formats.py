@@ -62,7 +62,8 @@ async def test_each_format_holds_the_same_rows(tmp_path: Path, rows: list[dict[s
         for name in ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"):
             result = await pull(sandbox, tmp_path / name, fields=FIELDS)
             assert (result.rows, result.output) == (8000, tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"]
+    names = ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *(f"{name}.manifest.json" for name in names)}
     with gzip.open(tmp_path / "a.csv.gz", "rt", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == rows
     text = (tmp_path / "a.ndjson").read_text()
@@ -86,7 +87,8 @@ async def test_overwrites_a_partitioned_output_only_as_a_whole(tmp_path: Path, r
     partitioned: dict[str, Any] = {"format": "parquet", "partition_by": "month", "fields": FIELDS}
     async with Sandbox(CONFIG) as sandbox:
         await pull(sandbox, out, **partitioned)
-        assert sorted(path.name for path in out.iterdir()) == [f"month=2024-{month:02d}" for month in range(1, 7)]
+        months = [f"month=2024-{month:02d}" for month in range(1, 7)]
+        assert sorted(path.name for path in out.iterdir()) == months
         read = pyarrow.dataset.dataset(out).to_table().to_pylist()
         assert list(map(from_arrow, read)) == rows
         inode = out.stat().st_ino
@@ -95,7 +97,7 @@ async def test_overwrites_a_partitioned_output_only_as_a_whole(tmp_path: Path, r
         assert out.stat().st_ino == inode
         await pull(sandbox, out, overwrite=True, **partitioned)
         assert out.stat().st_ino != inode
-        assert [path.name for path in tmp_path.iterdir()] == ["activity"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["activity", "activity.manifest.json"]
         (out / "month=2024-01" / "notes.txt").touch()
         with pytest.raises(OutputError, match="no data set"):
             await pull(sandbox, out, overwrite=True, **partitioned)

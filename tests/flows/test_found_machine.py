@@ -70,7 +70,7 @@ def test_a_reader_that_closes_all_streams_does_not_end_the_pull(environment: dic
     done = shell(f"{line} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}", environment)
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 1, "")
     assert rows_in(out) == ROWS
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5])

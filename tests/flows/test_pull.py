@@ -102,12 +102,13 @@ async def test_pulls_every_row_once(tmp_path: Path) -> None:
         completeness="counts unknown",
         doubt="",
         empty_columns=("custom_data.unheard_of",),
+        manifest=tmp_path / "activity.csv.manifest.json",
     )
     assert result.complete
     assert result.duplicates > result.conflicts > 0
     assert stats.exports == 26
     assert stats.leaks == stats.throttled == stats.unauthorized == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["activity.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["activity.csv", "activity.csv.manifest.json"]
 
     def number_of(kind: type[Event]) -> int:
         return sum(isinstance(event, kind) for event in heard)
@@ -324,7 +325,7 @@ async def test_an_exception_in_a_listener_ends_the_pull(
             await pull(clickwrap, tmp_path / "a.csv", window="1mo", on_event=listen)
         assert not (tmp_path / "a.csv").exists()
         assert (await pull(clickwrap, tmp_path / "a.csv", window="1mo")).rows == SMALL.rows
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 async def test_closing_the_session_during_a_pull_fails_it(tmp_path: Path) -> None:

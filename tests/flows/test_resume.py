@@ -96,7 +96,7 @@ async def test_resumes_a_cancelled_pull_without_repeating_work(tmp_path: Path, u
     assert (result.runs, result.rows, result.windows, result.exports) == (3, 8000, WINDOWS, WINDOWS)
     merged = [event.window.index for event in heard if isinstance(event, events.WindowMerged)]
     assert merged == list(range(resumed.merged, WINDOWS))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 async def test_resumes_a_partial_download_from_its_last_byte(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ async def test_resumes_a_pull_killed_just_after_publishing(
         with monkeypatch.context() as patch:
             patch.setattr(WorkDirectory, "release", die)
             await pull(sandbox, out)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.bulkpull"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.bulkpull", "a.csv.manifest.json"]
         asked = sum(sandbox.stats.requests.values())
         result = await pull(sandbox, out)
         assert sum(sandbox.stats.requests.values()) == asked
     assert (result.rows, result.exports, result.runs, result.requests) == (8000, WINDOWS, 2, 0)
     assert out.read_bytes() == undisturbed
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.manifest.json"]
 
 
 async def test_does_not_mistake_another_file_for_the_output(tmp_path: Path, undisturbed: bytes) -> None:

@@ -303,7 +303,7 @@ def test_columns_without_a_value_survive_a_resume_and_a_rollback(
         assert deduplicator.empty_columns() == ("b", "c")
     sink = CsvSink(output, columns, fixed=False, offset=offset)
     with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
-        deduplicator.restore(lambda: None)
+        deduplicator.restore(lambda _: None, lambda: None)
         assert deduplicator.empty_columns() == ("b", "c")
 
 
@@ -450,11 +450,11 @@ def test_an_interrupted_and_resumed_merge_writes_the_same_bytes(
         for _ in range(killed[number]):
             sink = CsvSink(path, columns, fixed=fixed, offset=offset)
             with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
-                deduplicator.restore(lambda: None)
+                deduplicator.restore(lambda _: None, lambda: None)
                 deduplicator.add(part, START, END, lambda: None)  # beyond the committed offset
         sink = CsvSink(path, columns, fixed=fixed, offset=offset)
         with closing(sink), closing(Deduplicator(sink, MEMORY, Clickwrap.columns)) as deduplicator:
-            deduplicator.restore(lambda: None)
+            deduplicator.restore(lambda _: None, lambda: None)
             if damaged[number]:
                 part.write_bytes(body.rstrip(b"\r\n") + b'\nnew,"')
                 with pytest.raises(CsvError):

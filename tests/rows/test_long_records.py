@@ -52,7 +52,7 @@ def resume(data: bytes, directory: Path) -> None:
     path.write_bytes(data)
     sink = CsvSink(path, ("id", "v"), fixed=True, offset=len(data))
     with closing(sink), closing(Deduplicator(sink, 1_000_000, Clickwrap.columns)) as deduplicator:
-        deduplicator.restore(lambda: None)
+        deduplicator.restore(lambda _: None, lambda: None)
 
 
 def to_ndjson(data: bytes, _directory: Path) -> None:

@@ -41,7 +41,7 @@ async def pulled(out: Path, config: SandboxConfig = CONFIG, **options: Any) -> t
             with anyio.fail_after(ENDS_WITHIN):
                 result = await pull(clickwrap, out=out, **OPTIONS | options)
         assert sandbox.stats.downloads == 0 or not config.store
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, f"{out.name}.manifest.json"]
     return out.read_bytes(), result
 
 

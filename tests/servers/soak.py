@@ -74,7 +74,7 @@ async def endure(server: FileServer, seed: int, out: Path, expected: bytes, tall
                     patience *= 1.5
             exports = sandbox.stats.exports
     assert out.read_bytes() == expected
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, f"{out.name}.manifest.json"]
     assert WINDOWS <= exports <= WINDOWS + interruptions
     tally.same += 1
     tally.interruptions += interruptions

@@ -110,6 +110,7 @@ def _without_threads() -> Iterator[None]:
         patch("anyio.from_thread.check_cancelled", lambda: None),
         patch("bulkpull.rows.dedup.ThreadPoolExecutor", _Inline),
         patch("bulkpull.rows.scan.ThreadPoolExecutor", _Inline),
+        patch("bulkpull.store.local.LocalFile.take", lambda *_: None),  # waits in a thread for rows that are merged
         patch("bulkpull.journal.journal.datetime", _Clock),
         patch("bulkpull.journal.reading.datetime", _Clock),
     ):

@@ -196,7 +196,7 @@ def _problems(outcome: Outcome) -> list[str]:
             found.append("there is an error, but also an output")
         return found
     assert outcome.result
-    if outcome.left != ["a.csv"]:
+    if outcome.left != ["a.csv", "a.csv.manifest.json"]:
         return [*found, f"the directory contains {outcome.left}"]
     header, *rows = outcome.lines or [""]
     if header != HEADER:
