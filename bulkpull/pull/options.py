@@ -13,7 +13,7 @@ from bulkpull.options import documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
-from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
+from bulkpull.rows.format import FORMATS, PARTITIONS, Format, check_stream, format_of
 from bulkpull.source import Columns
 
 
@@ -126,7 +126,8 @@ class PullOptions(RunOptions):
 
     out: str | os.PathLike[str] = field(
         metadata=option(
-            "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
+            "Output file, or - for standard output. .gz or .zst compresses csv and ndjson.",
+            details="A file appears once complete. Standard output, a pipe or a device gets rows as they are merged.",
             metavar="FILE",
         )
     )
@@ -134,7 +135,7 @@ class PullOptions(RunOptions):
         default=None,
         metadata=option(
             "Output format. Defaults to the file extension, else csv.",
-            details="An unknown extension is an error. NDJSON nests dotted names; Parquet has timestamps.",
+            details="An unknown extension is an error. NDJSON nests dotted names; Parquet and Arrow have timestamps.",
             choices=FORMATS,
         ),
     )
@@ -144,7 +145,7 @@ class PullOptions(RunOptions):
     )
     all_strings: bool = field(
         default=False,
-        metadata=option("Write times as text in Parquet."),
+        metadata=option("Write times as text in Parquet and Arrow."),
     )
     partition_by: str | None = field(
         default=None,
@@ -158,13 +159,18 @@ class PullOptions(RunOptions):
     @property
     def output_format(self) -> Format:
         """The format, by its name or by the output's extension."""
-        return format_of(
+        from bulkpull.store import byte_stream_at  # imports the event loop; the command line needs only the options
+
+        format = format_of(
             Path(self.out),
             self.format,
             flat=self.flat,
             all_strings=self.all_strings,
             partition_by=self.partition_by,
         )
+        if stream := byte_stream_at(self.out):
+            check_stream(format, stream.name)
+        return format
 
 
 def check_names(fields: Sequence[str]) -> None:

@@ -30,7 +30,16 @@ from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
-from bulkpull.store import Destination, WorkDirectory, destination_for, feed, resolved
+from bulkpull.store import (
+    ByteStream,
+    Destination,
+    Pipe,
+    WorkDirectory,
+    byte_stream_at,
+    destination_for,
+    feed,
+    resolved,
+)
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -41,6 +50,8 @@ async def pull(source: Source, options: PullOptions) -> Result:
     The output appears only when it is complete. A pull that fails, is cancelled or is killed leaves its progress in the
     directory `<out>.bulkpull`, if it made any; the same call resumes it, or starts over if `resume` is false. A
     cancellation may take some seconds while an export is being launched.
+
+    Standard output (`-`), a pipe or a device gets the rows as windows are merged. Such a pull is never resumed.
 
     Args:
         source: The API.
@@ -55,7 +66,10 @@ async def pull(source: Source, options: PullOptions) -> Result:
         ApiError: The API refused or failed.
         PartError: A file could not be downloaded or read.
         OutputError: The output exists, or the disk does not take it.
+        ReaderGoneError: The reader of a pipe has exited.
     """
+    if stream := byte_stream_at(options.out):
+        return await _pull_to(stream, source, options)
 
     def destination(work: WorkDirectory, provenance: Callable[[], Mapping[str, str]]) -> Destination:
         return destination_for(
@@ -68,6 +82,11 @@ async def pull(source: Source, options: PullOptions) -> Result:
         )
 
     return await run(source, options, WorkDirectory.beside(options.out), destination)
+
+
+async def _pull_to(stream: ByteStream, source: Source, options: PullOptions) -> Result:
+    with WorkDirectory.temporary(stream.name) as directory, Pipe(stream, options.output_format, source.columns) as pipe:
+        return await run(source, options, directory, lambda _work, _provenance: pipe)
 
 
 MakeDestination = Callable[[WorkDirectory, Callable[[], Mapping[str, str]]], Destination]
@@ -148,7 +167,7 @@ class _Pull:
             if not self.options.resume:
                 await in_thread(self.destination.discard)
                 await in_thread(self.directory.clear)
-            self.journal = journal = await in_thread(Journal, self.directory.journal)
+            self.journal = journal = await in_thread(self.open_journal)
             if await in_thread(has_begun, journal, self.identity):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
@@ -174,6 +193,9 @@ class _Pull:
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
 
+    def open_journal(self) -> Journal:
+        return Journal(self.directory.journal, is_durable=not self.directory.is_temporary)
+
     def publish(self, merged: Path) -> None:
         """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
         self.journal.record_receipt(self.destination.finish(merged))
@@ -181,7 +203,7 @@ class _Pull:
 
     def close(self, journal: Journal | None) -> None:
         """Close the journal and release the work directory, which stays as long as there is progress in it."""
-        remove = self.published
+        remove = self.published or self.directory.is_temporary
         if journal:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches
@@ -226,6 +248,7 @@ class _Pull:
                     release=work.collector.window_left,
                     followed=followed,
                     on_event=self.announce,
+                    is_durable=not self.directory.is_temporary,
                 )
         if finished is None:
             raise cancelled_from_within()

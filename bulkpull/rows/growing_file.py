@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -21,7 +21,11 @@ class GrowingFile(io.RawIOBase):
 
     The writer calls `advance`, `finish` and `abort`. Reads block until bytes are available, return b"" at the end of
     the finished file, and raise Superseded if this file will never be finished. `available` is the number of bytes
-    written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one.
+    written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one,
+    and `added_columns` are those that have superseded it.
+
+    The reader may set `max_lead`, the bytes that the writer should not be ahead of it, and `stop_at`, an available byte
+    at which reads end instead of waiting for more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,15 +33,29 @@ class GrowingFile(io.RawIOBase):
         self._changed = threading.Condition()
         self._columns: tuple[str, ...] | None = None
         self._superseded = False
+        self.added_columns: tuple[str, ...] = ()
         self.finished: Path | None = None
         self._file: io.FileIO | None = None
         self.available = self.position = 0
+        self.max_lead: int | None = None
+        self.stop_at: int | None = None
+
+    def is_far_ahead(self, written: int) -> bool:
+        """Whether the writer, at byte `written`, should wait for the reader: it is more than `max_lead` bytes ahead."""
+        return (
+            self.max_lead is not None
+            and written - self.position > self.max_lead
+            and not (self._superseded or self.closed)
+        )
 
     def advance(self, offset: int, columns: Sequence[str]) -> None:
-        """Make the first `offset` bytes available. If `columns` differ from the first call's, supersede the file."""
+        """Make the first `offset` bytes available. If `columns` are not those of the header, supersede the file."""
         with self._changed:
-            self._columns = self._columns or tuple(columns)
-            self._superseded |= self._columns != tuple(columns)
+            if offset and self._columns is None:
+                self._columns = tuple(columns)
+            if self._columns and self._columns != tuple(columns):
+                self.added_columns = tuple(column for column in columns if column not in self._columns)
+                self._superseded = True
             self.available = offset
             self._changed.notify()
 
@@ -57,13 +75,37 @@ class GrowingFile(io.RawIOBase):
 
     # The reader's side
 
-    def wait_beyond(self, offset: int) -> int:
-        """Wait for more than `offset` bytes, or the end; return how many are available. Raises Superseded."""
+    def wait_beyond(self, offset: int, timeout: float | None = None) -> int:
+        """Wait for more than `offset` bytes, or the end, or `timeout` seconds; return how many are available. Raises
+        Superseded."""
         with self._changed:
-            self._changed.wait_for(lambda: self._superseded or self.finished or self.available > offset)
+            self._changed.wait_for(lambda: self._superseded or self.finished or self.available > offset, timeout)
             if self._superseded:
                 raise Superseded
             return self.available
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the rows that are available, as the writer knows them."""
+        return self._columns or ()
+
+    def spans(self, on_wait: Callable[[], None], interval_s: float) -> Iterator[Self]:
+        """Yield this file whenever there are bytes to read: reads then end where these do, at the end of a record.
+
+        Each span must be read to its end. `on_wait` is called every `interval_s` seconds while there are none, and may
+        raise to stop. Raises Superseded.
+        """
+        while True:
+            end = self.wait_beyond(self.position, interval_s)
+            if end > self.position:
+                self.stop_at = end
+                yield self
+                self.stop_at = None
+                continue
+            with self._changed:
+                if self.finished and self.available == self.position:
+                    return
+            on_wait()
 
     def readable(self) -> bool:
         return True
@@ -97,7 +139,8 @@ class GrowingFile(io.RawIOBase):
 
     def _wait(self) -> tuple[io.FileIO, int]:
         """Wait for bytes at the position; return the file, opened there, and how many there are."""
-        limit = max(0, self.wait_beyond(self.position) - self.position)
+        end = self.wait_beyond(self.position) if self.stop_at is None else self.stop_at
+        limit = max(0, end - self.position)
         if self._file is None:
             self._file = self._path.open("rb", buffering=0)
         self._file.seek(self.position)

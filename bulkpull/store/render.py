@@ -78,7 +78,7 @@ class Renderer:
         if self.format.name == "ndjson":
             from bulkpull.rows.ndjson import ndjson  # imports NumPy: not in the event loop's thread
 
-            pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
+            pieces = ndjson((merged,), key=self.columns.key, flat=self.format.flat)
         if self.format.compression:
             pieces = compressed(pieces, self.format.compression)
         with self.path.open("wb", buffering=0) as file:
