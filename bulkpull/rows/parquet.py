@@ -18,20 +18,14 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
-from bulkpull.rows import cells
-from bulkpull.rows.block import Block, Layout
-from bulkpull.rows.cells import PADDING, cell_values, confirm_utf8
+from bulkpull.rows.arrow import read_batches
 from bulkpull.rows.format import DATA_SET_FILE
-from bulkpull.rows.instants import nanoseconds
-from bulkpull.rows.records import File, read_header
-from bulkpull.rows.scan import Scanner
+from bulkpull.rows.records import File
 from bulkpull.source import Columns
 
 ROW_GROUP_BYTES = 16 * 1024 * 1024  # in memory, approximately: about 65,000 rows
 _SAMPLE_ROWS = 8192  # the first of a file, from which is judged where a dictionary helps
 MAX_PARTITIONS = 512  # files open at the same time: four decades of months
-_INSTANTS = pa.timestamp("ms", "UTC")
-_FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # milliseconds: the years 1 to 9999, which all readers support
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for the partition of rows without a value
 _NAT = np.iinfo(np.int64).min
 
@@ -52,106 +46,15 @@ def write_parquet(
     between blocks and may raise to stop. Raises FormatError for text that is not valid UTF-8 and for a time that is not
     an instant in whole milliseconds, and OSError.
     """
-    names, body = read_header(file, checkpoint, columns.key)
-    schema = pa.schema(
-        [pa.field(name, _INSTANTS if name == columns.time and not all_strings else pa.string()) for name in names]
-    )
-    layout = Layout(width=len(names), key_at=names.index(columns.key))
     remedy = "keep times as text with --all-strings" + (", without --partition-by" if partition_by else "")
-    with _Files(path, schema, columns, partitioned=partition_by is not None) as files:
-        row = 1
-        for block in Scanner().blocks(file, body, layout, b"", b""):
-            checkpoint()
-            files.add(_batch(block, schema, row, remedy), row)
-            row += len(block)
-        files.finish(provenance())
-
-
-def _batch(block: Block, schema: Any, row: int, remedy: str) -> Any:
-    """Return the records of a block as a record batch; the first is row number `row`."""
-    confirm_utf8(block, tuple(schema.names), row)
-    time_at = next((at for at, field in enumerate(schema) if field.type == _INSTANTS), None)
-    columns = _texts(block) if cells.KERNEL is None else _columns_by_kernel(block, time_at)
-    if time_at is not None and columns[time_at].type != _INSTANTS:
-        columns[time_at] = _instants(columns[time_at], block, schema.names[time_at], row, remedy)
-    return pa.record_batch(columns, schema=schema)
-
-
-def _columns_by_kernel(block: Block, time_at: int | None) -> list[Any]:
-    """Return the columns of a block: texts, and instants for the times if all of them are in canonical form."""
-    rows, width = block.separators.shape
-    offsets = np.empty(width * (rows + 1), np.int32)
-    validity = np.empty(-(-width * rows // 8), np.uint8)
-    texts = np.empty(len(block.data) + width * PADDING, np.uint8)
-    instants = np.empty(rows, np.int64)
-    instant_validity = np.empty(-(-rows // 8), np.uint8)
-    nulls, has_instants = cells.KERNEL.columns(
-        block.data,
-        np.ascontiguousarray(block.separators, np.int32),
-        width,
-        -1 if time_at is None else time_at,
-        offsets,
-        validity,
-        texts,
-        instants,
-        instant_validity,
+    schema, batches = read_batches(
+        (file,), columns, all_strings=all_strings, instants_in="Parquet timestamps", remedy=remedy
     )
-    bits, data = pa.py_buffer(validity), pa.py_buffer(texts)
-    # A column starts at bit `at * rows` and at offset `at * (rows + 1)`, of which Arrow skips `at * rows`.
-    columns = [
-        pa.Array.from_buffers(pa.string(), rows, [bits, pa.py_buffer(offsets[at:]), data], -1, at * rows)
-        for at in range(width)
-    ]
-    if has_instants:
-        assert time_at is not None
-        valid = pa.py_buffer(instant_validity) if nulls else None
-        columns[time_at] = pa.Array.from_buffers(_INSTANTS, rows, [valid, pa.py_buffer(instants)])
-    return columns
-
-
-def _texts(block: Block) -> list[Any]:
-    """Return the columns of a block as texts."""
-    values = cell_values(block)
-    # The strings of an Arrow array are contiguous: the bytes between two values become every other string.
-    offsets = np.full(2 * len(values.ends) + 1, len(values.data), np.int32)
-    offsets[0:-1:2], offsets[1::2] = values.starts, values.ends
-    is_valid = np.ones(2 * len(values.ends), np.bool_)
-    is_valid[0::2] = ~values.is_null
-    buffers = [np.packbits(is_valid, bitorder="little"), offsets, values.data]
-    texts = pa.Array.from_buffers(pa.string(), len(is_valid), [pa.py_buffer(buffer) for buffer in buffers])
-    by_column = np.arange(0, len(is_valid), 2).reshape(len(block), -1).T.reshape(-1)
-    texts = texts.take(pa.array(by_column))
-    return [texts.slice(at, len(block)) for at in range(0, len(texts), len(block))]
-
-
-def _instants(texts: Any, block: Block, column: str, row: int, remedy: str) -> Any:
-    """Convert texts to timestamps. Raises FormatError for the first that is not an instant in whole milliseconds."""
-    try:
-        instants = pyarrow.compute.cast(texts, _INSTANTS)  # fast, but accepts only a subset of ISO 8601
-        ends = pyarrow.compute.min_max(instants)
-        if ends["min"].value is None or (ends["min"].value >= _FIRST and ends["max"].value <= _LAST):
-            return instants
-    except pa.ArrowInvalid:
-        pass
-    found: list[int | None] = []
-    for at, text in enumerate(texts.to_pylist()):
-        moment = None if text is None else nanoseconds(text.encode())
-        if text is not None and moment is None:
-            raise _instant_error(
-                block, at, column, row, text, "is not an instant with a date, a time and an offset", remedy
-            )
-        milliseconds, finer = divmod(moment or 0, 1_000_000)
-        if finer:
-            raise _instant_error(block, at, column, row, text, "is not an instant in whole milliseconds", remedy)
-        if not _FIRST <= milliseconds <= _LAST:
-            raise _instant_error(block, at, column, row, text, "is not within the years 1 to 9999 in UTC", remedy)
-        found.append(None if moment is None else milliseconds)
-    return pa.array(found, pa.int64()).view(_INSTANTS)
-
-
-def _instant_error(block: Block, at: int, column: str, row: int, text: str, reason: str, remedy: str) -> FormatError:
-    id = block.id(at).decode(errors="replace")
-    return FormatError(row + at, id, f"{column} {text[:100]!r} {reason}, which Parquet timestamps require; {remedy}")
+    with _Files(path, schema, columns, partitioned=partition_by is not None) as files:
+        for batch, row in batches:
+            checkpoint()
+            files.add(batch, row)
+        files.finish(provenance())
 
 
 class _Files:

@@ -76,7 +76,7 @@ class Pipe:
     def __init__(self, stream: ByteStream, format: Format, columns: Columns) -> None:
         self._stream = stream
         self._format = format
-        self._key = columns.key
+        self._columns = columns
         self._descriptor = -1
         self._piece_bytes = select.PIPE_BUF
         self._ready = select.poll()
@@ -143,9 +143,13 @@ class Pipe:
         """Yield the rows in all spans in the format; those of each span before the next one is awaited."""
         if self._format.name == "csv":
             return chain.from_iterable(read_chunks(span, from_thread.check_cancelled) for span in spans)
+        if self._format.name == "arrow":
+            from bulkpull.rows.arrow import arrow_stream  # pyarrow is optional
+
+            return arrow_stream(spans, columns=self._columns, all_strings=self._format.all_strings)
         from bulkpull.rows.ndjson import ndjson  # imports NumPy: not in the event loop's thread
 
-        return ndjson(spans, key=self._key, flat=self._format.flat)
+        return ndjson(spans, key=self._columns.key, flat=self._format.flat)
 
     def _spans(self, merged: GrowingFile) -> Iterator[GrowingFile]:
         """Yield `merged` whenever there are rows to read. Raises OutputError for a column that the header lacks."""
@@ -153,7 +157,7 @@ class Pipe:
         try:
             for span in merged.spans(self._confirm_reader, _INTERVAL_S):
                 if not header:
-                    header, _ = read_header(span, from_thread.check_cancelled, self._key)
+                    header, _ = read_header(span, from_thread.check_cancelled, self._columns.key)
                     span.seek(0)
                 self._confirm_columns(header, merged.columns)
                 yield span

@@ -20,6 +20,7 @@ from bulkpull.rows.records import read_chunks
 from bulkpull.source import Columns
 
 _PARQUET_BYTES = 160_000_000  # of memory
+_ARROW_BYTES = 100_000_000
 _TEXT_BYTES = 40_000_000
 
 
@@ -27,7 +28,7 @@ def memory_to_render(format: Format) -> int:
     """Bytes of memory, approximately, that rendering takes in addition to a pull to plain CSV."""
     if format.is_merged_already:
         return 0
-    return _PARQUET_BYTES if format.name == "parquet" else _TEXT_BYTES
+    return {"parquet": _PARQUET_BYTES, "arrow": _ARROW_BYTES}.get(format.name, _TEXT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Renderer:
             discard(self.path)
             if self.format.name == "parquet":
                 self._write_parquet(merged)
+            elif self.format.name == "arrow":
+                self._write_arrow(merged)
             else:
                 self._write_text(merged)
             _sync(self.path)
@@ -70,6 +73,17 @@ class Renderer:
             all_strings=self.format.all_strings,
             partition_by=self.format.partition_by,
             provenance=self.provenance,
+            checkpoint=from_thread.check_cancelled,
+        )
+
+    def _write_arrow(self, merged: GrowingFile) -> None:
+        from bulkpull.rows.arrow import write_arrow  # pyarrow is optional
+
+        write_arrow(
+            merged,
+            self.path,
+            columns=self.columns,
+            all_strings=self.format.all_strings,
             checkpoint=from_thread.check_cancelled,
         )
 
