@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.feather
@@ -72,14 +73,19 @@ def test_a_file_has_the_schema_and_the_values_of_parquet(tmp_path: Path, all_str
         assert found.equals(expected)
 
 
-def test_the_same_rows_give_the_same_bytes_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "BATCH_BYTES", 3000)
-    monkeypatch.setattr(scan, "BLOCK_BYTES", 1000)
-    found = set()
-    for number, kernel in enumerate((cells.KERNEL, None, _kernel)):
+@pytest.mark.parametrize("rows", [1, 9, 65, 333, 500])
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(arrow, "BATCH_BYTES", 30_000)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 20_000)
+    data = table(rows)
+    files, streams = set(), set()
+    for number, kernel in enumerate((None, _kernel) * 20):
         monkeypatch.setattr(cells, "KERNEL", kernel)
-        found.add(write(table(500), tmp_path / f"{number}.arrow"))
-    assert len(found) == 1
+        for size in (100, 1000, 10_000, 100_000):
+            np.full(size, number, np.uint8)  # memory that is allocated next holds these bytes
+        files.add(write(data, tmp_path / "a.arrow"))
+        streams.add(b"".join(arrow_stream([io.BytesIO(data)], columns=Clickwrap.columns, all_strings=False)))
+    assert (len(files), len(streams)) == (1, 1)
 
 
 def test_other_readers_read_the_file(tmp_path: Path) -> None:
