@@ -85,7 +85,11 @@ def started(arguments: str, sandbox: SandboxProcess, temporary: Path, stdout: in
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     """Wait for the end of a process; return its exit code and its messages."""
-    _, messages = process.communicate(timeout=TIMEOUT_S)
+    try:
+        _, messages = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return process.returncode, messages.decode()
 
 

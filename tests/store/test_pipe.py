@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,29 +96,6 @@ async def test_the_wait_for_a_reader_of_a_fifo_ends(tmp_path: Path, monkeypatch:
         with pytest.raises(OutputError, match=r"no program has opened .*fifo for reading within 0 seconds"):
             await pull(sandbox, tmp_path / "fifo")
         assert sandbox.stats.exports == 0
-
-
-async def test_a_cancelled_pull_does_not_wait_for_a_reader_that_has_stopped() -> None:
-    read, write = os.pipe()
-    async with Sandbox(CONFIG) as sandbox:
-        with anyio.fail_after(TIMEOUT_S), anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as group:
-
-                async def cancel_when_full() -> None:
-                    while has_room(write):  # noqa: ASYNC110 - no event tells it
-                        await anyio.sleep(0.01)
-                    scope.cancel()
-
-                group.start_soon(cancel_when_full)
-                await pull(sandbox, Path(f"/dev/fd/{write}"))
-    assert scope.cancelled_caught
-    os.close(read)
-    os.close(write)
-
-
-def has_room(pipe: int) -> bool:
-    """Whether a pipe is not full."""
-    return bool(select.select([], [pipe], [], 0)[1])
 
 
 def test_what_is_a_stream(tmp_path: Path) -> None:
