@@ -16,6 +16,8 @@ from bulkpull.pull.memory import MemoryLimits, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, check_stream, format_of
 from bulkpull.source import Columns
 
+ALL_FIELDS = "all"
+
 
 @documented
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,10 +27,11 @@ class RunOptions(PlanOptions):
     fields: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "Columns after the required ones. Defaults to all columns of the files.",
-            details="Without it, exports are asked for the required columns, and all that they deliver are kept.",
+            "Columns after the required ones; all: those of --site. Defaults to what files have.",
+            details="Those of a site are read as the pull begins. Without --fields, exports are asked for the "
+            "required columns, and all that they deliver are kept.",
             metavar="A,B",
-            recorded=lambda options, source: ",".join(options.names(source.columns)) if options.fields else "",
+            recorded=lambda options, source: options.recorded_fields(source.columns),
         ),
     )
     site: str | int | None = field(
@@ -103,11 +106,24 @@ class RunOptions(PlanOptions):
         PlanOptions.__post_init__(self)  # super() fails in a dataclass with slots before Python 3.14
         divided(self.memory, self.output_format)
         check_names(self.fields or ())
+        if self.wants_all_fields and self.site is None:
+            raise UsageError("--fields all needs --site ID, since each site has fields of its own")
 
     @property
     def output_format(self) -> Format:
         """The format of what a pull writes."""
         return Format()
+
+    @property
+    def wants_all_fields(self) -> bool:
+        """Whether the columns are those that the site offers when the pull begins."""
+        return tuple(self.fields or ()) == (ALL_FIELDS,)
+
+    def recorded_fields(self, columns: Columns) -> str:
+        """Return the columns as the journal records them; empty if they are those of the files."""
+        if self.wants_all_fields:
+            return ALL_FIELDS
+        return ",".join(self.names(columns)) if self.fields else ""
 
     def names(self, columns: Columns) -> tuple[str, ...]:
         """Return the names of the columns that exports are asked for: those required, then the others, each once."""
@@ -134,7 +150,7 @@ class PullOptions(RunOptions):
     format: str | None = field(
         default=None,
         metadata=option(
-            "Output format. Defaults to the file extension, else csv.",
+            "Defaults to the file extension, else csv.",
             details="An unknown extension is an error. NDJSON nests dotted names; Parquet and Arrow have timestamps.",
             choices=FORMATS,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -24,7 +24,7 @@ from bulkpull.pull.extra import ExtraExports, default_extra
 from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.merge import merge
-from bulkpull.pull.options import PullOptions, RunOptions
+from bulkpull.pull.options import ALL_FIELDS, PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
@@ -168,6 +168,8 @@ class _Pull:
                 await in_thread(self.destination.discard)
                 await in_thread(self.directory.clear)
             self.journal = journal = await in_thread(self.open_journal)
+            if self.options.wants_all_fields:
+                await self.choose_all_fields()
             if await in_thread(has_begun, journal, self.identity):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
@@ -210,6 +212,22 @@ class _Pull:
             journal.close()
         self.memory.close()
         self.directory.release(remove=remove)
+
+    async def choose_all_fields(self) -> None:
+        """Take the fields that an earlier run has found, or those that the site offers now, and record both that these
+        are all and which they are."""
+        recorded = await in_thread(lambda: self.journal.options)
+        mark = f"{ALL_FIELDS}:"
+        if not recorded:
+            assert self.options.site is not None
+            offered = await self.source.export_fields(self.options.site)
+        elif recorded["fields"].startswith(mark):
+            offered = recorded["fields"].removeprefix(mark).split(",")
+        else:
+            return  # an earlier run has not asked for all: its options differ
+        columns = self.source.columns
+        self.options = replace(self.options, fields=[*columns.required, *offered])
+        self.identity["fields"] = mark + self.options.recorded_fields(columns)
 
     async def check_site(self) -> None:
         """Raises UsageError for fields that the site does not offer."""
