@@ -19,7 +19,7 @@ from bulkpull.rows.scan import read_merged
 from bulkpull.source import Columns
 
 INSTANTS = pa.timestamp("ms", "UTC")
-BATCH_BYTES = 16 * 1024 * 1024  # of a file, in memory, approximately: about 65,000 rows
+BATCH_BYTES = 8 * 1024 * 1024  # of a file, in memory, approximately: about 30,000 rows
 _FILE_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")  # like Feather files, which all readers decompress
 _REMEDY = "keep times as text with --all-strings"
 
@@ -73,6 +73,7 @@ def write_arrow(file: File, path: Path, *, columns: Columns, all_strings: bool, 
             if size >= BATCH_BYTES:
                 writer.write_batch(_joined(buffered, schema))
                 buffered, size = [], 0
+                pa.default_memory_pool().release_unused()  # else the pool grows to a multiple of what is in use
         if buffered:
             writer.write_batch(_joined(buffered, schema))
 
