@@ -24,8 +24,7 @@ class GrowingFile(io.RawIOBase):
     written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one,
     and `added_columns` are those that have superseded it.
 
-    The reader may set `max_lead`, the bytes that the writer should not be ahead of it, and `stop_at`, an available byte
-    at which reads end instead of waiting for more.
+    The reader may set `stop_at`, an available byte at which reads end instead of waiting for more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,16 +36,7 @@ class GrowingFile(io.RawIOBase):
         self.finished: Path | None = None
         self._file: io.FileIO | None = None
         self.available = self.position = 0
-        self.max_lead: int | None = None
         self.stop_at: int | None = None
-
-    def is_far_ahead(self, written: int) -> bool:
-        """Whether the writer, at byte `written`, should wait for the reader: it is more than `max_lead` bytes ahead."""
-        return (
-            self.max_lead is not None
-            and written - self.position > self.max_lead
-            and not (self._superseded or self.closed)
-        )
 
     def advance(self, offset: int, columns: Sequence[str]) -> None:
         """Make the first `offset` bytes available. If `columns` are not those of the header, supersede the file."""

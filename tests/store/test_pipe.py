@@ -13,8 +13,12 @@ import anyio
 import pytest
 
 from bulkpull import OutputError, ReaderGoneError, UsageError
+from bulkpull.rows.format import Format
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.sandbox import Sandbox, SandboxConfig
-from bulkpull.store import byte_stream_at, pipe
+from bulkpull.source import Columns
+from bulkpull.store import ByteStream, Pipe, byte_stream_at, pipe
+from bulkpull.threads import in_thread
 from tests.flows.test_resume import CONFIG, WINDOWS, pull
 from tests.late_column import add_a_late_column
 
@@ -115,3 +119,16 @@ async def test_formats_that_need_a_file_are_refused_without_a_request(options: d
         with pytest.raises(UsageError):
             await pull(sandbox, Path("-"), **options)
         assert not sandbox.stats.requests
+
+
+async def test_a_column_that_the_first_header_lacks_is_never_written(tmp_path: Path) -> None:
+    (tmp_path / "merged").write_bytes(b"id\n1\n2,b\n")
+    read, write = os.pipe()
+    merged = GrowingFile(tmp_path / "merged")
+    with Pipe(ByteStream("a pipe", descriptor=write), Format(), Columns("id", "id", ("id",))) as destination:
+        await in_thread(destination.check)
+        merged.advance(9, ("id", "v"))
+        with pytest.raises(OutputError, match="the column v, but the header is written to a pipe already"):
+            await in_thread(destination.take, merged)
+    os.close(write)
+    assert Reader(read).all() == b""
