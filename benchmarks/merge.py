@@ -90,7 +90,7 @@ def with_bulkpull(parts: Sequence[str], out: Path) -> None:
             )
         elif out.suffix == ".ndjson":
             with out.open("wb") as written:
-                written.writelines(ndjson(file, key="id", flat=False))
+                written.writelines(ndjson([file], key="id", flat=False))
         elif out.suffix != ".csv":
             with out.open("wb") as written:
                 pieces = iter(lambda: file.read(1 << 20), b"")

@@ -15,7 +15,8 @@
      │       ├─ FileNotReadyError      the host does not have the file yet (202, 204, 409, 425): retry later
      │       └─ RangeRefusedError      the host does not resume the file at this offset: download all of it
      └─ OutputError            the local disk: output exists, no space, no permission
-         └─ FormatError            a value that the output format cannot hold
+         ├─ FormatError            a value that the output format cannot hold
+         └─ ReaderGoneError        the program that reads a pipe has exited
 
 A message says what failed, for which window or part, and what to do. It never contains the token or a signed link.
 """
@@ -103,6 +104,10 @@ class RangeRefusedError(TransferError):
 
 class OutputError(BulkpullError):
     """A problem of the local disk: the output exists, no space is left, or permission is missing."""
+
+
+class ReaderGoneError(OutputError):
+    """The program that reads the output, a pipe, has exited or closed it before the end."""
 
 
 class FormatError(OutputError):

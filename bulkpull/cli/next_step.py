@@ -26,10 +26,12 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         begun: Whether it has read, or cleared, the progress of earlier runs.
         fresh: Whether it was to clear it.
     """
-    from bulkpull.store import WorkDirectory, resolved
+    from bulkpull.store import WorkDirectory, byte_stream_at, resolved
 
     if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
         return None
+    if stream := byte_stream_at(out):
+        return f"The output to {stream.name} is incomplete, and cannot be resumed."
     unfinished = WorkDirectory.beside(out)
     if unfinished.journal.exists():
         arguments = sys.argv[1:]

@@ -34,19 +34,25 @@ def pull(
     quiet: bool,
     **values: Any,
 ) -> int:
-    """Pull the activity of a time range into one CSV, NDJSON or Parquet file, each id once.
+    """Pull the activity of a time range into one CSV, NDJSON, Parquet or Arrow file, each id once.
 
     The range is split into windows with one export each. Exports run concurrently; their files are downloaded and
     merged as they become ready. Each export sends an email to the token's user.
 
-    If interrupted, rerun the same command to resume.
+    If interrupted, rerun the same command to resume. With --out -, or a pipe, rows are written as
+    they are merged, and the pull cannot be resumed.
 
     \b
     Example:
       bulkpull pull --start 2023-01-01 --end 2024-01-01 --out activity.csv \\
         --filter event_type==agreed --fields event_type,connection_data.remote_address
     """
+    from bulkpull.store import byte_stream_at  # imports the event loop: --help need not
+
     options = bulkpull.PullOptions(**values, resume=not fresh)
+    stream = byte_stream_at(values["out"])
+    if as_json and stream and stream.is_standard_output:
+        raise bulkpull.UsageError("--json would print among the rows: use it with an output other than standard output")
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:

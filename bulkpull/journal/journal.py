@@ -33,9 +33,13 @@ _BOOT_ID_OF_MACOS = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
 class Journal(JournalReader):
     """The journal at `path`, which is created if needed, to write and read.
 
-    What a method has recorded is durable when it returns. The methods block on the disk and may be called from any
-    thread. All raise OutputError.
+    What a method has recorded is durable when it returns, unless `is_durable` is false. The methods block on the disk
+    and may be called from any thread. All raise OutputError.
     """
+
+    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
+        self._is_durable = is_durable
+        super().__init__(path)
 
     # The pull
 
@@ -215,7 +219,7 @@ class Journal(JournalReader):
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
 
     def _open(self) -> sqlite3.Connection:
-        return open_for_writing(self._path)
+        return open_for_writing(self._path, is_durable=self._is_durable)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

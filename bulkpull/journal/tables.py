@@ -42,11 +42,11 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         return db
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open a journal, or create it; every commit is synced."""
+def open_for_writing(path: Path, *, is_durable: bool) -> sqlite3.Connection:
+    """Open a journal, or create it; every commit is synced if it `is_durable`."""
     with disk_errors(f"open the journal {path}", at=path), _closed_on_error(str(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'OFF'}")
         db.execute("PRAGMA fullfsync = ON")  # macOS: past the cache of the disk; a no-op elsewhere
         if _version(db) == 0:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -46,6 +46,7 @@ async def merge(
     release: Callable[[Window], None],
     followed: GrowingFile,
     on_event: OnEvent,
+    is_durable: bool = True,
 ) -> Path:
     """Merge the parts of all journeys into one CSV: the first row of each id, in the order window, part, row.
 
@@ -65,6 +66,7 @@ async def merge(
         release: Called in the event loop with each window whose rows are durable.
         followed: Told of what is durable, window by window, and of the end.
         on_event: Called in the event loop with each event.
+        is_durable: Whether the CSV is synced, so that a later run can continue it.
 
     Returns:
         The complete CSV: `path`, or another file if columns were appended after the first row.
@@ -72,7 +74,9 @@ async def merge(
     Raises:
         OutputError: the disk failed, or `path` was changed since it was written.
     """
-    opened = partial(_Merge.open, path, journal, names, columns, followed, fixed=fixed, memory=memory)
+    opened = partial(
+        _Merge.open, path, journal, names, columns, followed, fixed=fixed, memory=memory, is_durable=is_durable
+    )
     async with _closing(await in_thread(opened)) as work:
         accepted = 0
         pending = deque(journeys)
@@ -173,6 +177,7 @@ class _Merge:
         *,
         fixed: bool,
         memory: int,
+        is_durable: bool,
     ) -> _Merge:
         """Open the CSV where the journal says that the last committed window ends."""
         # These import NumPy: not in the event loop's thread.
@@ -185,7 +190,7 @@ class _Merge:
             if offset and (not path.exists() or path.stat().st_size < offset):
                 raise OutputError(f"{path} was changed since it was written: it is too short. Start over with --fresh")
             with ExitStack() as stack:
-                sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset)
+                sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset, is_durable=is_durable)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
                 deduplicator = Deduplicator(sink, memory, columns)

@@ -13,8 +13,10 @@ from bulkpull.options import documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
-from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
+from bulkpull.rows.format import FORMATS, PARTITIONS, Format, check_stream, format_of
 from bulkpull.source import Columns
+
+ALL_FIELDS = "all"
 
 
 @documented
@@ -25,10 +27,11 @@ class RunOptions(PlanOptions):
     fields: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "Columns after the required ones. Defaults to all columns of the files.",
-            details="Without it, exports are asked for the required columns, and all that they deliver are kept.",
+            "Columns after the required ones; all: those of --site. Defaults to what files have.",
+            details="Those of a site are read as the pull begins. Without --fields, exports are asked for the "
+            "required columns, and all that they deliver are kept.",
             metavar="A,B",
-            recorded=lambda options, source: ",".join(options.names(source.columns)) if options.fields else "",
+            recorded=lambda options, source: options.recorded_fields(source.columns),
         ),
     )
     site: str | int | None = field(
@@ -104,11 +107,24 @@ class RunOptions(PlanOptions):
         divided(self.memory, self.output_format)
         check_names(self.fields or ())
         check_listener(self.on_event)
+        if self.wants_all_fields and self.site is None:
+            raise UsageError("--fields all needs --site ID, since each site has fields of its own")
 
     @property
     def output_format(self) -> Format:
         """The format of what a pull writes."""
         return Format()
+
+    @property
+    def wants_all_fields(self) -> bool:
+        """Whether the columns are those that the site offers when the pull begins."""
+        return tuple(self.fields or ()) == (ALL_FIELDS,)
+
+    def recorded_fields(self, columns: Columns) -> str:
+        """Return the columns as the journal records them; empty if they are those of the files."""
+        if self.wants_all_fields:
+            return ALL_FIELDS
+        return ",".join(self.names(columns)) if self.fields else ""
 
     def names(self, columns: Columns) -> tuple[str, ...]:
         """Return the names of the columns that exports are asked for: those required, then the others, each once."""
@@ -127,15 +143,16 @@ class PullOptions(RunOptions):
 
     out: str | os.PathLike[str] = field(
         metadata=option(
-            "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
+            "Output file, or - for standard output. .gz or .zst compresses csv and ndjson.",
+            details="A file appears once complete. Standard output, a pipe or a device gets rows as they are merged.",
             metavar="FILE",
         )
     )
     format: str | None = field(
         default=None,
         metadata=option(
-            "Output format. Defaults to the file extension, else csv.",
-            details="An unknown extension is an error. NDJSON nests dotted names; Parquet has timestamps.",
+            "Defaults to the file extension, else csv.",
+            details="An unknown extension is an error. NDJSON nests dotted names; Parquet and Arrow have timestamps.",
             choices=FORMATS,
         ),
     )
@@ -145,7 +162,7 @@ class PullOptions(RunOptions):
     )
     all_strings: bool = field(
         default=False,
-        metadata=option("Write times as text in Parquet."),
+        metadata=option("Write times as text in Parquet and Arrow."),
     )
     partition_by: str | None = field(
         default=None,
@@ -159,13 +176,18 @@ class PullOptions(RunOptions):
     @property
     def output_format(self) -> Format:
         """The format, by its name or by the output's extension."""
-        return format_of(
+        from bulkpull.store import byte_stream_at  # imports the event loop; the command line needs only the options
+
+        format = format_of(
             Path(self.out),
             self.format,
             flat=self.flat,
             all_strings=self.all_strings,
             partition_by=self.partition_by,
         )
+        if stream := byte_stream_at(self.out):
+            check_stream(format, stream.name)
+        return format
 
 
 def check_names(fields: Sequence[str]) -> None:

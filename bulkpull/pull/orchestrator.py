@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -25,13 +25,23 @@ from bulkpull.pull.journey import Journey, cancelled_from_within
 from bulkpull.pull.journeys import Journeys
 from bulkpull.pull.manifest import manifest_of
 from bulkpull.pull.merge import merge
-from bulkpull.pull.options import PullOptions, RunOptions
+from bulkpull.pull.options import ALL_FIELDS, PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
-from bulkpull.store import Destination, ManifestWriter, WorkDirectory, destination_for, feed, resolved
+from bulkpull.store import (
+    ByteStream,
+    Destination,
+    ManifestWriter,
+    Pipe,
+    WorkDirectory,
+    byte_stream_at,
+    destination_for,
+    feed,
+    resolved,
+)
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -42,6 +52,8 @@ async def pull(source: Source, options: PullOptions) -> Result:
     The output appears only when it is complete, with a manifest beside it (see `verify`). A pull that fails, is
     cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any; the same call resumes
     it, or starts over if `resume` is false. A cancellation may take some seconds while an export is being launched.
+
+    Standard output (`-`), a pipe or a device gets the rows as windows are merged. Such a pull is never resumed.
 
     Args:
         source: The API.
@@ -56,7 +68,10 @@ async def pull(source: Source, options: PullOptions) -> Result:
         ApiError: The API refused or failed.
         PartError: A file could not be downloaded or read.
         OutputError: The output exists, or the disk does not take it.
+        ReaderGoneError: The reader of a pipe has exited.
     """
+    if stream := byte_stream_at(options.out):
+        return await _pull_to(stream, source, options)
 
     def destination(work: WorkDirectory, provenance: Callable[[], Mapping[str, str]]) -> Destination:
         return destination_for(
@@ -69,6 +84,11 @@ async def pull(source: Source, options: PullOptions) -> Result:
         )
 
     return await run(source, options, WorkDirectory.beside(options.out), destination)
+
+
+async def _pull_to(stream: ByteStream, source: Source, options: PullOptions) -> Result:
+    with WorkDirectory.temporary(stream.name) as directory, Pipe(stream, options.output_format, source.columns) as pipe:
+        return await run(source, options, directory, lambda _work, _provenance: pipe)
 
 
 MakeDestination = Callable[[WorkDirectory, Callable[[], Mapping[str, str]]], Destination]
@@ -155,7 +175,9 @@ class _Pull:
             if not self.options.resume:
                 await in_thread(self.destination.discard)
                 await in_thread(self.directory.clear)
-            self.journal = journal = await in_thread(Journal, self.directory.journal)
+            self.journal = journal = await in_thread(self.open_journal)
+            if self.options.wants_all_fields:
+                await self.choose_all_fields()
             if await in_thread(has_begun, journal, self.identity):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
@@ -182,6 +204,9 @@ class _Pull:
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
 
+    def open_journal(self) -> Journal:
+        return Journal(self.directory.journal, is_durable=not self.directory.is_temporary)
+
     def publish(self, merged: Path) -> None:
         """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
         self.journal.record_receipt(self.destination.finish(merged))
@@ -203,6 +228,22 @@ class _Pull:
             journal.close()
         self.memory.close()
         self.directory.release(remove=remove)
+
+    async def choose_all_fields(self) -> None:
+        """Take the fields that an earlier run has found, or those that the site offers now, and record both that these
+        are all and which they are."""
+        recorded = await in_thread(lambda: self.journal.options)
+        mark = f"{ALL_FIELDS}:"
+        if not recorded:
+            assert self.options.site is not None
+            offered = await self.source.export_fields(self.options.site)
+        elif recorded["fields"].startswith(mark):
+            offered = recorded["fields"].removeprefix(mark).split(",")
+        else:
+            return  # an earlier run has not asked for all: its options differ
+        columns = self.source.columns
+        self.options = replace(self.options, fields=[*columns.required, *offered])
+        self.identity["fields"] = mark + self.options.recorded_fields(columns)
 
     async def check_site(self) -> None:
         """Raises UsageError for fields that the site does not offer."""
@@ -243,6 +284,7 @@ class _Pull:
                     release=work.collector.window_left,
                     followed=followed,
                     on_event=self.announce,
+                    is_durable=not self.directory.is_temporary,
                 )
         if finished is None:
             raise cancelled_from_within()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -235,17 +234,17 @@ class RowStream:
             )
             return self._destination
 
-        return await run(self._source, self._options, self._directory(), destination)
+        state = self._options.state
+        with (
+            WorkDirectory.temporary("the stream")
+            if state is None
+            else nullcontext(WorkDirectory(resolved(state), f"the stream of {os.fspath(state)}", is_kept=True))
+        ) as directory:
+            return await run(self._source, self._options, directory, destination)
 
     def _set_shape(self, shape: Shape) -> None:
         self._shape = shape
         self._has_header.set()
-
-    def _directory(self) -> WorkDirectory:
-        state = self._options.state
-        if state is None:
-            return WorkDirectory(Path(tempfile.mkdtemp(prefix="bulkpull-")), "the stream", is_temporary=True)
-        return WorkDirectory(resolved(state), f"the stream of {os.fspath(state)}", is_kept=True)
 
 
 def stream(source: Source, options: StreamOptions) -> RowStream:

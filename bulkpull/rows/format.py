@@ -8,20 +8,31 @@ from pathlib import Path
 
 from bulkpull.errors import UsageError
 
-FORMATS = ("csv", "ndjson", "parquet")
+FORMATS = ("csv", "ndjson", "parquet", "arrow")
+STREAM_FORMATS = ("csv", "ndjson", "arrow")  # what a program can read before its end is written
 PARTITIONS = ("month",)
 DATA_SET_FILE = "activity.parquet"  # the name of the file in each partition's directory
-_SUFFIXES = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".pq": "parquet"}
+_SUFFIXES = {
+    ".csv": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
 _COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-_KNOWN = ".csv, .ndjson or .jsonl (each optionally followed by .gz or .zst), .parquet or .pq"
+_ARROW_FORMATS = {"parquet": "Parquet", "arrow": "Arrow"}  # written by pyarrow
+_KNOWN = ".csv, .ndjson or .jsonl (each optionally followed by .gz or .zst), .parquet or .pq, .arrow or .feather"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """An output format and its options.
 
-    `name` is one of FORMATS. `compression` is gz, zst or empty; Parquet has its own. `flat` keeps dotted names flat in
-    NDJSON, `all_strings` keeps times as text in Parquet, and `partition_by` writes Parquet as a directory of files.
+    `name` is one of FORMATS. `compression` is gz, zst or empty; Parquet and Arrow have their own. `flat` keeps dotted
+    names flat in NDJSON, `all_strings` keeps times as text in Parquet and Arrow, and `partition_by` writes Parquet as a
+    directory of files.
     """
 
     name: str = "csv"
@@ -67,15 +78,25 @@ def format_of(
         raise UsageError(f"unknown format {name!r}: use one of {', '.join(FORMATS)}")
     if partition_by is not None and partition_by not in PARTITIONS:
         raise UsageError(f"the output can be partitioned by {' or '.join(PARTITIONS)}, not by {partition_by!r}")
-    if name == "parquet" and compression:
-        raise UsageError(f"Parquet files are compressed already: use a file name without .{compression}")
-    if name != "parquet" and (all_strings or partition_by):
-        option = "--partition-by" if partition_by else "--all-strings"
-        raise UsageError(f"{option} works with Parquet only, not with {name}")
+    if name in _ARROW_FORMATS and compression:
+        raise UsageError(f"{_ARROW_FORMATS[name]} files are compressed already: use a file name without .{compression}")
+    if name != "parquet" and partition_by:
+        raise UsageError(f"--partition-by works with Parquet only, not with {name}")
+    if name not in _ARROW_FORMATS and all_strings:
+        raise UsageError(f"--all-strings works with Parquet and Arrow only, not with {name}")
     if partition_by and all_strings:
         raise UsageError("--partition-by needs times as timestamps: it cannot be used with --all-strings")
     if name != "ndjson" and flat:
         raise UsageError(f"--flat works with NDJSON only, not with {name}")
-    if name == "parquet" and find_spec("pyarrow") is None:
-        raise UsageError("Parquet output needs pyarrow: pip install 'bulkpull[parquet]'")
+    if name in _ARROW_FORMATS and find_spec("pyarrow") is None:
+        raise UsageError(f"{_ARROW_FORMATS[name]} output needs pyarrow: pip install 'bulkpull[parquet]'")
     return Format(name, compression, flat, all_strings, partition_by)
+
+
+def check_stream(format: Format, name: str) -> None:
+    """Raise UsageError for a format that cannot be written to `name`, a pipe or a device."""
+    choice = f"choose --format {', '.join(STREAM_FORMATS[:-1])} or {STREAM_FORMATS[-1]}"
+    if format.name not in STREAM_FORMATS:
+        raise UsageError(f"{format.name} cannot be written to {name}: its readers need a file; {choice}")
+    if format.compression:
+        raise UsageError(f"the output to {name} cannot be compressed: pipe it to gzip or zstd, and {choice}")

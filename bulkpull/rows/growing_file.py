@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -89,6 +89,29 @@ class GrowingFile(io.RawIOBase):
             if self._superseded:
                 raise Superseded
             return self.available
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the rows that are available, as the writer knows them."""
+        return self._columns or ()
+
+    def spans(self, on_wait: Callable[[], None], interval_s: float) -> Iterator[Self]:
+        """Yield this file whenever there are bytes to read: reads then end where these do, at the end of a record.
+
+        Each span must be read to its end. `on_wait` is called every `interval_s` seconds while there are none, and may
+        raise to stop. Raises Superseded.
+        """
+        while True:
+            end = self.wait_beyond(self.position, interval_s)
+            if end > self.position:
+                self.stop_at = end
+                yield self
+                self.stop_at = None
+                continue
+            with self._changed:
+                if self.finished and self.available == self.position:
+                    return
+            on_wait()
 
     def readable(self) -> bool:
         return True

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
 import orjson
 
 from bulkpull.rows import cells
-from bulkpull.rows.block import Block, Layout
+from bulkpull.rows.block import Block
 from bulkpull.rows.cells import PADDING, confirm_utf8
-from bulkpull.rows.records import File, read_header, unquote
-from bulkpull.rows.scan import Scanner
+from bulkpull.rows.records import File, unquote
+from bulkpull.rows.scan import read_merged
 
 _PIECE_BYTES = 1024 * 1024  # of lines that the kernel writes in one call; more if a single one may not fit
 _ROWS_PER_CALL = 1024  # enough to need few calls, few enough that no call holds the GIL for long
@@ -21,20 +21,17 @@ _EMPTY_STRING = b"\x00"  # a placeholder for an empty string: JSON cannot contai
 _LF, _QUOTE, _BACKSLASH, _SPACE = b'\n"\\ '
 
 
-def ndjson(file: File, *, key: str, flat: bool) -> Generator[bytes]:
-    """Yield the lines of a merged CSV, several at a time.
+def ndjson(spans: Iterable[File], *, key: str, flat: bool) -> Generator[bytes]:
+    """Yield the lines of a merged CSV, several at a time; `spans` are those of `read_merged`.
 
     Dotted names become nested objects, as in the API's list route, unless `flat`. A name stays flat if a prefix of it
     is a column too, or if it has more than 100 components. Raises FormatError for text that is not valid UTF-8.
     """
-    columns, body = read_header(file, lambda: None, key)
-    shape = _LineTemplate(columns, flat=flat)
-    layout = Layout(width=len(columns), key_at=columns.index(key))
-    row = 1
-    for block in Scanner().blocks(file, body, layout, b"", b""):
+    columns, blocks = read_merged(spans, key)
+    template = _LineTemplate(columns, flat=flat)
+    for block, row in blocks:
         confirm_utf8(block, columns, row)
-        yield from shape.lines(block) if cells.KERNEL is None else shape.lines_by_kernel(block)
-        row += len(block)
+        yield from template.lines(block) if cells.KERNEL is None else template.lines_by_kernel(block)
 
 
 class _LineTemplate:

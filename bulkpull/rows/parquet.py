@@ -18,17 +18,14 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from bulkpull.errors import FormatError
-from bulkpull.rows.block import Block, Layout
-from bulkpull.rows.columns import Shape, columns_of
+from bulkpull.rows.arrow import read_batches
 from bulkpull.rows.format import DATA_SET_FILE
-from bulkpull.rows.records import File, read_header
-from bulkpull.rows.scan import Scanner
+from bulkpull.rows.records import File
 from bulkpull.source import Columns
 
 ROW_GROUP_BYTES = 16 * 1024 * 1024  # in memory, approximately: about 65,000 rows
 _SAMPLE_ROWS = 8192  # the first of a file, from which is judged where a dictionary helps
 MAX_PARTITIONS = 512  # files open at the same time: four decades of months
-_INSTANTS = pa.timestamp("ms", "UTC")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for the partition of rows without a value
 _NAT = np.iinfo(np.int64).min
 
@@ -49,35 +46,20 @@ def write_parquet(
     between blocks and may raise to stop. Raises FormatError for text that is not valid UTF-8 and for a time that is not
     an instant in whole milliseconds, and OSError.
     """
-    names, body = read_header(file, checkpoint, columns.key)
-    schema = pa.schema(
-        [pa.field(name, _INSTANTS if name == columns.time and not all_strings else pa.string()) for name in names]
-    )
-    time_at = None if all_strings or columns.time not in names else names.index(columns.time)
-    layout = Layout(width=len(names), key_at=names.index(columns.key))
     remedy = "keep times as text with --all-strings" + (", without --partition-by" if partition_by else "")
-    shape = Shape(names, time_at, "Parquet timestamps", remedy)
+    schema, batches = read_batches(
+        (file,), columns, all_strings=all_strings, instants_in="Parquet timestamps", remedy=remedy
+    )
     with _Files(path, schema, columns, partitioned=partition_by is not None) as files:
-        row = 1
-        for block in Scanner().blocks(file, body, layout, b"", b""):
+        for batch, row in batches:
             checkpoint()
-            files.add(_batch(block, schema, shape, row), row)
-            row += len(block)
+            files.add(batch, row)
         files.finish(provenance())
 
 
 def count_rows(path: Path) -> int:
     """Return the number of rows of a Parquet file, from its footer. Raises OSError."""
     return int(pyarrow.parquet.read_metadata(path).num_rows)
-
-
-def _batch(block: Block, schema: Any, shape: Shape, row: int) -> Any:
-    """Return the records of a block as a record batch; the first is row number `row`."""
-    arrays = []
-    for field, column in zip(schema, columns_of(block, shape, row), strict=True):
-        buffers = [None if buffer is None else pa.py_buffer(buffer) for buffer in column.buffers]
-        arrays.append(pa.Array.from_buffers(field.type, column.rows, buffers, -1, column.first))
-    return pa.record_batch(arrays, schema=schema)
 
 
 class _Files:

@@ -8,15 +8,16 @@ a ragged row, or a record longer than a block.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 
 from bulkpull.rows.block import Block, Layout, compute_keys, is_outside
 from bulkpull.rows.numpy_scan import NumpyBuffer
-from bulkpull.rows.records import CsvError, File, records, unquote
+from bulkpull.rows.records import CsvError, File, read_header, records, unquote
 
 try:
     from bulkpull.rows.compiled_scan import CompiledBuffer
@@ -137,6 +138,29 @@ class Scanner:
         left = chunk[len(chunk) - (given - parsed) :] if parsed < given else b""
         self._buffer.data[: len(left)] = left
         return len(left), row
+
+
+def read_merged(spans: Iterable[File], key: str) -> tuple[tuple[str, ...], Generator[tuple[Block, int]]]:
+    """Return the columns of a merged CSV, and its rows in blocks, each with the row number of its first, from 1.
+
+    Args:
+        spans: The file, once or repeatedly: each time, reads end at the end of a record, and later ones continue there.
+        key: The column of the ids.
+    """
+    rest = iter(spans)
+    first = next(rest)
+    columns, body = read_header(first, lambda: None, key)
+    first.seek(body)
+    layout = Layout(width=len(columns), key_at=columns.index(key))
+
+    def blocks() -> Generator[tuple[Block, int]]:
+        scanner, row = Scanner(), 1
+        for span in chain((first,), rest):
+            for block in scanner.blocks(span, span.tell(), layout, b"", b""):
+                yield block, row
+                row += len(block)
+
+    return columns, blocks()
 
 
 class _BlockBuilder:

@@ -27,14 +27,17 @@ class CsvSink:
 
     The header starts with `columns`; if `fixed`, these are all. Otherwise `add_columns` appends further ones in the
     order of their first appearance, and `finish` pads earlier rows with empty fields. `offset` is the position of the
-    next record; if it is not 0, the existing file is continued there.
+    next record; if it is not 0, the existing file is continued there. It is flushed to disk if it `is_durable`.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], *, fixed: bool, offset: int = 0) -> None:
+    def __init__(
+        self, path: Path, columns: Sequence[str], *, fixed: bool, offset: int = 0, is_durable: bool = True
+    ) -> None:
         self.columns = list(columns)
         self.offset = 0
         self.path = path
         self._fixed = fixed
+        self._is_durable = is_durable
         self._uncached = self._misses = 0  # bytes evicted from the page cache, and reads of them
         self._file = path.open("r+b" if offset else "w+b", buffering=0)
         self.truncate(offset, columns)
@@ -74,7 +77,8 @@ class CsvSink:
         itself, above all on virtual machines.
         """
         written = self.offset
-        sync_file(self._file.fileno())
+        if self._is_durable:
+            sync_file(self._file.fileno())
         end = (min(written - _CACHED_BYTES, written if needed is None else needed)) // _PAGE_BYTES * _PAGE_BYTES
         if end > self._uncached and self._misses < _MAX_MISSES and hasattr(os, "posix_fadvise"):
             advice = os.POSIX_FADV_DONTNEED
@@ -126,7 +130,8 @@ class CsvSink:
             for raw, fields, _ in rows:
                 wide.write(raw + b"," * (len(self.columns) - len(fields)) + b"\n")
             wide.flush()
-            sync_file(wide.fileno())
+            if self._is_durable:
+                sync_file(wide.fileno())
         return wide_path
 
 

@@ -11,11 +11,13 @@ from bulkpull.store.manifest import (
     manifest_path,
     read_manifest,
 )
+from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
 from bulkpull.store.render import memory_to_render
 from bulkpull.store.stream import Stream
 from bulkpull.store.work import WorkDirectory, resolved
 
 __all__ = [
+    "ByteStream",
     "Destination",
     "Difference",
     "Manifest",
@@ -23,8 +25,10 @@ __all__ = [
     "ManifestMismatch",
     "ManifestWindow",
     "ManifestWriter",
+    "Pipe",
     "Stream",
     "WorkDirectory",
+    "byte_stream_at",
     "compare",
     "destination_for",
     "feed",

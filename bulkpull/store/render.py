@@ -59,7 +59,12 @@ class Renderer:
         """
         with disk_errors(f"write the output as {self.format.name}", at=self.path):
             discard(self.path)
-            checksums = self._write_parquet(merged) if self.format.name == "parquet" else self._write_text(merged)
+            if self.format.name == "parquet":
+                checksums = self._write_parquet(merged)
+            elif self.format.name == "arrow":
+                checksums = self._write_arrow(merged)
+            else:
+                checksums = self._write_text(merged)
             _sync(self.path)
             return checksums
 
@@ -79,12 +84,24 @@ class Renderer:
         files = self.path.rglob(DATA_SET_FILE) if self.format.is_data_set else (self.path,)
         return {"" if path == self.path else path.relative_to(self.path).as_posix(): _checksum(path) for path in files}
 
+    def _write_arrow(self, merged: GrowingFile) -> dict[str, str]:
+        from bulkpull.rows.arrow import write_arrow  # pyarrow is optional
+
+        write_arrow(
+            merged,
+            self.path,
+            columns=self.columns,
+            all_strings=self.format.all_strings,
+            checkpoint=from_thread.check_cancelled,
+        )
+        return {"": _checksum(self.path)}
+
     def _write_text(self, merged: GrowingFile) -> dict[str, str]:
         pieces: Iterator[bytes] = read_chunks(merged, from_thread.check_cancelled)
         if self.format.name == "ndjson":
             from bulkpull.rows.ndjson import ndjson  # imports NumPy: not in the event loop's thread
 
-            pieces = ndjson(merged, key=self.columns.key, flat=self.format.flat)
+            pieces = ndjson((merged,), key=self.columns.key, flat=self.format.flat)
         if self.format.compression:
             pieces = compressed(pieces, self.format.compression)
         digest = sha256()

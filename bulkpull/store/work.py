@@ -9,7 +9,8 @@ import stat
 import struct
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -45,6 +46,17 @@ class WorkDirectory:
         publish. A symbolic link is followed."""
         path = resolved(output)
         return cls(path.with_name(f"{path.name}.bulkpull"), path)
+
+    @classmethod
+    @contextmanager
+    def temporary(cls, output: Path | str) -> Iterator[Self]:
+        """A directory for a single run, among the system's temporary files (`TMPDIR`); removed at the end."""
+        with disk_errors(f"create a directory in {tempfile.gettempdir()}"):
+            path = Path(tempfile.mkdtemp(prefix="bulkpull-"))
+        try:
+            yield cls(path, output, is_temporary=True)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)  # if no run has claimed and released it
 
     @property
     def journal(self) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pyarrow.dataset
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
@@ -58,17 +59,18 @@ def from_arrow(row: dict[str, Any]) -> dict[str, str]:
 
 
 async def test_each_format_holds_the_same_rows(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    names = ["a.arrow", "a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"]
     async with Sandbox(CONFIG) as sandbox:
-        for name in ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet"):
+        for name in names:
             result = await pull(sandbox, tmp_path / name, fields=FIELDS)
             assert (result.rows, result.output) == (8000, tmp_path / name)
-    names = ("a.csv.gz", "a.ndjson", "a.ndjson.zst", "a.parquet")
     assert {path.name for path in tmp_path.iterdir()} == {*names, *(f"{name}.manifest.json" for name in names)}
     with gzip.open(tmp_path / "a.csv.gz", "rt", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == rows
     text = (tmp_path / "a.ndjson").read_text()
     assert [from_ndjson(line) for line in text.split("\n")[:-1]] == rows
     assert list(map(from_arrow, pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist())) == rows
+    assert pyarrow.feather.read_table(tmp_path / "a.arrow").equals(pyarrow.parquet.read_table(tmp_path / "a.parquet"))
     metadata = pyarrow.parquet.read_metadata(tmp_path / "a.parquet").metadata
     assert {name.decode(): value.decode() for name, value in metadata.items() if name.startswith(b"bulkpull.")} == {
         "bulkpull.start": "2024-01-01T00:00:00.000Z",
@@ -105,7 +107,7 @@ async def test_overwrites_a_partitioned_output_only_as_a_whole(tmp_path: Path, r
             await pull(sandbox, out, overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.ndjson.gz"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.ndjson.gz", "a.arrow"])
 async def test_an_interrupted_pull_leaves_the_same_bytes(tmp_path: Path, name: str) -> None:
     (tmp_path / "other").mkdir()
     async with Sandbox(CONFIG) as sandbox:

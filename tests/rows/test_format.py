@@ -26,6 +26,8 @@ from bulkpull.rows.format import Format, format_of
         ("a.jsonl.gz", Format("ndjson", "gz")),
         ("a.parquet", Format("parquet")),
         ("a.pq", Format("parquet")),
+        ("a.arrow", Format("arrow")),
+        ("a.feather", Format("arrow")),
     ],
 )
 def test_the_extension_determines_the_format(name: str, format: Format) -> None:
@@ -66,7 +68,9 @@ def test_rejects_an_unknown_extension_and_lists_the_formats(name: str, extension
     [
         ("a", {"name": "xlsx"}, "unknown format 'xlsx'.*csv, ndjson, parquet"),
         ("a.parquet.gz", {}, "without .gz"),
-        ("a.csv", {"all_strings": True}, "--all-strings works with Parquet only, not with csv"),
+        ("a.arrow.zst", {}, "Arrow files are compressed already.*without .zst"),
+        ("a.arrow", {"partition_by": "month"}, "works with Parquet only, not with arrow"),
+        ("a.csv", {"all_strings": True}, "--all-strings works with Parquet and Arrow only, not with csv"),
         ("a.ndjson", {"partition_by": "month"}, "--partition-by works with Parquet only, not with ndjson"),
         ("a.parquet", {"partition_by": "day"}, "by month, not by 'day'"),
         ("a.parquet", {"partition_by": "month", "all_strings": True}, "cannot be used with --all-strings"),

@@ -57,7 +57,7 @@ def as_parquet(directory: Path, data: bytes) -> list[dict[str, Any]]:
 
 
 def as_ndjson(data: bytes) -> list[dict[str, Any]]:
-    lines = b"".join(ndjson(io.BytesIO(data), key="id", flat=True)).decode().split("\n")
+    lines = b"".join(ndjson([io.BytesIO(data)], key="id", flat=True)).decode().split("\n")
     return [json.loads(line) for line in lines[:-1]]
 
 
@@ -152,7 +152,7 @@ def test_the_kernel_and_numpy_write_the_same_bytes(
         found: list[bytes] = []
         for kernel in (None, cells.KERNEL):
             patch.setattr(cells, "KERNEL", kernel)
-            rendered = b"".join(ndjson(io.BytesIO(data), key="id", flat=False))
+            rendered = b"".join(ndjson([io.BytesIO(data)], key="id", flat=False))
             for partition_by in (None, "month"):
                 path = directory / f"{partition_by}{len(found)}"
                 try:

@@ -116,3 +116,29 @@ def test_it_knows_which_columns_have_superseded_it(path: Path) -> None:
     assert growing.added_columns == ("w",)
     with pytest.raises(Superseded):
         growing.read(1)
+
+
+def test_a_span_ends_where_the_available_rows_do(path: Path) -> None:
+    growing = GrowingFile(path)
+    waits = 0
+
+    def on_wait() -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            growing.advance(13, COLUMNS)
+        elif waits == 4:
+            growing.finish(path)
+
+    growing.advance(9, COLUMNS)
+    assert [span.read(100) + span.read(100) for span in growing.spans(on_wait, 0.001)] == [b"id,v\n1,a\n", b"2,b\n"]
+    assert waits == 4
+
+
+def test_spans_end_when_the_file_is_superseded(path: Path) -> None:
+    growing = GrowingFile(path)
+    growing.advance(9, COLUMNS)
+    spans = growing.spans(growing.abort, 0.001)
+    assert next(spans).read(100) == b"id,v\n1,a\n"
+    with pytest.raises(Superseded):
+        next(spans)

@@ -56,7 +56,7 @@ def resume(data: bytes, directory: Path) -> None:
 
 
 def to_ndjson(data: bytes, _directory: Path) -> None:
-    assert sum(piece.count(b"\n") for piece in ndjson(io.BytesIO(data), key="id", flat=False)) == 3
+    assert sum(piece.count(b"\n") for piece in ndjson([io.BytesIO(data)], key="id", flat=False)) == 3
 
 
 def to_parquet(data: bytes, directory: Path) -> None:
@@ -141,7 +141,7 @@ def test_every_format_holds_long_values(tmp_path: Path, cell: bytes) -> None:
     expected = ["a", cell.replace(b'""', b'"').decode(), "b"]
     to_parquet(data, tmp_path)
     assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").column("v").to_pylist() == expected
-    lines = b"".join(ndjson(io.BytesIO(data), key="id", flat=False)).split(b"\n")
+    lines = b"".join(ndjson([io.BytesIO(data)], key="id", flat=False)).split(b"\n")
     assert [json.loads(line)["v"] for line in lines[:-1]] == expected
 
 

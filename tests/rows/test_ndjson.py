@@ -26,7 +26,7 @@ COLUMNS = ["id", "created_time", "a.b", "a.c.d", "e", "a.c.f"]
 
 
 def objects(data: bytes, *, flat: bool = False) -> list[dict[str, Any]]:
-    text = b"".join(ndjson(io.BytesIO(data), key="id", flat=flat)).decode()
+    text = b"".join(ndjson([io.BytesIO(data)], key="id", flat=flat)).decode()
     assert text.endswith("\n") or not text
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
@@ -73,7 +73,7 @@ def test_keeps_quotes_inside_an_unquoted_value() -> None:
 
 
 def test_keys_follow_the_order_of_columns_grouped_by_object() -> None:
-    [line] = ndjson(io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n"), key="id", flat=False)
+    [line] = ndjson([io.BytesIO(b"id,a.b,c,a.d\n1,2,3,4\n")], key="id", flat=False)
     assert line == b'{"id":"1","a":{"b":"2","d":"4"},"c":"3"}\n'
 
 
