@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bulkpull.pull import CountMismatch, PullOptions, Result
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
+    from bulkpull.store import DataSet, DataSetFile, open_dataset
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -55,6 +56,8 @@ __all__ = [
     "Clickwrap",
     "Columns",
     "CountMismatch",
+    "DataSet",
+    "DataSetFile",
     "Event",
     "Export",
     "ExportError",
@@ -80,6 +83,7 @@ __all__ = [
     "Window",
     "errors",
     "events",
+    "open_dataset",
     "plan",
     "pull",
     "status",
@@ -98,6 +102,7 @@ if not TYPE_CHECKING:
             "pull": ("CountMismatch", "PullOptions", "Result"),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
+            "store": ("DataSet", "DataSetFile", "open_dataset"),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),

@@ -15,6 +15,7 @@ from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, format_of
 from bulkpull.source import Columns
+from bulkpull.store import ObjectUrl
 
 
 @documented
@@ -127,8 +128,17 @@ class PullOptions(RunOptions):
     out: str | os.PathLike[str] = field(
         metadata=option(
             "Output file; appears once complete. .gz or .zst compresses csv and ndjson.",
+            details="Or a URL of object storage, such as s3://bucket/key.csv.",
             metavar="FILE",
         )
+    )
+    state: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=option(
+            "Directory for the progress of a pull to object storage. Defaults to the current one.",
+            details="A local output has its progress beside it.",
+            metavar="DIR",
+        ),
     )
     format: str | None = field(
         default=None,
@@ -154,6 +164,11 @@ class PullOptions(RunOptions):
         default=False,
         metadata=option("Replace the output if it exists."),
     )
+
+    def __post_init__(self) -> None:
+        RunOptions.__post_init__(self)
+        if ObjectUrl.of(self.out) is None and self.state is not None:
+            raise UsageError("--state is for outputs in object storage: a local output has its progress beside it")
 
     @property
     def output_format(self) -> Format:

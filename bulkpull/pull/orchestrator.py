@@ -30,7 +30,7 @@ from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
-from bulkpull.store import Destination, WorkDirectory, destination_for, feed, resolved
+from bulkpull.store import Destination, WorkDirectory, destination_for, feed
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -39,8 +39,8 @@ async def pull(source: Source, options: PullOptions) -> Result:
     """Pull the activity of `[start, end)` into one output at `out`, each id once.
 
     The output appears only when it is complete. A pull that fails, is cancelled or is killed leaves its progress in the
-    directory `<out>.bulkpull`, if it made any; the same call resumes it, or starts over if `resume` is false. A
-    cancellation may take some seconds while an export is being launched.
+    directory `<out>.bulkpull`, if it made any, or in `state` if the output is in object storage; the same call resumes
+    it, or starts over if `resume` is false. A cancellation may take some seconds while an export is being launched.
 
     Args:
         source: The API.
@@ -59,7 +59,7 @@ async def pull(source: Source, options: PullOptions) -> Result:
 
     def destination(work: WorkDirectory, provenance: Callable[[], Mapping[str, str]]) -> Destination:
         return destination_for(
-            resolved(options.out),
+            options.out,
             work,
             options.output_format,
             overwrite=options.overwrite,
@@ -67,7 +67,7 @@ async def pull(source: Source, options: PullOptions) -> Result:
             provenance=provenance,
         )
 
-    return await run(source, options, WorkDirectory.beside(options.out), destination)
+    return await run(source, options, WorkDirectory.of(options.out, options.state), destination)
 
 
 MakeDestination = Callable[[WorkDirectory, Callable[[], Mapping[str, str]]], Destination]
@@ -182,6 +182,7 @@ class _Pull:
     def close(self, journal: Journal | None) -> None:
         """Close the journal and release the work directory, which stays as long as there is progress in it."""
         remove = self.published
+        self.destination.close()
         if journal:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches

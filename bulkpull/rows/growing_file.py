@@ -33,6 +33,11 @@ class GrowingFile(io.RawIOBase):
         self._file: io.FileIO | None = None
         self.available = self.position = 0
 
+    @property
+    def path(self) -> Path:
+        """Where the file is while it grows."""
+        return self._path
+
     def advance(self, offset: int, columns: Sequence[str]) -> None:
         """Make the first `offset` bytes available. If `columns` differ from the first call's, supersede the file."""
         with self._changed:

@@ -1,7 +1,20 @@
 """Where rows end up: destinations behind one protocol, and the work directory of a pull."""
 
+from bulkpull.store.address import ObjectUrl
+from bulkpull.store.dataset import DataSet, DataSetFile, open_dataset
 from bulkpull.store.destination import Destination, destination_for, feed
 from bulkpull.store.render import memory_to_render
 from bulkpull.store.work import WorkDirectory, resolved
 
-__all__ = ["Destination", "WorkDirectory", "destination_for", "feed", "memory_to_render", "resolved"]
+__all__ = [
+    "DataSet",
+    "DataSetFile",
+    "Destination",
+    "ObjectUrl",
+    "WorkDirectory",
+    "destination_for",
+    "feed",
+    "memory_to_render",
+    "open_dataset",
+    "resolved",
+]
