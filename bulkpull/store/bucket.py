@@ -249,6 +249,8 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return "the bucket does not exist. Create it, or correct the URL", True
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
         return f"permission denied ({said}). Check the credentials, and what they may do in the bucket", True
+    if code == "NoSuchUpload":
+        return "the storage has discarded the unfinished upload. Run the same command again to upload anew", False
     if isinstance(error, FileNotFoundError):
         return f"there is no such object ({said or 'status 404'})", False
     if isinstance(error, ValueError):
