@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"pyarrow", "boto3", "botocore"}  # imported only where Parquet or an S3 store is asked for
+OPTIONAL = {"pyarrow", "boto3", "botocore", "obstore"}  # imported only where Parquet or an object store is asked for
 
 
 def imported() -> set[str]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PART_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 10_000  # of S3 and Google Cloud Storage
 _CONCURRENT_PARTS = 3  # in addition to the one that is being read
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
+_METADATA_SERVICE = re.compile(r"169\.254\.\d+\.\d+|metadata\.google|/metadata/")
+_IN_ENVIRONMENT = "in the environment, as the provider's own tools read them"
 _RECEIPT = "bulkpull"  # metadata of an object; Azure allows no hyphens
 _CONTENT_TYPES = {"csv": "text/csv", "ndjson": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
 
@@ -77,7 +80,7 @@ class Bucket:
             try:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
+                if _NO_BUCKET.search(str(error)):
                     raise
                 return None
 
@@ -104,9 +107,14 @@ class Bucket:
             raise _Probed
             yield b""
 
-        self.read(key + ".bulkpull-probe")  # tells a bucket that does not exist, which not every server does in uploads
-        with _store_errors(f"write to {self.url.bucket}/{key}"), suppress(_Probed):
-            obstore.put(self._store, key, nothing(), use_multipart=True)
+        with _store_errors(f"write to {self.url.bucket}/{key}"):
+            try:  # a bucket that does not exist: not every server tells that when an upload is started
+                obstore.get(self._store, f"{key}.bulkpull-probe")
+            except FileNotFoundError as error:
+                if _NO_BUCKET.search(str(error)):
+                    raise
+            with suppress(_Probed):
+                obstore.put(self._store, key, nothing(), use_multipart=True)
 
     def put(
         self, key: str, data: bytes, *, mode: str | Mapping[str, str], receipt: str = "", content: str = "json"
@@ -178,8 +186,10 @@ class Bucket:
         }
         options: dict[str, Any] = {}
         if self.url.bucket.startswith("s3"):
-            if os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://"):
-                client["allow_http"] = True  # as the user asks for
+            endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
+            if endpoint and not re.match(r"https?://[^/]", endpoint):
+                raise UsageError("AWS_ENDPOINT_URL is not a URL such as https://storage.example.com")
+            client["allow_http"] = endpoint.startswith("http://")  # as the user asks for
             if _uses_profile():
                 options["credential_provider"] = _profile()
         with _store_errors(f"use {self.url.bucket}"):
@@ -245,7 +255,7 @@ def _reason(error: Exception) -> tuple[str, bool]:
     code = match[1] if (match := re.search(r"<Code>(\w{1,64})</Code>", text)) else ""
     status = int(match[1]) if (match := re.search(r"status(?: code)?: (\d{3})", text)) else None
     said = ", ".join(filter(None, (f"status {status}" if status else "", code)))
-    if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist", text):
+    if _NO_BUCKET.search(text):
         return "the bucket does not exist. Create it, or correct the URL", True
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
         return f"permission denied ({said}). Check the credentials, and what they may do in the bucket", True
@@ -257,10 +267,15 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return "the key is not valid. Choose another", True
     if status in (301, 307, 400) and code in ("PermanentRedirect", "AuthorizationHeaderMalformed", ""):
         return f"the bucket may be in another region ({said}). Set AWS_REGION", True
-    if re.search(r"metadata|Imds|credential|token", text, re.I) and status is None:
-        return "no credentials were found. Set them in the environment, as the provider's own tools read them", True
+    if status is None and _METADATA_SERVICE.search(text):
+        return f"no credentials were found. Set them {_IN_ENVIRONMENT}", True
     if status is not None:
         return f"the storage answered {said}. Run the same command again later to resume", False
     if "timed out" in text or "Timeout" in text:
         return "no answer in time. Run the same command again later to resume", False
-    return "the storage cannot be reached. Check the network and the endpoint, and run the same command again", False
+    if "HTTP error" in text:
+        return (
+            "the storage cannot be reached. Check the network and the endpoint, and run the same command again",
+            False,
+        )
+    return f"its account, region or credentials are not set, or not valid. Set them {_IN_ENVIRONMENT}", True
