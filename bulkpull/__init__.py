@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
-    from bulkpull.store import Difference
+    from bulkpull.store import DataSet, DataSetFile, Difference, open_dataset
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -68,6 +68,8 @@ __all__ = [
     "Clickwrap",
     "Columns",
     "CountMismatch",
+    "DataSet",
+    "DataSetFile",
     "Difference",
     "Event",
     "Export",
@@ -102,6 +104,7 @@ __all__ = [
     "Window",
     "errors",
     "events",
+    "open_dataset",
     "plan",
     "pull",
     "rows",
@@ -135,7 +138,7 @@ if not TYPE_CHECKING:
             ),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
-            "store": ("Difference",),
+            "store": ("DataSet", "DataSetFile", "Difference", "open_dataset"),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),

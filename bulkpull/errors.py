@@ -14,7 +14,7 @@
      │   └─ TransferError          no answer, 408, 429, 5xx, or the transfer broke: retry
      │       ├─ FileNotReadyError      the host does not have the file yet (202, 204, 409, 425): retry later
      │       └─ RangeRefusedError      the host does not resume the file at this offset: download all of it
-     └─ OutputError            the local disk: output exists, no space, no permission
+     └─ OutputError            the local disk or object storage: output exists, no space, no permission
          ├─ FormatError            a value that the output format cannot hold
          └─ ReaderGoneError        the program that reads a pipe has exited
 
@@ -103,7 +103,7 @@ class RangeRefusedError(TransferError):
 
 
 class OutputError(BulkpullError):
-    """A problem of the local disk: the output exists, no space is left, or permission is missing."""
+    """A problem of the local disk or object storage: the output exists, no space is left, or permission is missing."""
 
 
 class ReaderGoneError(OutputError):

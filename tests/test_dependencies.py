@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"pyarrow", "boto3", "botocore", "pytest"}  # imported where Parquet, an S3 store or the plugin is used
+# Imported where Parquet, Arrow, object storage, an S3 store of the sandbox, or the plugin is used
+OPTIONAL = {"arro3", "boto3", "botocore", "nanoarrow", "obstore", "pyarrow", "pytest"}
 
 
 def imported() -> set[str]:

@@ -16,7 +16,15 @@ from bulkpull.cli.running import Interrupted
 from bulkpull.errors import OutputError, UsageError
 
 
-def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, begun: bool, fresh: bool) -> str | None:
+def next_step(
+    out: Path | str,
+    end: Exception,
+    options: Sequence[click.Parameter],
+    *,
+    begun: bool,
+    fresh: bool,
+    state: Path | None = None,
+) -> str | None:
     """Return a sentence for the user; None if that of the error `end` says enough.
 
     Args:
@@ -25,14 +33,15 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         options: Those of the command.
         begun: Whether it has read, or cleared, the progress of earlier runs.
         fresh: Whether it was to clear it.
+        state: The directory of the progress, if it was given.
     """
-    from bulkpull.store import WorkDirectory, byte_stream_at, resolved
+    from bulkpull.store import WorkDirectory, byte_stream_at
 
     if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
         return None
     if stream := byte_stream_at(out):
         return f"The output to {stream.name} is incomplete, and cannot be resumed."
-    unfinished = WorkDirectory.beside(out)
+    unfinished = WorkDirectory.of(out, state)
     if unfinished.journal.exists():
         arguments = sys.argv[1:]
         if begun or not fresh:
@@ -40,7 +49,7 @@ def next_step(out: Path, end: Exception, options: Sequence[click.Parameter], *, 
         command = " ".join(map(quoted, ("bulkpull", *arguments)))
         return f"Progress is saved in {unfinished.path}. Resume with: {command}"
     if isinstance(end, Interrupted):
-        complete = resolved(out).exists()
+        complete = isinstance(unfinished.output, Path) and unfinished.output.exists()
         return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
     return None
 

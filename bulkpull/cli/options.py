@@ -39,6 +39,16 @@ class Size(click.ParamType[int]):
         return f"{value}{_PREFIXES[power].strip()}B"
 
 
+class Output(click.Path):
+    """A path, or a URL, which is not one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if isinstance(value, str) and "://" in value else super().convert(value, parameter, context)
+
+
 class Names(click.ParamType[list[str]]):
     """Names separated by commas."""
 
@@ -106,7 +116,7 @@ def _type(hint: Any, declaration: Option) -> tuple[click.ParamType[Any], str | N
         return Size(), "SIZE"
     kinds = {getattr(kind, "__origin__", kind) for kind in (hint, *get_args(hint))}
     if os.PathLike in kinds:
-        return click.Path(path_type=Path), None
+        return Output(), None
     if Sequence in kinds:
         return Names(), None
     if str in kinds:

@@ -69,7 +69,8 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if note := next_step(values["out"], end, pull.params, begun=begun, fresh=fresh):
+        note = next_step(values["out"], end, pull.params, begun=begun, fresh=fresh, state=values["state"])
+        if note:
             end.add_note(note)
         raise
     if not quiet:

@@ -9,20 +9,22 @@ from pathlib import Path
 import click
 
 import bulkpull
+from bulkpull.cli.options import Output
 from bulkpull.cli.tables import path_json, show, table, window_json
 from bulkpull.window import instant
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Output())
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="As given to the pull.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(file: Path, as_json: bool) -> None:
+def status(file: Path | str, state: Path | None, as_json: bool) -> None:
     """Show the progress of the unfinished pull to FILE."""
     import orjson
     from rich.filesize import decimal
     from rich.markup import escape
 
-    found = bulkpull.status(file)
+    found = bulkpull.status(file, state)
     if as_json:
         windows = [
             window_json(one.window) | {name: value for name, value in asdict(one).items() if name != "window"}

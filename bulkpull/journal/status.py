@@ -53,15 +53,20 @@ class Status:
     windows: tuple[WindowStatus, ...]
 
 
-def status(out: str | os.PathLike[str]) -> Status:
+def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> Status:
     """Return the status of the unfinished pull to `out`.
 
     Blocks on the disk, and changes nothing there: a pull that is running, or starts, is not disturbed.
 
+    Args:
+        out: The output.
+        state: The directory of the progress, if the output is in object storage.
+
     Raises:
+        UsageError: `out` is not a URL of object storage.
         OutputError: there is no unfinished pull, or its journal cannot be read.
     """
-    work = WorkDirectory.beside(out)
+    work = WorkDirectory.of(out, state)
     if not work.journal.exists() or not all(map(_is_safe_to_open, work.journal_files)):
         raise OutputError(f"there is no unfinished pull to {work.output}")
     journal = JournalReader(work.journal)

@@ -15,6 +15,7 @@ from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, check_stream, format_of
 from bulkpull.source import Columns
+from bulkpull.store import ObjectUrl
 
 ALL_FIELDS = "all"
 
@@ -143,10 +144,21 @@ class PullOptions(RunOptions):
 
     out: str | os.PathLike[str] = field(
         metadata=option(
-            "Output file, or - for standard output. .gz or .zst compresses csv and ndjson.",
-            details="A file appears once complete. Standard output, a pipe or a device gets rows as they are merged.",
+            "Output file, URL such as s3://bucket/key.csv, or - for standard output.",
+            details=(
+                "A file or an object appears once complete; .gz or .zst compresses csv and ndjson. Standard output, a "
+                "pipe or a device gets rows as they are merged."
+            ),
             metavar="FILE",
         )
+    )
+    state: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=option(
+            "Directory for the progress of a pull to object storage. Defaults to the current one.",
+            details="A local output has its progress beside it.",
+            metavar="DIR",
+        ),
     )
     format: str | None = field(
         default=None,
@@ -172,6 +184,11 @@ class PullOptions(RunOptions):
         default=False,
         metadata=option("Replace the output if it exists."),
     )
+
+    def __post_init__(self) -> None:
+        RunOptions.__post_init__(self)
+        if ObjectUrl.of(self.out) is None and self.state is not None:
+            raise UsageError("--state is for outputs in object storage: a local output has its progress beside it")
 
     @property
     def output_format(self) -> Format:

@@ -40,7 +40,6 @@ from bulkpull.store import (
     byte_stream_at,
     destination_for,
     feed,
-    resolved,
 )
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
@@ -49,9 +48,10 @@ from bulkpull.window import Window
 async def pull(source: Source, options: PullOptions) -> Result:
     """Pull the activity of `[start, end)` into one output at `out`, each id once.
 
-    The output appears only when it is complete, with a manifest beside it (see `verify`). A pull that fails, is
-    cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any; the same call resumes
-    it, or starts over if `resume` is false. A cancellation may take some seconds while an export is being launched.
+    The output appears only when it is complete, a local one with a manifest beside it (see `verify`). A pull that
+    fails, is cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any, or in
+    `state` if the output is in object storage; the same call resumes it, or starts over if `resume` is false. A
+    cancellation may take some seconds while an export is being launched.
 
     Standard output (`-`), a pipe or a device gets the rows as windows are merged. Such a pull is never resumed.
 
@@ -75,7 +75,7 @@ async def pull(source: Source, options: PullOptions) -> Result:
 
     def destination(work: WorkDirectory, provenance: Callable[[], Mapping[str, str]]) -> Destination:
         return destination_for(
-            resolved(options.out),
+            options.out,
             work,
             options.output_format,
             overwrite=options.overwrite,
@@ -83,11 +83,12 @@ async def pull(source: Source, options: PullOptions) -> Result:
             provenance=provenance,
         )
 
-    return await run(source, options, WorkDirectory.beside(options.out), destination)
+    return await run(source, options, WorkDirectory.of(options.out, options.state), destination)
 
 
 async def _pull_to(stream: ByteStream, source: Source, options: PullOptions) -> Result:
-    with WorkDirectory.temporary(stream.name) as directory, Pipe(stream, options.output_format, source.columns) as pipe:
+    pipe = Pipe(stream, options.output_format, source.columns)
+    with WorkDirectory.temporary(stream.name) as directory:
         return await run(source, options, directory, lambda _work, _provenance: pipe)
 
 
@@ -222,6 +223,7 @@ class _Pull:
     def close(self, journal: Journal | None) -> None:
         """Close the journal and release the work directory, which stays as long as there is progress in it."""
         remove = self.directory.is_temporary or (self.published and not self.directory.is_kept)
+        self.destination.close()
         if journal:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 remove = remove or not journal.launches

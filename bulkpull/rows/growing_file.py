@@ -43,6 +43,11 @@ class GrowingFile(io.RawIOBase):
         self.max_lead: int | None = None
         self.stop_at: int | None = None
 
+    @property
+    def path(self) -> Path:
+        """Where the file is while it grows."""
+        return self._path
+
     def wait_for_reader(self, written: int, checkpoint: Callable[[], None]) -> None:
         """Wait while byte `written` is more than `max_lead` bytes ahead of the reader. `checkpoint` is called meanwhile
         and may raise to stop."""

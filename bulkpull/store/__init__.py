@@ -1,23 +1,55 @@
 """Where rows end up: destinations behind one protocol, their manifests, and the work directory of a pull."""
 
-from bulkpull.store.check import Difference, compare
-from bulkpull.store.destination import Destination, destination_for, feed
-from bulkpull.store.manifest import (
-    Manifest,
-    ManifestCompleteness,
-    ManifestMismatch,
-    ManifestWindow,
-    ManifestWriter,
-    manifest_path,
-    read_manifest,
-)
-from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
-from bulkpull.store.render import memory_to_render
-from bulkpull.store.stream import Stream
-from bulkpull.store.work import WorkDirectory, resolved
+from typing import TYPE_CHECKING
+
+from bulkpull.lazy import lazily
+
+if TYPE_CHECKING:
+    from bulkpull.store.address import ObjectUrl
+    from bulkpull.store.check import Difference, compare
+    from bulkpull.store.dataset import DataSet, DataSetFile, open_dataset
+    from bulkpull.store.destination import Destination, destination_for, feed
+    from bulkpull.store.manifest import (
+        Manifest,
+        ManifestCompleteness,
+        ManifestMismatch,
+        ManifestWindow,
+        ManifestWriter,
+        manifest_path,
+        read_manifest,
+    )
+    from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
+    from bulkpull.store.render import memory_to_render
+    from bulkpull.store.stream import Stream
+    from bulkpull.store.work import WorkDirectory, resolved
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "address": ("ObjectUrl",),
+            "check": ("Difference", "compare"),
+            "dataset": ("DataSet", "DataSetFile", "open_dataset"),
+            "destination": ("Destination", "destination_for", "feed"),
+            "manifest": (
+                "Manifest",
+                "ManifestCompleteness",
+                "ManifestMismatch",
+                "ManifestWindow",
+                "ManifestWriter",
+                "manifest_path",
+                "read_manifest",
+            ),
+            "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
+            "render": ("memory_to_render",),
+            "stream": ("Stream",),
+            "work": ("WorkDirectory", "resolved"),
+        },
+    )
 
 __all__ = [
     "ByteStream",
+    "DataSet",
+    "DataSetFile",
     "Destination",
     "Difference",
     "Manifest",
@@ -25,6 +57,7 @@ __all__ = [
     "ManifestMismatch",
     "ManifestWindow",
     "ManifestWriter",
+    "ObjectUrl",
     "Pipe",
     "Stream",
     "WorkDirectory",
@@ -34,6 +67,7 @@ __all__ = [
     "feed",
     "manifest_path",
     "memory_to_render",
+    "open_dataset",
     "read_manifest",
     "resolved",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ from bulkpull.events import OnEvent, Rendered
 from bulkpull.rows.format import Format
 from bulkpull.rows.growing_file import GrowingFile, Superseded
 from bulkpull.source import Columns
+from bulkpull.store.address import ObjectUrl
 from bulkpull.store.local import LocalDirectory, LocalFile
+from bulkpull.store.remote import RemoteDataSet, RemoteFile
 from bulkpull.store.render import Renderer
-from bulkpull.store.work import WorkDirectory
+from bulkpull.store.work import WorkDirectory, resolved
 from bulkpull.threads import in_thread
 
 _REPORT_INTERVAL_S = 0.5
@@ -25,9 +28,9 @@ class Destination(Protocol):
     """Takes the merged rows of one pull, and publishes them all at once.
 
     Order: a run calls `holds`, and ends if that is true. Otherwise it calls `check`, `take` once or twice, `finish`,
-    and `publish`. `discard` comes before all of them, if the user starts over. A run that fails, is cancelled or is
-    killed calls nothing more; the next run begins again, with another object. What a destination has to remember
-    until then, such as the id of an upload, it keeps where it writes, or in a file in the work directory.
+    and `publish`. `discard` comes before all of them, if the user starts over. A run that fails or is cancelled calls
+    only `close`, and one that is killed calls nothing more; the next run begins again, with another object. What a
+    destination has to remember until then it keeps where it writes, or in a file in the work directory.
 
     Threads: every method may block. Each is called in a thread of the pull, one at a time, never in the event loop.
 
@@ -73,9 +76,12 @@ class Destination(Protocol):
     def discard(self) -> None:
         """Remove what earlier runs have left unpublished. A no-op if there is nothing."""
 
+    def close(self) -> None:
+        """Let go of what is in use, such as an upload that is not complete. Called last, however the run ends."""
+
 
 def destination_for(
-    output: Path,
+    output: str | os.PathLike[str],
     work: WorkDirectory,
     format: Format,
     *,
@@ -83,10 +89,10 @@ def destination_for(
     columns: Columns,
     provenance: Callable[[], Mapping[str, str]],
 ) -> Destination:
-    """Return the destination at a path, in a `format`.
+    """Return the destination at a path or a URL of object storage, in a `format`.
 
     Args:
-        output: The path.
+        output: The path or the URL.
         work: The pull's work directory.
         format: What is written.
         overwrite: Whether an existing output is replaced.
@@ -94,8 +100,10 @@ def destination_for(
         provenance: Returns where the rows come from; called once all rows are merged.
     """
     renderer = Renderer(work.rendered, format, columns, provenance)
+    if (url := ObjectUrl.of(output)) is not None:
+        return (RemoteDataSet if format.is_data_set else RemoteFile)(url, work, renderer, overwrite)
     kind = LocalDirectory if format.is_data_set else LocalFile
-    return kind(output, work, renderer, overwrite)
+    return kind(resolved(output), work, renderer, overwrite)
 
 
 @asynccontextmanager

@@ -100,6 +100,9 @@ class LocalFile:
         with disk_errors(f"remove {self.renderer.path}"):
             discard(self.renderer.path)
 
+    def close(self) -> None:
+        """A no-op."""
+
     def _receipt(self, found: os.stat_result) -> str:
         """The format as well: a rerun that asks for another one must not take this output for its own."""
         return f"{self.renderer.format} {found.st_ino}"

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Self
 
 from anyio import from_thread
 
@@ -68,7 +67,7 @@ def byte_stream_at(output: str | os.PathLike[str]) -> ByteStream | None:
 class Pipe:
     """Writes rows to a stream as soon as their windows are merged. See Destination.
 
-    A context manager, which closes the stream. The descriptor may be shared with other processes, so its flags stay as
+    The descriptor may be shared with other processes, so its flags stay as
     they are: it is polled instead, and given at most PIPE_BUF bytes at a time, which a pipe that is ready takes without
     blocking. So a reader that stops reading blocks the thread only until the pull is cancelled.
     """
@@ -80,13 +79,6 @@ class Pipe:
         self._descriptor = -1
         self._piece_bytes = select.PIPE_BUF
         self._ready = select.poll()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
     def check(self) -> None:
         """Open the stream. Raises OutputError if that fails, or if nobody opens a FIFO for reading."""
@@ -116,6 +108,12 @@ class Pipe:
 
     def discard(self) -> None:
         """A no-op: earlier runs have left nothing."""
+
+    def close(self) -> None:
+        """Close the descriptor; a shared one stays open elsewhere."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _open(self) -> int:
         if self._stream.path is None:

@@ -93,6 +93,9 @@ class Stream:
         with disk_errors(f"remove {self._record}"):
             self._record.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """A no-op."""
+
     def record_taken(self, end: int) -> None:
         """Record durably that rows were taken up to byte `end` of the merged CSV. Raises OutputError."""
         with disk_errors(f"write to {self._record}", at=self._record):

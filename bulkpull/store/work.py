@@ -17,6 +17,7 @@ from typing import Self
 
 from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.errors import OutputError
+from bulkpull.store.address import ObjectUrl
 
 _FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi"  # struct flock; the order of its fields differs
 _SET_LOCK = getattr(fcntl, "F_OFD_SETLK", 90)  # not every Python on macOS has these names
@@ -57,6 +58,15 @@ class WorkDirectory:
             yield cls(path, output, is_temporary=True)
         finally:
             shutil.rmtree(path, ignore_errors=True)  # if no run has claimed and released it
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> Self:
+        """The directory for an output: `beside` a local one; for one in object storage `<key's last part>.bulkpull`
+        in the directory `state`, or in the current one."""
+        url = ObjectUrl.of(output)
+        return (
+            cls.beside(output) if url is None else cls(resolved(Path(state or ".", f"{url.name}.bulkpull")), str(url))
+        )
 
     @property
     def journal(self) -> Path:

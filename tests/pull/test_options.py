@@ -74,6 +74,7 @@ def test_the_command_line_passes_every_value_on() -> None:
         "max_extra_exports": ("0", 0),
         "skip_failed": (None, True),
         "overwrite": (None, True),
+        "state": ("x", Path("x")),
     }
     arguments = [
         part

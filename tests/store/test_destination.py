@@ -52,6 +52,9 @@ class InMemory:
     def discard(self) -> None:
         self.taken = b""
 
+    def close(self) -> None:
+        pass
+
 
 Use = Callable[[InMemory], InMemory]
 

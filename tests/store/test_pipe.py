@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -125,7 +126,7 @@ async def test_a_column_that_the_first_header_lacks_is_never_written(tmp_path: P
     (tmp_path / "merged").write_bytes(b"id\n1\n2,b\n")
     read, write = os.pipe()
     merged = GrowingFile(tmp_path / "merged")
-    with Pipe(ByteStream("a pipe", descriptor=write), Format(), Columns("id", "id", ("id",))) as destination:
+    with closing(Pipe(ByteStream("a pipe", descriptor=write), Format(), Columns("id", "id", ("id",)))) as destination:
         await in_thread(destination.check)
         merged.advance(9, ("id", "v"))
         with pytest.raises(OutputError, match="the column v, but the header is written to a pipe already"):
