@@ -151,7 +151,7 @@ class _Pull:
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
     doubt: str = ""
-    manifest: Path | None = None
+    manifest: Path | str | None = None
     published: bool = False
 
     def __post_init__(self, make_destination: MakeDestination) -> None:
@@ -213,7 +213,7 @@ class _Pull:
         self.journal.record_receipt(self.destination.finish(merged))
         self.destination.publish()
 
-    def write_manifest(self, found: Completeness) -> Path | None:
+    def write_manifest(self, found: Completeness) -> Path | str | None:
         """Write the manifest of the published output, if the destination has a place for one; return its path."""
         if not isinstance(self.destination, ManifestWriter):
             return None

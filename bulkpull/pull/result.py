@@ -54,7 +54,7 @@ class Result:
     completeness: KnownBy
     doubt: str
     empty_columns: tuple[str, ...]
-    manifest: Path | None = None
+    manifest: Path | str | None = None
 
     @property
     def complete(self) -> bool:
@@ -111,7 +111,7 @@ class Tally:
         skipped: tuple[Window, ...],
         completeness: Completeness,
         doubt: str,
-        manifest: Path | None = None,
+        manifest: Path | str | None = None,
     ) -> Result:
         """Return the result, with the figures counted so far."""
         figures = {name.name: self.counts[name.name] for name in fields(Result) if name.type == "int"}

@@ -13,7 +13,7 @@ from anyio import from_thread
 from bulkpull.errors import ApiError, UsageError
 from bulkpull.planning import CountUnavailable, count_window
 from bulkpull.source import Source
-from bulkpull.store import Difference, Manifest, compare, manifest_path, read_manifest, resolved
+from bulkpull.store import Difference, Manifest, ObjectUrl, compare, manifest_path, read_manifest, resolved
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
 
@@ -81,9 +81,11 @@ async def verify(out: str | os.PathLike[str], source: Source | None = None) -> V
 
     Raises:
         OutputError: There is no manifest, it is damaged, or a file cannot be read.
-        UsageError: The output came from another source.
+        UsageError: The output came from another source, or is not local.
         ApiError: The API refused or failed to count.
     """
+    if url := ObjectUrl.of(out):
+        raise UsageError(f"{url} is not a local output: copy it and its manifest to a directory, and verify them there")
     output = await in_thread(resolved, out)
     path = await in_thread(manifest_path, output)
     manifest = await in_thread(read_manifest, path)

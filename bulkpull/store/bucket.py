@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.store.address import ObjectUrl
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from obstore import ReadableFile
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 PART_BYTES = 16 * 1024 * 1024
@@ -48,9 +51,10 @@ class _Probed(Exception):  # noqa: N818 - not an error: ends an upload that was 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object: its receipt (empty if bulkpull did not write it, or with another version), and its version."""
+    """An object: its receipt (empty if bulkpull did not write it, or with another version), its size and version."""
 
     receipt: str
+    size: int
     version: Mapping[str, str]
 
 
@@ -70,7 +74,7 @@ class Bucket:
             except FileNotFoundError:
                 return None
             version = {name: str(got.meta[name]) for name in ("e_tag", "version") if got.meta[name]}
-            return Found(dict(got.attributes).get(_RECEIPT, ""), version)
+            return Found(dict(got.attributes).get(_RECEIPT, ""), got.meta["size"], version)
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a small object; None if there is none."""
@@ -84,12 +88,12 @@ class Bucket:
                     raise
                 return None
 
-    def open(self, key: str, size: int) -> Any:
-        """Return a reader of ranges of an object of a given size."""
+    def open(self, key: str, size: int) -> ObjectReader:
+        """Return an object of a given size as a file."""
         import obstore
 
         with _store_errors(f"read {self.url.bucket}/{key}"):
-            return obstore.open_reader(self._store, key, size=size)
+            return ObjectReader(obstore.open_reader(self._store, key, size=size))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys of the objects whose key starts with a prefix and a slash."""
@@ -194,6 +198,31 @@ class Bucket:
                 options["credential_provider"] = _profile()
         with _store_errors(f"use {self.url.bucket}"):
             return from_url(self.url.bucket, client_options=client, retry_config=retry, **options)
+
+
+class ObjectReader(io.RawIOBase):
+    """An object, as a file that seeks. `reader` is obstore's."""
+
+    def __init__(self, reader: ReadableFile) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer) as view:
+            data = memoryview(self._reader.read(len(view)))
+            view[: len(data)] = data
+            return len(data)
 
 
 class AlreadyExists(OutputError):  # noqa: N818 - says what is there

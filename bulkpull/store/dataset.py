@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -18,9 +18,7 @@ from bulkpull.disk import disk_errors
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import Bucket
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from bulkpull.store.manifest import ManifestFile, manifest_path, read_manifest
 
 MANIFEST = "_manifest.json"
 _READ_BYTES = 8 * 1024 * 1024  # by each request
@@ -83,36 +81,11 @@ class DataSet:
             place, source = str(self._place / file.path), self._place / file.path
         else:
             place = f"{self._place.url}/{file.path}"
-            source = io.BufferedReader(_RemoteFile(self._place, file), _READ_BYTES)
+            source = io.BufferedReader(self._place.open(f"{self._place.url.key}/{file.path}", file.bytes), _READ_BYTES)
         try:
             return closing(pyarrow.parquet.ParquetFile(source, pre_buffer=False))
         except (OSError, pa.ArrowInvalid):
             raise OutputError(f"cannot read {place}: it is missing or damaged") from None
-
-
-class _RemoteFile(io.RawIOBase):
-    """An object, as a file that seeks."""
-
-    def __init__(self, bucket: Bucket, file: DataSetFile) -> None:
-        self._reader = bucket.open(f"{bucket.url.key}/{file.path}", file.bytes)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        with memoryview(buffer) as view:
-            data = memoryview(self._reader.read(len(view)))
-            view[: len(data)] = data
-            return len(data)
 
 
 def open_dataset(place: str | os.PathLike[str]) -> DataSet:
@@ -145,8 +118,8 @@ def open_dataset(place: str | os.PathLike[str]) -> DataSet:
         return DataSet(bucket, files_in_manifest(manifest, str(url)))
     directory = Path(place)
     with disk_errors(f"read {directory}"):
-        if (directory / MANIFEST).exists():
-            return DataSet(directory, files_in_manifest((directory / MANIFEST).read_bytes(), str(directory)))
+        if (beside := manifest_path(directory.resolve())).exists():
+            return DataSet(directory, tuple(_in_directory(file) for file in read_manifest(beside).files))
         paths = sorted({*directory.glob("month=*/*.parquet"), *directory.glob("*.parquet")})  # no month: no rows
         if not paths:
             raise OutputError(f"there is no data set in {directory}")
@@ -155,6 +128,12 @@ def open_dataset(place: str | os.PathLike[str]) -> DataSet:
             rows = pyarrow.parquet.read_metadata(path).num_rows
             found.append(DataSetFile(path.relative_to(directory).as_posix(), rows, path.stat().st_size, None))
         return DataSet(directory, tuple(found))
+
+
+def _in_directory(file: ManifestFile) -> DataSetFile:
+    """The file as the data set names it: the directory may have another name now."""
+    _, _, path = file.path.partition("/")
+    return DataSetFile(path, file.rows, file.bytes, file.sha256)
 
 
 def files_in_manifest(manifest: bytes, place: str) -> tuple[DataSetFile, ...]:

@@ -27,7 +27,7 @@ from bulkpull.rows.records import File
 
 VERSION = 1  # of the manifest; any change of its members is another version
 FORMAT = "bulkpull manifest"
-_SUFFIX = ".manifest.json"  # after the name of the output
+SUFFIX = ".manifest.json"  # after the name of the output
 _START = re.compile(rb'\s*\{\s*"format"\s*:\s*"bulkpull manifest"')
 _START_BYTES = 256  # in which `_START` must match
 _MAX_BYTES = 1_000_000_000
@@ -130,17 +130,17 @@ class Manifest:
 class ManifestWriter(Protocol):
     """A destination that has a place for the manifest of its output."""
 
-    def write_manifest(self, manifest: Manifest) -> Path | None:
+    def write_manifest(self, manifest: Manifest) -> Path | str:
         """Add the files of the published output to a manifest, and write it, durably and in one step.
 
         Called after `publish`, and in a run for which `Destination.holds` is true: an earlier run may have been killed
-        before this. Returns where the manifest is. Blocks on the disk. Raises OutputError.
+        before this. Returns where the manifest is: a path, or the URL of an object. Blocks. Raises OutputError.
         """
 
 
 def manifest_path(output: Path) -> Path:
     """Return where the manifest of a local output is."""
-    return output.with_name(f"{output.name}{_SUFFIX}")
+    return output.with_name(f"{output.name}{SUFFIX}")
 
 
 def is_manifest(path: Path) -> bool:
@@ -164,12 +164,16 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return a manifest as JSON."""
+    head = {"format": FORMAT, "version": VERSION}
+    return orjson.dumps(head | asdict(manifest), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
 def write_manifest(path: Path, manifest: Manifest, draft: Path) -> None:
     """Write a manifest to `path` in one step that survives a power cut, by renaming `draft`. Raises OSError."""
-    head = {"format": FORMAT, "version": VERSION}
-    text = orjson.dumps(head | asdict(manifest), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     with draft.open("wb", buffering=0) as file:
-        write_all(file.fileno(), [text])
+        write_all(file.fileno(), [manifest_bytes(manifest)])
         sync_file(file.fileno())
     draft.replace(path)
     sync_directory(path.parent)

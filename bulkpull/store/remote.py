@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -18,6 +18,7 @@ from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import AlreadyExists, Bucket, Found
 from bulkpull.store.dataset import MANIFEST, DataSetFile, files_in_manifest
+from bulkpull.store.manifest import SUFFIX, Manifest, ManifestFile, manifest_bytes, sha256_of
 from bulkpull.store.render import Renderer
 from bulkpull.store.upload import Upload
 from bulkpull.store.work import WorkDirectory
@@ -33,6 +34,7 @@ class RemoteFile:
     overwrite: bool
     bucket: Bucket = field(init=False)
     _upload: Upload | None = field(default=None, init=False)
+    _checksum: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.bucket = Bucket(self.url)
@@ -41,6 +43,12 @@ class RemoteFile:
         """Raise OutputError if the object exists and must not be replaced, or the bucket cannot be written to."""
         self.bucket.confirm_writable(self.url.key)
         self._refuse_existing()
+        found = None if self.overwrite else self.bucket.find(self._manifest_key)
+        if found and not found.receipt:
+            raise OutputError(
+                f"{self.url}{SUFFIX}, where the output's manifest belongs, exists and is not a manifest: move it away, "
+                "or overwrite it with --overwrite"
+            )
 
     def holds(self, receipt: str) -> bool:
         """Whether the object is the one that `finish` returned `receipt` for."""
@@ -52,7 +60,11 @@ class RemoteFile:
     def take(self, merged: GrowingFile) -> None:
         """Upload the output while it grows, all but the last parts."""
         if not self.renderer.is_needed:
-            self._follow(merged.path, lambda: merged.available, lambda: _read_to_end(merged))
+            self._follow(
+                merged.path,
+                lambda: merged.available,
+                lambda: {"": sha256_of(merged, from_thread.check_cancelled)},
+            )
             return
         rendered = self.renderer.path
         with disk_errors(f"remove {rendered}"):
@@ -67,10 +79,17 @@ class RemoteFile:
         """Complete the upload."""
         assert self._upload
         self._refuse_existing()
+        self.bucket.delete([self._manifest_key])  # a new output is never beside an old manifest for long
         try:
             self._upload.complete(overwrite=self.overwrite)
         except AlreadyExists:
             raise self._exists() from None
+
+    def write_manifest(self, manifest: Manifest) -> str:
+        """Write the manifest of the published output as an object beside it. See ManifestWriter."""
+        described = replace(manifest, files=tuple(self._files(manifest.rows)))
+        self.bucket.put(self._manifest_key, manifest_bytes(described), mode="overwrite", receipt=self._receipt())
+        return f"{self.url}{SUFFIX}"
 
     def discard(self) -> None:
         """Remove what earlier runs have rendered."""
@@ -82,17 +101,32 @@ class RemoteFile:
         if self._upload:
             self._upload.abort()
 
-    def _follow(self, path: Path, size: Callable[[], int], grow: Callable[[], object]) -> None:
-        """Upload the file at `path` while `grow` extends it."""
+    def _follow(self, path: Path, size: Callable[[], int], grow: Callable[[], dict[str, str]]) -> None:
+        """Upload the file at `path` while `grow` extends it, and returns its checksum."""
         self._upload = upload = Upload(
             self.bucket, self.url.key, path, size, receipt=self._receipt(), content=self.renderer.format.name
         )
         try:
-            grow()
+            self._checksum = grow()[""]
             upload.send_rest(from_thread.check_cancelled)
         except BaseException:
             upload.abort()
             raise
+
+    @property
+    def _manifest_key(self) -> str:
+        return f"{self.url.key}{SUFFIX}"
+
+    def _files(self, rows: int) -> Iterator[ManifestFile]:
+        """Yield the files of the published output, which has `rows` rows. What an earlier run has published is read."""
+        if self._upload and self._checksum:
+            yield ManifestFile(self.url.name, rows, self._upload.size, self._checksum)
+            return
+        found = self.bucket.find(self.url.key)
+        if found is None:
+            raise OutputError(f"the output {self.url} was removed since it was published")
+        checksum = sha256_of(self.bucket.open(self.url.key, found.size), from_thread.check_cancelled)
+        yield ManifestFile(self.url.name, rows, found.size, checksum)
 
     def _refuse_existing(self) -> None:
         if not self.overwrite and self.bucket.find(self.url.key):
@@ -158,6 +192,7 @@ class RemoteDataSet(RemoteFile):
         found = self._former()
         new = {f"{self.url.key}/{file.path}" for file in files_in_manifest(self._manifest, str(self.url))}
         former = self.bucket.read(self._key) if found else None
+        self.bucket.delete([self._manifest_key])
         old = {f"{self.url.key}/{file.path}" for file in files_in_manifest(former, str(self.url))} if former else set()
         with disk_errors(f"write {self._replaced}"):
             self._replaced.write_bytes(orjson.dumps(sorted(old - new)))
@@ -169,6 +204,10 @@ class RemoteDataSet(RemoteFile):
             if not self.holds(self._receipt()):  # the answer to our own request may have been lost
                 raise OutputError(f"the output {self.url} was written by another pull meanwhile") from None
         self._remove_replaced()
+
+    def _files(self, rows: int) -> Iterator[ManifestFile]:
+        for file in files_in_manifest(self.bucket.read(self._key) or b"", str(self.url)):
+            yield ManifestFile(f"{self.url.name}/{file.path}", file.rows, file.bytes, file.sha256 or "")
 
     def discard(self) -> None:
         """Remove what earlier runs have rendered and uploaded."""
@@ -219,11 +258,6 @@ class RemoteDataSet(RemoteFile):
         self.bucket.delete(keys)
         with disk_errors(f"remove {self._replaced}"):
             self._replaced.unlink()
-
-
-def _read_to_end(merged: GrowingFile) -> None:
-    while (end := merged.wait_beyond(merged.position)) > merged.position:
-        merged.seek(end)
 
 
 def _size(path: Path) -> int:

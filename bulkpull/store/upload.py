@@ -52,6 +52,12 @@ class Upload:
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self._thread.start()
 
+    @property
+    def size(self) -> int:
+        """The size of the whole file, once it is known."""
+        assert self._whole is not None
+        return self._whole
+
     def check(self) -> None:
         """Raise what ended the upload, if anything did."""
         if self._error:

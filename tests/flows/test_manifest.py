@@ -257,7 +257,8 @@ async def test_a_name_with_bytes_that_are_not_text_has_a_manifest(tmp_path: Path
     out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.csv"))
     async with Sandbox(CONFIG) as sandbox:
         result = await pull(sandbox, out)
-    assert result.manifest and result.manifest.exists()
+    assert isinstance(result.manifest, Path)
+    assert result.manifest.exists()
     assert (await bulkpull.verify(out)).matches
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +130,36 @@ async def test_has_the_bytes_of_the_local_file(store: Store, tmp_path: Path, nam
         result = await pull(sandbox, f"s3://{BUCKET}/x/{name}")
     assert store[f"x/{name}"] == (tmp_path / name).read_bytes()
     assert (result.output, result.rows) == (f"s3://{BUCKET}/x/{name}", 8000)
-    assert store.list() == [f"x/{name}"]
+    assert store.list() == [f"x/{name}", f"x/{name}.manifest.json"]
     assert not store.uploads()
     assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, DATA_SET], ids=["file", "data set"])
+async def test_its_manifest_is_that_of_the_local_output(store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
+    async with Sandbox(CONFIG) as sandbox:
+        local = await pull_locally(sandbox, tmp_path / "a.csv", **options)
+        remote = await pull(sandbox, f"s3://{BUCKET}/a.csv", **options)
+    assert remote.manifest == f"s3://{BUCKET}/a.csv.manifest.json"
+    assert isinstance(local.manifest, Path)
+    expected, found = orjson.loads(local.manifest.read_bytes()), orjson.loads(store["a.csv.manifest.json"])
+    for file in found["files"]:
+        assert sha256(store[file["path"]]).hexdigest() == file["sha256"]
+        file["path"] = re.sub(r"-\w+\.parquet$", ".parquet", file["path"])  # unique, so that none is overwritten
+    for window in (*expected["windows"], *found["windows"]):
+        window["exports"] = len(window["exports"])
+    assert found | {"created": ""} == expected | {"created": ""}
+
+
+async def test_a_foreign_object_at_the_manifest_is_not_replaced(store: Store) -> None:
+    store["a.csv.manifest.json"] = b"precious"
+    async with Sandbox(CONFIG) as sandbox:
+        with pytest.raises(OutputError, match="is not a manifest"):
+            await pull(sandbox, f"s3://{BUCKET}/a.csv")
+        assert sandbox.stats.exports == 0
+        assert store["a.csv.manifest.json"] == b"precious"
+        await pull(sandbox, f"s3://{BUCKET}/a.csv", overwrite=True)
+    assert orjson.loads(store["a.csv.manifest.json"])["rows"] == 8000
 
 
 async def test_a_large_output_goes_up_in_parts(store: Store, tmp_path: Path, small_parts: None) -> None:
@@ -148,7 +177,8 @@ async def test_a_data_set_is_its_manifest_and_the_files_it_names(store: Store, t
         await pull_locally(sandbox, tmp_path / "local", **DATA_SET)
         await pull(sandbox, f"s3://{BUCKET}/x/set", **DATA_SET)
     files = orjson.loads(store["x/set/_manifest.json"])["files"]
-    assert sorted(store.list()) == sorted(["x/set/_manifest.json", *(f"x/set/{file['path']}" for file in files)])
+    manifests = ["x/set.manifest.json", "x/set/_manifest.json"]
+    assert sorted(store.list()) == sorted([*manifests, *(f"x/set/{file['path']}" for file in files)])
     for file, path in zip(files, sorted((tmp_path / "local").rglob("*.parquet")), strict=True):
         assert store[f"x/set/{file['path']}"] == path.read_bytes()
         assert file["bytes"] == path.stat().st_size
@@ -212,7 +242,7 @@ async def test_replacing_a_data_set_leaves_nothing_of_the_former(store: Store) -
         await pull(sandbox, out, **DATA_SET)
         former, before = store.list(), await to_thread.run_sync(read, out)
         await pull(sandbox, out, overwrite=True, **DATA_SET)
-    assert set(former) & set(store.list()) == {"set/_manifest.json"}
+    assert set(former) & set(store.list()) == {"set.manifest.json", "set/_manifest.json"}
     assert len(store.list()) == len(former)
     assert await to_thread.run_sync(read, out) == before
 
@@ -309,7 +339,7 @@ async def test_starting_over_removes_what_was_uploaded_of_a_data_set(
         assert len(left) == 6
         await pull(sandbox, out, resume=False, **DATA_SET)
     assert not set(left) & set(store.list())
-    assert len(store.list()) == 7
+    assert len(store.list()) == 8
 
 
 def fail_for_manifest(put: Any) -> Any:
