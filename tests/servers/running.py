@@ -39,8 +39,8 @@ def moto() -> Iterator[FileServer]:
 
 
 @contextmanager
-def seaweedfs() -> Iterator[FileServer]:
-    """The S3 of SeaweedFS, with its master, volume server and filer in one process."""
+def seaweedfs(volumes: int = 50) -> Iterator[FileServer]:
+    """The S3 of SeaweedFS, with its master, volume server and filer in one process; a volume holds 64 MB."""
 
     def command(ports: Sequence[int], home: Path) -> list[str]:
         keys = {"name": "sandbox", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
@@ -52,7 +52,7 @@ def seaweedfs() -> Iterator[FileServer]:
         return [
             *(_program("weed"), "server", "-s3", "-filer", f"-dir={home}/data", f"-s3.config={home}/s3.json"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", *listen, *grpc, "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
+            *("-master.volumeSizeLimitMB=64", f"-volume.max={volumes}", "-master.telemetry=false"),
         ]
 
     with _running(command, 8) as ports:
