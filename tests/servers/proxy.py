@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import socket
@@ -18,6 +19,9 @@ import anyio
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _PIECE = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(slots=True)
@@ -101,15 +105,24 @@ async def proxied(upstream: int, **options: Any) -> AsyncIterator[Proxy]:
     writers: list[asyncio.StreamWriter] = []
     try:
         async with anyio.create_task_group() as group:
+            accepted, connections = anyio.create_memory_object_stream[Connection](math.inf)
 
-            def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async def carry_all() -> None:
+                with connections:
+                    async for connection in connections:
+                        group.start_soon(proxy.forward, *connection)
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                """Called outside of any task, where anyio starts none if sniffio is installed."""
                 writers.append(writer)
-                group.start_soon(proxy.forward, reader, writer)
+                accepted.send_nowait((reader, writer))
 
-            server = await asyncio.start_server(carry, "127.0.0.1", 0)
+            group.start_soon(carry_all)
+            server = await asyncio.start_server(accept, "127.0.0.1", 0)
             proxy.port = server.sockets[0].getsockname()[1]
             try:
-                yield proxy
+                with accepted:
+                    yield proxy
             finally:
                 server.close()
                 group.cancel_scope.cancel()

@@ -99,6 +99,12 @@ class _Inline(Executor):
         return future
 
 
+def loop_time() -> float:
+    """The time of the event loop, also in its callbacks: anyio does not know there which loop runs, if sniffio is
+    installed."""
+    return asyncio.get_running_loop().time()
+
+
 @contextmanager
 def _without_threads() -> Iterator[None]:
     async def run_sync(work: Callable[..., T], *arguments: object, **_options: object) -> T:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import anyio
 import orjson
 
+from tests.simulation.clock import loop_time
 from tests.simulation.odd_files import file_of
 from tests.simulation.wire import End, Request, Step, json_response, response
 
@@ -56,7 +56,7 @@ class Task:
 
 
 def post(server: OddServer, request: Request) -> Iterator[Step]:
-    now = anyio.current_time()
+    now = loop_time()
     busy = server.oddities.now("busy")
     if busy and sum(task.finished > now for task in server.tasks.values()) >= busy[0]:
         message = "you already have active export requests: too many jobs in queue"
@@ -134,7 +134,7 @@ def _launched(server: OddServer, task: Task, odd: Any) -> bytes:
 
 def launch(server: OddServer, request: Request) -> Task:
     """Create an export; its outcome is determined now, but not yet visible."""
-    now, draw, odd = anyio.current_time(), server.draw, server.oddities
+    now, draw, odd = loop_time(), server.draw, server.oddities
     start, end, selected = server.selected(request)
     rows = list(selected)
     server.launches += 1
@@ -196,7 +196,7 @@ def _object(server: OddServer, task: Task, status: str) -> dict[str, Any]:
 
 
 def status(server: OddServer, id: str) -> Iterator[Step]:
-    now, odd = anyio.current_time(), server.oddities
+    now, odd = loop_time(), server.oddities
     task = server.tasks.get(id)
     if task is None:
         if id != "f" * 24:
@@ -290,7 +290,7 @@ def _succeeded(server: OddServer, task: Task, value: dict[str, Any], top: dict[s
 def _link(server: OddServer, task: Task, part: int) -> str:
     """Return a signed link, in one of its forms, and remember the target that the host should receive."""
     form = server.oddities.now("link form")
-    now = anyio.current_time()
+    now = loop_time()
     name = {"blank": "&name=my file.csv", "umlaut": "&name=Aktivitäten.csv"}.get(form, "")
     place = list(server.tasks.values()).index(task)
     target = f"/{place}/{part}.csv?X-Sig=a%2Fb%2bc==~(d)'e&at={now:.3f}{name}"

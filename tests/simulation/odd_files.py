@@ -11,9 +11,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from bulkpull.window import instant
+from tests.simulation.clock import loop_time
 from tests.simulation.wire import End, Request, Step, response
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def file_answer(server: OddServer, request: Request) -> Iterator[Step]:
         yield response(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
         return
     task, part, at = found
-    if (life := odd.now("expiry")) and anyio.current_time() > at + life:
+    if (life := odd.now("expiry")) and loop_time() > at + life:
         server.note(f"{what} -> 403, expired")
         yield response(403, b"<Error><Code>AccessDenied</Code></Error>")
         return

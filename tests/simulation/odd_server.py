@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
-import anyio
 import orjson
 
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.window import instant
+from tests.simulation.clock import loop_time
 from tests.simulation.odd_exports import Task, launch, noise_response, post, status
 from tests.simulation.odd_files import file_answer
 from tests.simulation.oddities import Oddities
@@ -90,7 +90,7 @@ class OddServer:
         yield from file_answer(self, request)
 
     def note(self, text: str) -> None:
-        self.log.append(f"{anyio.current_time():9.2f}  {text}")
+        self.log.append(f"{loop_time():9.2f}  {text}")
 
     def noise(self, kind: Any, whole: bytes, what: str) -> Iterator[Step]:
         """Yield the steps of another response instead of `whole`, or of the same one sent oddly."""
@@ -136,7 +136,7 @@ class OddServer:
         launching = request.method == "POST"
         what = _short(request)
         self.asked += launching
-        if self._quota.retry_after("token", anyio.current_time()) is not None:
+        if self._quota.retry_after("token", loop_time()) is not None:
             self.throttled += 1
             self.note(f"{what} -> 429, beyond the quota")
             yield response(429, headers=[("Retry-After", "60")])
