@@ -387,7 +387,8 @@ async def test_uploads_anew_in_the_next_run_if_the_storage_has_discarded_the_upl
     async with Sandbox(pulls.CONFIG) as sandbox:
         with monkeypatch.context() as patch:
             patch.setattr(upload.Upload, "complete", forgotten)
-            with pytest.raises(OutputError, match=r"discarded the unfinished upload.*Run the same command again"):
+            # SeaweedFS answers 500, not that there is no such upload, if a part is still on its way.
+            with pytest.raises(OutputError, match="Run the same command again"):
                 await pull(sandbox, out, **pulls.OPTIONS)
         assert not store.list()
         result = await pull(sandbox, out, **pulls.OPTIONS)
