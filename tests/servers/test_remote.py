@@ -68,6 +68,10 @@ class Store:
         found = self.client.list_multipart_uploads(Bucket=BUCKET)
         return [one["Key"] for one in found.get("Uploads", ())]
 
+    def abort_uploads(self) -> None:
+        for one in self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
+            self.client.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+
 
 @pytest.fixture(scope="module", params=[moto, seaweedfs], ids=["moto", "seaweedfs"])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, FileServer]]:
@@ -93,6 +97,7 @@ def store(server: tuple[str, FileServer], tmp_path: Path, monkeypatch: pytest.Mo
     found = Store(server[1], server[0], client)
     for key in found.list():
         client.delete_object(Bucket=BUCKET, Key=key)
+    found.abort_uploads()  # those of pulls that other tests have killed
     yield found
     client.close()
 
@@ -200,15 +205,16 @@ def read(place: str) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("existing", "options"), [("a.csv", {}), ("a.csv/_manifest.json", DATA_SET), ("a.csv/other", DATA_SET)]
+    ("existing", "options"), [("a.csv", {}), ("set/_manifest.json", DATA_SET), ("set/other", DATA_SET)]
 )
 async def test_refuses_an_existing_output_before_any_export(
     store: Store, existing: str, options: dict[str, Any]
 ) -> None:
     store[existing] = b"precious"
+    out = f"s3://{BUCKET}/{existing.partition('/')[0]}"
     async with Sandbox(CONFIG) as sandbox:
-        with pytest.raises(OutputError, match=f"s3://{BUCKET}/a.csv.*choose another"):
-            await pull(sandbox, f"s3://{BUCKET}/a.csv", **options)
+        with pytest.raises(OutputError, match=f"{out}.*choose another"):
+            await pull(sandbox, out, **options)
         assert sandbox.stats.exports == 0
     assert store[existing] == b"precious"
     assert not list(Path.cwd().iterdir())
@@ -314,7 +320,7 @@ async def test_recognises_what_a_run_published_that_was_killed_just_afterwards(
         assert work._lock is not None
         os.close(work._lock)
 
-    out = f"s3://{BUCKET}/a.csv"
+    out = f"s3://{BUCKET}/{'set' if options else 'a.csv'}"
     async with Sandbox(CONFIG) as sandbox:
         with monkeypatch.context() as patch:
             patch.setattr(WorkDirectory, "release", die)
@@ -398,19 +404,22 @@ async def test_rides_out_a_storage_that_fails_for_a_while(
 
 
 async def test_uploads_anew_in_the_next_run_if_the_storage_has_discarded_the_upload(
-    store: Store, small_parts: None
+    store: Store, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a lifecycle rule does with one that takes days."""
+    complete = upload.Upload.complete
 
-    def forget(event: Event) -> None:
-        if isinstance(event, events.WindowMerged):
-            for one in store.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
-                store.client.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+    def forgotten(self: upload.Upload, **options: Any) -> None:
+        assert store.uploads()
+        store.abort_uploads()
+        complete(self, **options)
 
     out = f"s3://{BUCKET}/a.csv"
     async with Sandbox(pulls.CONFIG) as sandbox:
-        with pytest.raises(OutputError, match=r"discarded the unfinished upload.*Run the same command again"):
-            await pull(sandbox, out, on_event=forget, exports=1, **pulls.OPTIONS)
+        with monkeypatch.context() as patch:
+            patch.setattr(upload.Upload, "complete", forgotten)
+            with pytest.raises(OutputError, match=r"discarded the unfinished upload.*Run the same command again"):
+                await pull(sandbox, out, **pulls.OPTIONS)
         assert not store.list()
         result = await pull(sandbox, out, **pulls.OPTIONS)
     assert result.exports == pulls.WINDOWS
