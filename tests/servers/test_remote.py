@@ -140,14 +140,16 @@ async def test_has_the_bytes_of_the_local_file(store: Store, tmp_path: Path, nam
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, DATA_SET], ids=["file", "data set"])
-async def test_its_manifest_is_that_of_the_local_output(store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "options"), [("one.csv", {}), ("set", DATA_SET)])
+async def test_its_manifest_is_that_of_the_local_output(
+    store: Store, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
     async with Sandbox(CONFIG) as sandbox:
-        local = await pull_locally(sandbox, tmp_path / "a.csv", **options)
-        remote = await pull(sandbox, f"s3://{BUCKET}/a.csv", **options)
-    assert remote.manifest == f"s3://{BUCKET}/a.csv.manifest.json"
+        local = await pull_locally(sandbox, tmp_path / name, **options)
+        remote = await pull(sandbox, f"s3://{BUCKET}/{name}", **options)
+    assert remote.manifest == f"s3://{BUCKET}/{name}.manifest.json"
     assert isinstance(local.manifest, Path)
-    expected, found = orjson.loads(local.manifest.read_bytes()), orjson.loads(store["a.csv.manifest.json"])
+    expected, found = orjson.loads(local.manifest.read_bytes()), orjson.loads(store[f"{name}.manifest.json"])
     for file in found["files"]:
         assert sha256(store[file["path"]]).hexdigest() == file["sha256"]
         file["path"] = re.sub(r"-\w+\.parquet$", ".parquet", file["path"])  # unique, so that none is overwritten
