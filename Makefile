@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test sanitize soak lint bench docs picture dist check-dist constraints dev clean
+.PHONY: demo test examples sanitize soak lint bench docs picture dist check-dist constraints dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
@@ -13,11 +13,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 6 --dist worksteal # many of them wait, for sockets and processes
 
+examples: $(VENV)/.installed-examples # those whose libraries are large; `make test` runs the others
+	$(BIN)/python -m pytest tests/examples/heavy.py
+
 sanitize: $(VENV)/.installed-test # the tests of the kernel, compiled with sanitizers
 	$(BIN)/python -m tools.sanitize
 
 soak: $(VENV)/.installed-test
 	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation
+	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/rows tests/planning tests/pacing
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.servers.soak
 

@@ -21,7 +21,9 @@ from hypothesis import settings
 asyncio.set_event_loop(None)
 
 # Machines that run tests are noisy: a slow example is no failure.
-settings.register_profile("noisy", deadline=None)
+# Fewer examples than hypothesis draws by itself, so that all tests take minutes; `make soak` draws many more
+EXAMPLES = int(os.environ.get("BULKPULL_EXAMPLES", "40"))
+settings.register_profile("noisy", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("noisy")
 
 # Temporary files go to memory where there is enough: the suite waits for thousands of syncs of the disk otherwise.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-import os
 import runpy
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +66,6 @@ def test_polars_frame(sandbox: Sandbox) -> None:
 def test_duckdb_table(sandbox: Sandbox, tmp_path: Path) -> None:
     assert run("duckdb_table.py", "2024-01-01", "2024-03-01", "a.duckdb").stdout == "(4, 4)\n"
     assert (tmp_path / "a.duckdb").exists()
-
-
-def test_dlt_resource_pulls_what_is_new(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
-    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
-    assert run("dlt_resource.py", "2024-01-01", "2024-02-01").stdout == "[(3, 3)]\n"
-    sandbox.rows = [*JANUARY, {"id": "late", "created_time": "2024-01-14T23:00:00Z"}, FEBRUARY]
-    assert run("dlt_resource.py", "2024-01-01", "2024-03-01").stdout == "[(5, 5)]\n"
 
 
 @asynccontextmanager
@@ -146,20 +136,3 @@ class TestWithExportsThatTakeLong:
                 assert pulls() == 1
             await until(lambda: not pulls())
         assert (tmp_path / "activity-2024-01-01-2024-02-01.csv.bulkpull").is_dir()  # to be resumed
-
-
-@pytest.mark.skipif(not find_spec("dagster"), reason="Dagster is not installed: pip install --group dev")
-def test_dagster_materializes_a_month(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = """
-from dagster import materialize
-from dagster_asset import activity
-result = materialize([activity], partition_key="2024-01-01")
-[made] = result.asset_materializations_for_node("activity")
-print(made.metadata["rows"].value)
-"""
-    monkeypatch.setenv("PYTHONPATH", f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}")
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=4 * TIMEOUT_S, check=True
-    )
-    assert done.stdout == "3\n"
-    assert ids(tmp_path / "activity" / "2024-01.csv") == ["a", "b", "c"]

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.feather
@@ -89,7 +91,6 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_other_readers_read_the_file(tmp_path: Path) -> None:
-    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     path = tmp_path / "a.feather"
     write(table(3000), path)
     expected = pyarrow.feather.read_table(path)

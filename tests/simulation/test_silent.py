@@ -41,7 +41,7 @@ def silence(_pull: _Pull, _event: Event) -> None:
 
 def test_a_pull_without_any_listener_is_the_same_pull() -> None:
     servers = []
-    for seed in range(40):
+    for seed in range(24):
         outcome, launches, server = pulled(seed)
         with patch.object(_Pull, "announce", silence):
             silent_outcome, silent_launches, _ = pulled(seed)
