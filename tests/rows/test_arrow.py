@@ -96,7 +96,8 @@ def test_other_readers_read_the_file(tmp_path: Path) -> None:
     expected = pyarrow.feather.read_table(path)
     assert polars.read_ipc(path).to_dicts() == expected.to_pylist()
     lazy = pyarrow.dataset.dataset(path, format="feather")
-    assert duckdb.sql("select count(*), count(created_time) from lazy").fetchall() == [(3000, 2571)], lazy
+    counted = duckdb.execute("select count(*), count(created_time) from lazy")
+    assert counted.fetchall() == [(3000, 2571)], lazy
 
 
 def test_a_stream_yields_the_rows_of_each_span_before_it_reads_the_next() -> None:
