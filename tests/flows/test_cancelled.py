@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
     "exports": 4,
     "fields": ["connection_data.page_title"],
 }
-OUTPUTS = ("a.csv", "a.ndjson.zst", "a.parquet")
+OUTPUTS = ("a.csv", "a.parquet")
 STAGES = (
     events.Planned,
     events.Requested,

@@ -84,7 +84,7 @@ def test_an_export_that_is_seen_running_counts_once() -> None:
 def test_short_exports_that_had_to_wait_reveal_no_free_workers() -> None:
     limit = ExportLimit(None, 128, now=0.0)
     for number in range(8):
-        limit.record_running(str(number), 0.3, now=0.0)
+        limit.record_running(f"running {number}", 0.3, now=0.0)
     for _ in range(50):  # these ended soon, and others run: they may have waited
         limit.record_success(next(IDS), 100, 2.0, now=0.0, is_saturated=False)
     assert limit.value == 16
