@@ -20,7 +20,7 @@ def test_every_window_is_merged_once_within_the_limits(first: int) -> None:
 
 def test_limits_are_told_whenever_they_change_and_only_then() -> None:
     # Limits start anew in each run, so only the first run is checked.
-    outcomes = [outcome for outcome in map(followed, range(30, 70)) if not outcome.errors]
+    outcomes = [outcome for outcome in map(followed, range(30, 50)) if not outcome.errors]
     told = [[event for event in outcome.log if isinstance(event, Limited)] for outcome in outcomes]
     assert all(one != another for limits in told for one, another in pairwise(limits))
     fixed = [limits for outcome, limits in zip(outcomes, told, strict=True) if outcome.options["exports"]]
