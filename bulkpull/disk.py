@@ -91,11 +91,13 @@ def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
     return size
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in one step that survives a power cut: it has its former contents or `data`. Raises OSError."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb", buffering=0) as file:
+def replace_file(path: Path, data: bytes, draft: Path) -> None:
+    """Write a file in one step that survives a power cut: it has its former contents or `data`.
+
+    `draft` is where the data is until then, on the same file system. Raises OSError.
+    """
+    with draft.open("wb", buffering=0) as file:
         write_all(file.fileno(), [data])
         sync_file(file.fileno())
-    new.replace(path)
+    draft.replace(path)
     sync_directory(path.parent)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from bulkpull.errors import UsageError
-from bulkpull.rows.block import Layout
 from bulkpull.rows.columns import Column, Shape, columns_of
 from bulkpull.rows.growing_file import GrowingFile
-from bulkpull.rows.records import read_header
-from bulkpull.rows.scan import Scanner
+from bulkpull.rows.scan import read_merged
 from bulkpull.source import Columns
 
 MAX_ROWS = 65_536  # of a batch
 MAX_BYTES = 16 * 1024 * 1024  # of CSV in a batch, unless a single row is longer
-MAX_WAIT_S = 1.0  # for more rows, once there are some
+MAX_HOLD_S = 1.0  # that rows wait for more of them
+_INTERVAL_S = 0.1  # between checks whether to stop, while there are no rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def batches(
 ) -> Generator[Batch]:
     """Yield the rows of a merged CSV from byte `start` on, as they appear; 0 stands for the first row.
 
-    Rows that are there are not held back for longer than MAX_WAIT_S. Blocks until the end is known.
+    Rows that are there are not held back for longer than MAX_HOLD_S. Blocks until the end is known.
 
     Args:
         merged: The merged CSV.
@@ -100,31 +98,16 @@ def batches(
         FormatError: text that is not valid UTF-8, or a time that is not an instant in whole milliseconds.
         Superseded: see `GrowingFile`.
     """
-    names, body = read_header(merged, checkpoint, columns.key)
+    spans = merged.spans(checkpoint, _INTERVAL_S, enough_bytes=MAX_BYTES, max_hold_s=MAX_HOLD_S)
+    names, blocks = read_merged(spans, columns.key, start=start, block_bytes=MAX_BYTES)
+    offset = merged.tell()
     time_at = None if all_strings or columns.time not in names else names.index(columns.time)
     shape = Shape(names, time_at, "timestamps", "pass all_strings=True to keep times as text")
     on_header(shape)
-    layout = Layout(width=len(names), key_at=names.index(columns.key))
-    scanner = Scanner(MAX_BYTES)
-    offset, row = start or body, 1
-    wait = 0.0  # the first rows are not held back at all
-    while (merged_until := _next_checkpoint(merged, offset, wait)) > offset:
-        merged.stop_at = merged_until
-        for block in scanner.blocks(merged, offset, layout, b"", b""):
-            checkpoint()
-            for first in range(0, len(block), max_rows):
-                part = block.part(first, min(first + max_rows, len(block)))
-                yield Batch(shape, columns_of(part, shape, row), offset + int(block.ends[first + len(part) - 1]))
-                row += len(part)
-            offset += int(block.ends[-1])
-        merged.stop_at = None
-        wait = MAX_WAIT_S
-
-
-def _next_checkpoint(merged: GrowingFile, offset: int, wait: float) -> int:
-    """Wait for rows beyond `offset`, and up to `wait` seconds for enough of them; return where they end."""
-    available = merged.wait_beyond(offset)
-    deadline = time.monotonic() + wait
-    while available - offset < MAX_BYTES and (left := deadline - time.monotonic()) > 0 and not merged.finished:
-        available = merged.wait_beyond(available, left)
-    return available
+    for block, row in blocks:
+        checkpoint()
+        for first in range(0, len(block), max_rows):
+            last = min(first + max_rows, len(block))
+            found = columns_of(block.part(first, last), shape, row + first)
+            yield Batch(shape, found, offset + int(block.ends[last - 1]))
+        offset += int(block.ends[-1])

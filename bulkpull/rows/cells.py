@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import FormatError
+from bulkpull.rows import kernel
 from bulkpull.rows.block import Block, Bytes, Positions
-
-try:
-    from bulkpull.rows import _kernel
-except ImportError:  # it was installed without a compiler
-    KERNEL: Any = None
-else:
-    KERNEL = _kernel
 
 PADDING = 16  # bytes that the kernel needs after each column of texts, and after the constant text of a line
 _QUOTE = ord('"')
@@ -70,8 +63,8 @@ def has_value(block: Block, columns: Positions) -> NDArray[np.bool_]:
 
 def confirm_utf8(block: Block, columns: tuple[str, ...], row: int) -> None:
     """Raise FormatError if a block is not valid UTF-8; it names the cell. The first record is row number `row`."""
-    if KERNEL is not None:
-        at = KERNEL.invalid_utf8(block.data)
+    if kernel.KERNEL is not None:
+        at = kernel.KERNEL.invalid_utf8(block.data)
         if at < 0:
             return
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import FormatError
-from bulkpull.rows import cells
+from bulkpull.rows import kernel
 from bulkpull.rows.block import Block, Bytes
 from bulkpull.rows.cells import PADDING, cell_values, confirm_utf8
 from bulkpull.rows.instants import nanoseconds
@@ -87,7 +87,7 @@ def columns_of(block: Block, shape: Shape, row: int) -> list[Column]:
     Raises FormatError for text that is not valid UTF-8, and for a time that is not an instant in whole milliseconds.
     """
     confirm_utf8(block, shape.names, row)
-    found = _texts(block) if cells.KERNEL is None else _by_kernel(block, shape.time_at)
+    found = _texts(block) if kernel.KERNEL is None else _by_kernel(block, shape.time_at)
     if shape.time_at is not None and found[shape.time_at].offsets is not None:
         found[shape.time_at] = _instants(found[shape.time_at], block, shape, row)
     return found
@@ -101,7 +101,7 @@ def _by_kernel(block: Block, time_at: int | None) -> list[Column]:
     texts = np.empty(len(block.data) + width * PADDING, np.uint8)
     instants = np.empty(rows, np.int64)
     instant_validity = np.empty(-(-rows // 8), np.uint8)
-    nulls, has_instants = cells.KERNEL.columns(
+    nulls, has_instants = kernel.KERNEL.columns(
         block.data,
         np.ascontiguousarray(block.separators, np.int32),
         width,

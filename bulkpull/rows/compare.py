@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkpull.rows import kernel
 from bulkpull.rows.block import Positions
-
-try:
-    from bulkpull.rows import _kernel
-except ImportError:  # it was installed without a compiler
-    KERNEL: Any = None
-else:
-    KERNEL = _kernel
 
 _READ_BYTES = 64 * 1024  # of the file, in one read
 
@@ -25,7 +18,7 @@ def equal_in_file(
     file: int, offsets: Positions, data: memoryview, starts: Positions, ends: Positions
 ) -> NDArray[np.bool_]:
     """Return for each row of `data` whether the file holds the same bytes at the offset. Raises OSError."""
-    if KERNEL is not None:
+    if kernel.KERNEL is not None:
         return _by_kernel(file, offsets, data, starts, ends)
     by_offset = np.argsort(offsets)
     ascending = offsets[by_offset].tolist()
@@ -45,7 +38,7 @@ def equal_in_file(
 
 def equal_in_block(others: Positions, data: memoryview, starts: Positions, ends: Positions) -> NDArray[np.bool_]:
     """Return for each row of `data` whether the same bytes start at the corresponding one of `others`."""
-    if KERNEL is not None:
+    if kernel.KERNEL is not None:
         return _by_kernel(-1, others, data, starts, ends)
     copied = bytes(data)
     spans = zip(others.tolist(), starts.tolist(), ends.tolist(), strict=True)
@@ -58,5 +51,5 @@ def _by_kernel(
 ) -> NDArray[np.bool_]:
     found = np.empty(len(offsets), np.bool_)
     whole = [np.ascontiguousarray(numbers, np.int64) for numbers in (offsets, starts, ends)]
-    KERNEL.equal(file, whole[0], data, whole[1], whole[2], found.view(np.uint8))
+    kernel.KERNEL.equal(file, whole[0], data, whole[1], whole[2], found.view(np.uint8))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -100,23 +101,34 @@ class GrowingFile(io.RawIOBase):
         """The columns of the rows that are available, as the writer knows them."""
         return self._columns or ()
 
-    def spans(self, on_wait: Callable[[], None], interval_s: float) -> Iterator[Self]:
+    def spans(
+        self, on_wait: Callable[[], None], interval_s: float, *, enough_bytes: int = 0, max_hold_s: float = 0.0
+    ) -> Iterator[Self]:
         """Yield this file whenever there are bytes to read: reads then end where these do, at the end of a record.
 
         Each span must be read to its end. `on_wait` is called every `interval_s` seconds while there are none, and may
-        raise to stop. Raises Superseded.
+        raise to stop. Spans after the first are held back for up to `max_hold_s` seconds, until they have
+        `enough_bytes`. Raises Superseded.
         """
+        hold_s = 0.0
         while True:
             end = self.wait_beyond(self.position, interval_s)
             if end > self.position:
-                self.stop_at = end
+                self.stop_at = self._gathered(end, enough_bytes, hold_s)
                 yield self
-                self.stop_at = None
+                self.stop_at, hold_s = None, max_hold_s
                 continue
             with self._changed:
                 if self.finished and self.available == self.position:
                     return
             on_wait()
+
+    def _gathered(self, end: int, enough_bytes: int, hold_s: float) -> int:
+        """Wait up to `hold_s` seconds for enough bytes behind the position; return where they end, `end` or later."""
+        deadline = time.monotonic() + hold_s
+        while end - self.position < enough_bytes and (left := deadline - time.monotonic()) > 0 and not self.finished:
+            end = self.wait_beyond(end, left)
+        return end
 
     def readable(self) -> bool:
         return True

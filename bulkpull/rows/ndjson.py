@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bulkpull.rows import cells
+from bulkpull.rows import kernel
 from bulkpull.rows.block import Block
 from bulkpull.rows.cells import PADDING, confirm_utf8
 from bulkpull.rows.records import File, unquote
@@ -31,7 +31,7 @@ def ndjson(spans: Iterable[File], *, key: str, flat: bool) -> Generator[bytes]:
     template = _LineTemplate(columns, flat=flat)
     for block, row in blocks:
         confirm_utf8(block, columns, row)
-        yield from template.lines(block) if cells.KERNEL is None else template.lines_by_kernel(block)
+        yield from template.lines(block) if kernel.KERNEL is None else template.lines_by_kernel(block)
 
 
 class _LineTemplate:
@@ -74,7 +74,7 @@ class _LineTemplate:
         row = 0
         while row < len(block):
             first = row
-            row, size = cells.KERNEL.json_lines(
+            row, size = kernel.KERNEL.json_lines(
                 block.data, separators, separators.shape[1], row, order, between, between_ends, self._out
             )
             if row == first:  # the next line may not fit

@@ -140,21 +140,25 @@ class Scanner:
         return len(left), row
 
 
-def read_merged(spans: Iterable[File], key: str) -> tuple[tuple[str, ...], Generator[tuple[Block, int]]]:
+def read_merged(
+    spans: Iterable[File], key: str, *, start: int = 0, block_bytes: int = 0
+) -> tuple[tuple[str, ...], Generator[tuple[Block, int]]]:
     """Return the columns of a merged CSV, and its rows in blocks, each with the row number of its first, from 1.
 
     Args:
         spans: The file, once or repeatedly: each time, reads end at the end of a record, and later ones continue there.
         key: The column of the ids.
+        start: The byte to start from, at the end of a record; 0 stands for the first row.
+        block_bytes: See `Scanner`.
     """
     rest = iter(spans)
     first = next(rest)
     columns, body = read_header(first, lambda: None, key)
-    first.seek(body)
+    first.seek(start or body)
     layout = Layout(width=len(columns), key_at=columns.index(key))
 
     def blocks() -> Generator[tuple[Block, int]]:
-        scanner, row = Scanner(), 1
+        scanner, row = Scanner(block_bytes), 1
         for span in chain((first,), rest):
             for block in scanner.blocks(span, span.tell(), layout, b"", b""):
                 yield block, row

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyio import from_thread
 
-from bulkpull.disk import discard, disk_errors, sync_directory
+from bulkpull.disk import discard, disk_errors, replace_file, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.growing_file import GrowingFile
@@ -17,10 +17,10 @@ from bulkpull.store.manifest import (
     Manifest,
     ManifestFile,
     check_replaceable,
+    manifest_bytes,
     manifest_path,
     path_text,
     sha256_of,
-    write_manifest,
 )
 from bulkpull.store.render import Renderer
 from bulkpull.store.work import WorkDirectory
@@ -92,7 +92,7 @@ class LocalFile:
         with disk_errors(f"write the manifest {path}", at=path):
             check_replaceable(path, overwrite=self.overwrite)
             files = tuple(self._files(manifest.rows))
-            write_manifest(path, replace(manifest, files=files), self.work.path / "manifest")
+            replace_file(path, manifest_bytes(replace(manifest, files=files)), self.work.path / "manifest")
         return path
 
     def discard(self) -> None:

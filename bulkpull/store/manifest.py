@@ -20,7 +20,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_
 
 import orjson
 
-from bulkpull.disk import disk_errors, sync_directory, sync_file, write_all
+from bulkpull.disk import disk_errors
 from bulkpull.errors import OutputError
 from bulkpull.rows.format import FORMATS, Format
 from bulkpull.rows.records import File
@@ -168,15 +168,6 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     """Return a manifest as JSON."""
     head = {"format": FORMAT, "version": VERSION}
     return orjson.dumps(head | asdict(manifest), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def write_manifest(path: Path, manifest: Manifest, draft: Path) -> None:
-    """Write a manifest to `path` in one step that survives a power cut, by renaming `draft`. Raises OSError."""
-    with draft.open("wb", buffering=0) as file:
-        write_all(file.fileno(), [manifest_bytes(manifest)])
-        sync_file(file.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -99,7 +99,7 @@ class Stream:
     def record_taken(self, end: int) -> None:
         """Record durably that rows were taken up to byte `end` of the merged CSV. Raises OutputError."""
         with disk_errors(f"write to {self._record}", at=self._record):
-            replace_file(self._record, orjson.dumps({"end": end}))
+            replace_file(self._record, orjson.dumps({"end": end}), self._record.with_name("taken.new"))
 
     def _taken(self) -> int:
         with disk_errors(f"read {self._record}"):

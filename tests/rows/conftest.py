@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bulkpull.rows import cells, scan
+from bulkpull.rows import kernel, scan
 from bulkpull.rows.numpy_scan import NumpyBuffer
 
 # The same twice where the package was installed without a compiler
@@ -21,9 +21,9 @@ def each_fast_path(request: pytest.FixtureRequest) -> Iterator[type[scan.FastBuf
         yield request.param
 
 
-@pytest.fixture(params=[None, cells.KERNEL], ids=["NumPy", "installed"], scope="module")
+@pytest.fixture(params=[None, kernel.KERNEL], ids=["NumPy", "installed"], scope="module")
 def each_renderer(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a module's tests once with each of the two ways to render cells."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "KERNEL", request.param)
+        patch.setattr(kernel, "KERNEL", request.param)
         yield

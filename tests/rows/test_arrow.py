@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
-from bulkpull.rows import _kernel, arrow, cells, scan
+from bulkpull.rows import arrow, kernel, scan
 from bulkpull.rows.arrow import arrow_stream, write_arrow
 from tests.rows import test_parquet
 from tests.rows.test_ndjson import VALUES, csv_field
@@ -81,8 +81,8 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(scan, "BLOCK_BYTES", 20_000)
     data = table(rows)
     files, streams = set(), set()
-    for number, kernel in enumerate((None, _kernel) * 20):
-        monkeypatch.setattr(cells, "KERNEL", kernel)
+    for number, way in enumerate((None, kernel.KERNEL) * 20):
+        monkeypatch.setattr(kernel, "KERNEL", way)
         for size in (100, 1000, 10_000, 100_000):
             np.full(size, number, np.uint8)  # memory that is allocated next holds these bytes
         files.add(write(data, tmp_path / "a.arrow"))

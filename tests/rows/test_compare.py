@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.rows import compare
+from bulkpull.rows import compare, kernel
 from bulkpull.rows.compare import equal_in_block, equal_in_file
 
 
-@pytest.fixture(params=[None, compare.KERNEL], ids=["Python", "installed"], scope="module", autouse=True)
+@pytest.fixture(params=[None, kernel.KERNEL], ids=["Python", "installed"], scope="module", autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "KERNEL", request.param)
+        patch.setattr(kernel, "KERNEL", request.param)
         patch.setattr(compare, "_READ_BYTES", 50)
         yield
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bulkpull import Clickwrap
 from bulkpull.errors import FormatError
-from bulkpull.rows import batch, cells, numpy_scan, scan
+from bulkpull.rows import batch, kernel, numpy_scan, scan
 from bulkpull.rows import ndjson as ndjson_module
 from bulkpull.rows import parquet as parquet_module
 from bulkpull.rows.batch import batches
@@ -150,8 +150,8 @@ def test_the_kernel_and_numpy_write_the_same_bytes(
         patch.setattr(scan, "BLOCK_BYTES", block)
         patch.setattr(parquet_module, "ROW_GROUP_BYTES", 700)
         found: list[bytes] = []
-        for kernel in (None, cells.KERNEL):
-            patch.setattr(cells, "KERNEL", kernel)
+        for way in (None, kernel.KERNEL):
+            patch.setattr(kernel, "KERNEL", way)
             rendered = b"".join(ndjson([io.BytesIO(data)], key="id", flat=False))
             for partition_by in (None, "month"):
                 path = directory / f"{partition_by}{len(found)}"
