@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -116,7 +116,8 @@ def _by_kernel(block: Block, time_at: int | None) -> list[Column]:
     columns = [Column(rows, at * rows, validity, offsets[at:], texts) for at in range(width)]
     if has_instants:
         assert time_at is not None
-        columns[time_at] = Column(rows, 0, instant_validity if nulls else None, None, instants)
+        times = Column(rows, 0, instant_validity, None, instants)
+        columns[time_at] = times if nulls and times.is_null.any() else replace(times, validity=None)
     return columns
 
 
