@@ -81,7 +81,7 @@ def id_blocks(path: Path, format: Format, key: str, checkpoint: Callable[[], Non
         if format.name == "csv":
             blocks = _csv_blocks(file, key, checkpoint)
         else:
-            ids = _parquet_ids(file, key) if format.name == "parquet" else _ndjson_ids(file, key)
+            ids = _ndjson_ids(file, key) if format.name == "ndjson" else _arrow_ids(file, key, format.name)
             blocks = Scanner().blocks(_Column(ids), 0, Layout(width=1, key_at=0), b"", b"")
         try:
             with closing(blocks):
@@ -144,14 +144,22 @@ def _at(row: dict[str, Any], key: str) -> object:
     return _at(inner, rest) if rest and isinstance(inner, dict) else None
 
 
-def _parquet_ids(file: BinaryIO, key: str) -> Iterator[object]:
+def _arrow_ids(file: BinaryIO, key: str, format: str) -> Iterator[object]:
+    """Yield the ids of a Parquet or an Arrow file."""
     import pyarrow
+    import pyarrow.ipc
     import pyarrow.parquet
 
+    batches: Iterable[Any]
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_IDS_PER_CHUNK, columns=[key]):
-            yield from batch.column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError, IndexError) as error:  # an OSError, too, where bytes are wrong
+        if format == "parquet":
+            batches = pyarrow.parquet.ParquetFile(file).iter_batches(_IDS_PER_CHUNK, columns=[key])
+        else:
+            reader = pyarrow.ipc.open_file(file)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        for batch in batches:
+            yield from batch.column(key).to_pylist()
+    except (pyarrow.ArrowException, OSError, KeyError) as error:  # an OSError, too, where bytes are wrong
         if getattr(error, "errno", None) is not None:
             raise
         raise ValueError(str(error)) from error

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import orjson
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,6 +40,7 @@ OUTPUTS = {
     "a.ndjson": {},
     "a.ndjson.gz": {},
     "a.parquet": {},
+    "a.arrow": {},
     "a": MONTHS,
 }
 
@@ -185,6 +187,11 @@ def repeat_first_row(path: Path) -> str:
         id = table.column("id")[0].as_py()
         pyarrow.parquet.write_table(pyarrow.concat_tables([table, table.slice(0, 1)]), path)
         return str(id)
+    if path.suffix == ".arrow":
+        table = pyarrow.ipc.open_file(path.read_bytes()).read_all()
+        with pyarrow.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(pyarrow.concat_tables([table, table.slice(0, 1)]))
+        return str(table.column("id")[0].as_py())
     data = path.read_bytes()
     text = gzip.decompress(data) if path.suffix == ".gz" else data
     lines = text.splitlines(keepends=True)
