@@ -61,15 +61,22 @@ class Stream:
         """Hand over the rows that no earlier run has recorded as taken."""
         from bulkpull.rows.batch import batches  # imports NumPy: not in the event loop's thread
 
+        taken = self._taken()
+
+        def on_header(shape: Shape) -> None:
+            if taken and not _ends_a_row(merged, taken):
+                raise self._changed()
+            self._on_header(shape)
+
         merged.max_lead = _MAX_LEAD_BYTES
         try:
             for batch in batches(
                 merged,
-                self._taken(),
+                taken,
                 self._columns,
                 all_strings=self._all_strings,
                 max_rows=self._max_rows,
-                on_header=self._on_header,
+                on_header=on_header,
                 checkpoint=from_thread.check_cancelled,
             ):
                 self._hand_over(batch)
@@ -108,6 +115,16 @@ class Stream:
             except FileNotFoundError:
                 return 0
             except (ValueError, KeyError, TypeError):
-                raise OutputError(
-                    f"{self._record} was changed since it was written. Start over with resume=False"
-                ) from None
+                raise self._changed() from None
+
+    def _changed(self) -> OutputError:
+        return OutputError(f"{self._record} was changed since it was written. Start over with resume=False")
+
+
+def _ends_a_row(merged: GrowingFile, end: int) -> bool:
+    """Whether byte `end` is available, and follows a line end."""
+    if end > merged.available:
+        return False
+    with merged.path.open("rb") as file:
+        file.seek(end - 1)
+        return file.read(1) == b"\n"

@@ -307,10 +307,11 @@ async def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     async with Sandbox(CONFIG) as sandbox, opened(sandbox) as clickwrap:
         async with bulkpull.stream(clickwrap, state=state, **OPTIONS) as rows:
             await anext(rows)
-        (state / "taken").write_text("[]")
-        async with bulkpull.stream(clickwrap, state=state, **OPTIONS) as rows:
-            with pytest.raises(OutputError, match="was changed"):
-                await anext(rows)
+        for record in ("[]", '{"end": 1000000000}', '{"end": 100}'):  # damaged, beyond the rows, within a row
+            (state / "taken").write_text(record)
+            async with bulkpull.stream(clickwrap, state=state, **OPTIONS) as rows:
+                with anyio.fail_after(30), pytest.raises(OutputError, match="was changed"):
+                    await collected(rows)
 
 
 async def test_a_column_that_appears_late_ends_it_unless_fields_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
