@@ -16,6 +16,7 @@
      │       └─ RangeRefusedError      the host does not resume the file at this offset: download all of it
      └─ OutputError            the local disk or object storage: output exists, no space, no permission
          ├─ FormatError            a value that the output format cannot hold
+         ├─ ShrinkError            more rows of a copy would go than is allowed: nothing was changed
          └─ ReaderGoneError        the program that reads a pipe has exited
 
 A message says what failed, for which window or part, and what to do. It never contains the token or a signed link.
@@ -118,3 +119,15 @@ class FormatError(OutputError):
         self.row = row
         self.id = id
         self.reason = reason
+
+
+class ShrinkError(OutputError):
+    """More rows of a copy would go than its limit allows, so nothing was changed.
+
+    `gone` is the number of rows that would go, `held` that of the rows which the window or the windows hold.
+    """
+
+    def __init__(self, message: str, *, gone: int, held: int) -> None:
+        super().__init__(message)
+        self.gone = gone
+        self.held = held

@@ -14,13 +14,14 @@ from click.shell_completion import get_completion_class
 import bulkpull
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
 from bulkpull.cli.streams import ReaderGone, forgiving_streams
-from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, ReaderGoneError, UsageError
+from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, ReaderGoneError, ShrinkError, UsageError
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_AUTHENTICATION = 3
 EXIT_API = 4
 EXIT_LOCAL = 5
+EXIT_SHRINK = 7
 EXIT_READER_GONE = 141  # what a shell reports of a program that SIGPIPE ended
 SCANNER = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
 
@@ -77,6 +78,7 @@ def cli() -> None:
       5    local error: the disk failed, or the output exists
       6    incomplete: windows have fewer rows than counted (0 with --accept-short), or were
            skipped because they could not be exported (--skip-failed); verify: it differs
+      7    sync: more rows would go than --max-shrink allows; nothing was changed
       130  interrupted
       141  the reader of the output, a pipe, exited before the end
     """
@@ -123,6 +125,8 @@ def _run() -> int:
         return _fail(error, EXIT_AUTHENTICATION)
     except ReaderGoneError:  # usually on purpose, as with head(1)
         return EXIT_READER_GONE
+    except ShrinkError as error:
+        return _fail(error, EXIT_SHRINK)
     except OutputError as error:
         return _fail(error, EXIT_LOCAL)
     except BulkpullError as error:

@@ -20,6 +20,7 @@ ERRORS = [
 MADE_FROM_MORE: dict[type[bulkpull.BulkpullError], bulkpull.BulkpullError] = {
     errors.FormatError: errors.FormatError(1, "an-id", "a reason"),
     errors.LinkExpiredError: errors.LinkExpiredError("a reason", status=403),
+    errors.ShrinkError: errors.ShrinkError("a reason", gone=500, held=1_000),
 }
 
 

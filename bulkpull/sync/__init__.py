@@ -1,0 +1,1 @@
+"""Keep a copy of the site's activity up to date."""
