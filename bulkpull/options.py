@@ -13,15 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
+from bulkpull.durations import seconds_of
 from bulkpull.errors import UsageError
+from bulkpull.sizes import bytes_of
 
 P = ParamSpec("P")
 SourceT = TypeVar("SourceT")
 OptionsT = TypeVar("OptionsT", bound="Options")
 ResultT = TypeVar("ResultT")
 
+# The groups of a command's help, in their order.
+WHAT = "What"
+WHERE_TO = "Where to"
+HOW_FAST = "How fast"
+TROUBLE = "When things go wrong"
+DISPLAY = "Display"
+GROUPS = (WHAT, WHERE_TO, HOW_FAST, TROUBLE, DISPLAY)
+
 _KEY = "option"
 _DOC_WIDTH = 112
+_UNITS: dict[str, tuple[str, Callable[[Any], float]]] = {
+    "bytes": ("In bytes, or a text such as 500MB or 1GiB.", bytes_of),
+    "seconds": ("In seconds, or a text such as 90s or 1h30m.", seconds_of),
+}
 
 
 class Options(Protocol):
@@ -35,6 +49,7 @@ class Option:
     """What a field declares besides its type and its default: see `option`."""
 
     help: str
+    group: str = ""
     details: str = ""
     metavar: str | None = None
     unit: str | None = None
@@ -48,6 +63,11 @@ class Option:
         """Raise UsageError for a value out of bounds; None is the absence of one."""
         if value is None:
             return
+        if self.unit and isinstance(value, str):
+            try:
+                value = _UNITS[self.unit][1](value)
+            except UsageError as error:
+                raise UsageError(f"the option {name}: {error}") from None
         unit = f" {self.unit}" if self.unit else ""
         if self.minimum is not None and not value >= self.minimum:  # nan is not, either
             raise UsageError(f"the option {name} is {value}: it must be at least {self.minimum:,}{unit}")
@@ -60,6 +80,7 @@ class Option:
 def option(
     help: str,
     *,
+    group: str = "",
     details: str = "",
     metavar: str | None = None,
     unit: str | None = None,
@@ -73,9 +94,10 @@ def option(
 
     Args:
         help: One or two sentences. Another option is referred to as `--other-option`.
+        group: One of GROUPS, if the command line has the option.
         details: What the reference adds to the help.
         metavar: What stands for the value in the command line's help, where neither type nor unit tells.
-        unit: `bytes` or `seconds`.
+        unit: `bytes` or `seconds`: the value is a number of them, or a text that `bytes_of` or `seconds_of` reads.
         minimum: The lowest value allowed.
         above: An exclusive lower bound.
         choices: The values allowed.
@@ -83,7 +105,7 @@ def option(
             the journal records it.
         in_cli: Whether the command line has the option under this name.
     """
-    return {_KEY: Option(help, details, metavar, unit, minimum, above, choices, recorded, in_cli)}
+    return {_KEY: Option(help, group, details, metavar, unit, minimum, above, choices, recorded, in_cli)}
 
 
 def declared(options: type[Options] | Options) -> Iterator[tuple[Field[Any], Option]]:
@@ -129,7 +151,7 @@ def _reference(field: Field[Any], declaration: Option) -> str:
     """Help and details with the names that a caller uses, the unit, and the default unless it says nothing."""
     text = " ".join(filter(None, (declaration.help, declaration.details)))
     text = re.sub(r"--([a-z-]+)", lambda flag: f"`{flag[1].replace('-', '_')}`", text)
-    unit = f" In {declaration.unit}." if declaration.unit else ""
+    unit = f" {_UNITS[declaration.unit][0]}" if declaration.unit else ""
     is_silent = field.default is MISSING or field.default is None or callable(field.default)
     return text + unit + ("" if is_silent else f" Default: {field.default!r}.")
 

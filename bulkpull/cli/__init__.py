@@ -15,6 +15,7 @@ import bulkpull
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
 from bulkpull.cli.streams import ReaderGone, forgiving_streams
 from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, ReaderGoneError, ShrinkError, UsageError
+from bulkpull.suggestions import did_you_mean
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -27,6 +28,7 @@ SCANNER = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
 
 _MODULES = {  # of the commands
     "activity": "activity",
+    "config": "config",
     "fields": "activity",
     "plan": "plan",
     "pull": "pull",
@@ -50,6 +52,15 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            hint = did_you_mean(name, self.list_commands(ctx))
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
@@ -57,16 +68,19 @@ class _Commands(click.Group):
             raise OutputError(str(error)) from error
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(bulkpull.__version__, prog_name="bulkpull", message=f"%(prog)s %(version)s (scanner: {SCANNER})")
 def cli() -> None:
     """Bulk download of Ironclad Clickwrap activity into one deduplicated file.
 
     \b
-    The token is read from the environment, never from an argument:
-      BULKPULL_TOKEN         the access token, or
-      BULKPULL_TOKEN_FILE    the path of a file that contains it
-      BULKPULL_BASE_URL      the API, if not the production one
+    The token is never an argument. It is read from the first of these:
+      BULKPULL_TOKEN          the access token
+      BULKPULL_TOKEN_FILE     the path of a file that contains it
+      BULKPULL_TOKEN_COMMAND  a command that prints it
+
+    Options can also be set by the environment (BULKPULL_EXPORTS for --exports)
+    and by a configuration file, bulkpull.toml: see `bulkpull config --help`.
 
     \b
     Exit codes:
@@ -76,8 +90,9 @@ def cli() -> None:
       3    authentication error: the token is invalid or lacks permission
       4    the API refused or failed, or a file could not be downloaded
       5    local error: the disk failed, or the output exists
-      6    incomplete: windows have fewer rows than counted (0 with --accept-short), or were
-           skipped because they could not be exported (--skip-failed); verify: it differs
+      6    incomplete: windows have fewer rows than counted (0 with
+           --accept-short), or were skipped because they could not be exported
+           (--skip-failed); verify: it differs
       7    sync: more rows would go than --max-shrink allows; nothing was changed
       130  interrupted
       141  the reader of the output, a pipe, exited before the end

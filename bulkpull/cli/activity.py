@@ -10,10 +10,11 @@ import click
 
 from bulkpull.cli.options import Names
 from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.settings import Command
 from bulkpull.errors import ApiError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--filter", metavar="FILTER", help="Comparisons joined by ' and ', such as event_type==agreed.")
 @click.option("--fields", type=Names(), metavar="A,B", help="Fields of each activity. Defaults to all.")
 @click.option("--sort", metavar="FIELD", help="Sort order, as the API defines it.")
@@ -58,7 +59,7 @@ def _line(entry: dict[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--site", required=True, metavar="ID", help="Id of the site.")
 @client_options
 def fields(site: str, base_url: str, requests_per_minute: int, retry_for: float) -> None:

@@ -6,14 +6,14 @@ import os
 import shlex
 import string
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import click
 
 from bulkpull.cli.running import Interrupted
-from bulkpull.errors import OutputError, UsageError
+from bulkpull.errors import BulkpullError, OutputError, UsageError
 
 
 def next_step(
@@ -24,6 +24,7 @@ def next_step(
     begun: bool,
     fresh: bool,
     state: Path | None = None,
+    resolved: Mapping[str, str] | None = None,
 ) -> str | None:
     """Return a sentence for the user; None if that of the error `end` says enough.
 
@@ -34,24 +35,69 @@ def next_step(
         begun: Whether it has read, or cleared, the progress of earlier runs.
         fresh: Whether it was to clear it.
         state: The directory of the progress, if it was given.
+        resolved: The dates given relative to the current time, by flag, as what they stand for.
     """
     from bulkpull.store import WorkDirectory, byte_stream_at
 
-    if isinstance(end, UsageError) or (isinstance(end, OutputError) and not begun):
+    resolved = resolved or {}
+    if isinstance(end, UsageError):
+        return None if begun or fresh else _other_range(out, state, resolved, options)
+    if isinstance(end, OutputError) and not begun:
         return None
     if stream := byte_stream_at(out):
         return f"The output to {stream.name} is incomplete, and cannot be resumed."
     unfinished = WorkDirectory.of(out, state)
     if unfinished.journal.exists():
+        with_value = taking_values(options)
         arguments = sys.argv[1:]
         if begun or not fresh:
-            arguments = list(without_fresh(arguments, taking_values(options)))
-        command = " ".join(map(quoted, ("bulkpull", *arguments)))
+            arguments = list(without_fresh(arguments, with_value))
+        command = _command(with_dates(arguments, resolved, with_value))
         return f"Progress is saved in {unfinished.path}. Resume with: {command}"
     if isinstance(end, Interrupted):
         complete = isinstance(unfinished.output, Path) and unfinished.output.exists()
         return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
     return None
+
+
+def _other_range(
+    out: Path | str, state: Path | None, resolved: Mapping[str, str], options: Sequence[click.Parameter]
+) -> str | None:
+    """How to resume a pull whose relative dates meant something else when it began; None if there is none."""
+    import bulkpull
+
+    try:
+        recorded = bulkpull.status(out, state).options
+    except BulkpullError:
+        return None
+    dates = {flag: recorded[flag.removeprefix("--")] for flag in resolved}
+    if dates == resolved:
+        return None
+    command = _command(with_dates(sys.argv[1:], dates, taking_values(options)))
+    return f"Relative dates mean another range now than when the pull began. Resume it with: {command}"
+
+
+def _command(arguments: Iterable[str]) -> str:
+    return " ".join(map(quoted, ("bulkpull", *arguments)))
+
+
+def with_dates(arguments: Sequence[str], dates: Mapping[str, str], with_value: Collection[str]) -> list[str]:
+    """Return the arguments with other dates, by flag: in place of the former ones, or else at the end."""
+    found: list[str] = []
+    left = dict(dates)
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, _ = argument.partition("=")
+        if flag in dates and equals:
+            found.append(f"{flag}={left.pop(flag, dates[flag])}")
+        elif argument in dates:
+            next(rest, None)
+            found += [argument, left.pop(argument, dates[argument])]
+        else:
+            found.append(argument)
+            if argument in with_value:
+                found += islice(rest, 1)
+    return found + [word for flag, value in left.items() for word in (flag, value)]
 
 
 def taking_values(options: Sequence[click.Parameter]) -> frozenset[str]:

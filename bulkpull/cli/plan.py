@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 import bulkpull
 from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import show, table, window_json
 from bulkpull.options import declared
 from bulkpull.planning import AUTO
@@ -18,12 +20,14 @@ from bulkpull.window import instant
 
 ASSUMED_EXPORT_S = 60.0
 _BAR_WIDTH = 24  # characters
+_PLANNED = frozenset(field.name for field, _ in declared(bulkpull.PlanOptions))
+_SHOWN = _PLANNED | {"exports", "max_exports", "max_extra_exports"}
 
 
-@click.command()
-@options_of(bulkpull.PullOptions, optional=["out"])
+@click.command(cls=Command)
+@options_of(bulkpull.PullOptions, optional=["out"], shown=_SHOWN)
 @client_options
-@run_options
+@partial(run_options, shown=["--json"])
 def plan(
     fields: list[str] | None,
     exports: int | None,
@@ -37,11 +41,11 @@ def plan(
 ) -> None:
     """Show the windows of a pull with the same options, without starting any export.
 
-    If the window is auto, the API is asked to count; otherwise no request is made.
+    If the window is auto, the API is asked to count; otherwise no request is made. The other options of `bulkpull pull`
+    are accepted, and change nothing.
     """
     check_names(fields or ())
-    names = {field.name for field, _ in declared(bulkpull.PlanOptions)}
-    options = bulkpull.PlanOptions(**{name: value for name, value in values.items() if name in names})
+    options = bulkpull.PlanOptions(**{name: value for name, value in values.items() if name in _PLANNED})
 
     async def work() -> bulkpull.Plan:
         async with client(base_url, requests_per_minute, retry_for, needs_token=options.length == AUTO) as api:

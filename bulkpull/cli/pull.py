@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 import bulkpull
+from bulkpull.cli.dates import range_text, resolved_dates
 from bulkpull.cli.next_step import next_step
 from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.running import Interrupted, client, client_options, run
+from bulkpull.cli.settings import Command
 from bulkpull.cli.streams import ReaderGone
 from bulkpull.cli.tables import path_json, window_json
 from bulkpull.events import OnEvent, ignore
@@ -19,7 +21,7 @@ from bulkpull.events import OnEvent, ignore
 EXIT_INCOMPLETE = 6
 
 
-@click.command()
+@click.command(cls=Command)
 @options_of(bulkpull.PullOptions)
 @client_options
 @run_options
@@ -45,14 +47,17 @@ def pull(
     \b
     Example:
       bulkpull pull --start 2023-01-01 --end 2024-01-01 --out activity.csv \\
-        --filter event_type==agreed --fields event_type,connection_data.remote_address
+        --filter event_type==agreed --fields event_type,custom_data.vip
     """
     from bulkpull.store import byte_stream_at  # imports the event loop: --help need not
 
     options = bulkpull.PullOptions(**values, resume=not fresh)
+    resolved = resolved_dates(values, options)
     stream = byte_stream_at(values["out"])
     if as_json and stream and stream.is_standard_output:
         raise bulkpull.UsageError("--json would print among the rows: use it with an output other than standard output")
+    if not quiet:
+        click.echo(f"range: {range_text(options)}", err=True)
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
@@ -69,7 +74,9 @@ def pull(
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        note = next_step(values["out"], end, pull.params, begun=begun, fresh=fresh, state=values["state"])
+        note = next_step(
+            values["out"], end, pull.params, begun=begun, fresh=fresh, state=values["state"], resolved=resolved
+        )
         if note:
             end.add_note(note)
         raise

@@ -8,12 +8,13 @@ import click
 
 import bulkpull
 from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import path_json, window_json
 
 EXIT_DIFFERS = 6
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--against-api", is_flag=True, help="Also count each window again, with one request per window.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

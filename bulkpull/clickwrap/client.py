@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -20,7 +19,7 @@ from yarl import URL
 
 from bulkpull.background import require_asyncio
 from bulkpull.clickwrap.api import MAX_MESSAGE_CHARS, NOT_READY, Api, timeout
-from bulkpull.clickwrap.defaults import BASE_URL
+from bulkpull.clickwrap.defaults import BASE_URL, read_token_file
 from bulkpull.clickwrap.filters import check_filter, window_filter
 from bulkpull.clickwrap.models import parse_count, parse_export, parse_export_fields, parse_page
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, RequestBudget
@@ -359,10 +358,7 @@ def _environment_token() -> str:
         return token
     if path is None:
         raise UsageError("no token: set BULKPULL_TOKEN, or BULKPULL_TOKEN_FILE to the path of a file that contains it")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the token file {path} cannot be read: {error}") from None
+    return read_token_file(path)
 
 
 def _segment(id: str) -> str:

@@ -6,7 +6,7 @@ from bulkpull.lazy import lazily
 from bulkpull.planning.length import AUTO
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.plan import Plan, plan
-from bulkpull.planning.range import moment
+from bulkpull.planning.range import is_relative, moment
 from bulkpull.planning.size import SizeLimit, suggests_smaller_export
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         count_window,
         looks_like_a_limit,
         midpoint,
+        require_filter,
         split_window,
     )
 else:
@@ -30,6 +31,7 @@ else:
                 "count_window",
                 "looks_like_a_limit",
                 "midpoint",
+                "require_filter",
                 "split_window",
             )
         },
@@ -44,10 +46,12 @@ __all__ = [
     "PlanOptions",
     "SizeLimit",
     "count_window",
+    "is_relative",
     "looks_like_a_limit",
     "midpoint",
     "moment",
     "plan",
+    "require_filter",
     "split_window",
     "suggests_smaller_export",
 ]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from bulkpull.options import as_keywords, check, documented, identity, option
-from bulkpull.planning.length import AUTO, Length
-from bulkpull.planning.range import moment, span
+from bulkpull.options import HOW_FAST, WHAT, as_keywords, check, documented, identity, option
+from bulkpull.planning.length import AUTO, parse_window
+from bulkpull.planning.range import is_now, is_relative, moment, span
 from bulkpull.source import Source
 from bulkpull.window import instant
 
@@ -20,8 +20,11 @@ class PlanOptions:
 
     start: date | datetime | str = field(
         metadata=option(
-            "Start of the range, inclusive: 2024-01-31 or 2024-01-31T06:00Z.",
-            details="A date starts at midnight UTC; an instant needs an offset.",
+            "Start of the range, inclusive: 2024-01-31, 2024-01, yesterday or -7d.",
+            group=WHAT,
+            details="A date stands for its midnight UTC, a period (2024, 2024-01, 2024-W07, 2024Q1) for its first "
+            "instant. Lengths ago count back from the midnight before now, in h and min from now. Relative dates are "
+            "resolved when the options are made. An instant (2024-01-31T06:00Z) needs an offset.",
             metavar="DATE",
             recorded=lambda options, _source: instant(moment(options.start, "start")),
         )
@@ -29,7 +32,9 @@ class PlanOptions:
     end: date | datetime | str | None = field(
         default=None,
         metadata=option(
-            "End of the range, exclusive. Defaults to the current time.",
+            "End of the range, exclusive, like --start. Defaults to the current time.",
+            group=WHAT,
+            details="It is the first instant of a period too: 2024-01 to 2024-04 are three months.",
             metavar="DATE",
             recorded=lambda options, _source: "now" if options.end is None else instant(moment(options.end, "end")),
         ),
@@ -38,6 +43,7 @@ class PlanOptions:
         default=None,
         metadata=option(
             "Comparisons joined by ' and ', such as event_type==agreed.",
+            group=WHAT,
             details="Operators: == != >= <= > <. A value that contains ' or ' must be quoted.",
             metavar="FILTER",
             recorded=lambda options, source: source.check_filter(options.filter) or "",
@@ -47,6 +53,7 @@ class PlanOptions:
         default=AUTO,
         metadata=option(
             "Time span of one export, such as 6h, 7d, 1mo; auto counts to find it.",
+            group=HOW_FAST,
             details="Units: min, h, d, w, mo, y. Windows of auto hold about --rows-per-export activities each.",
             metavar="LENGTH",
             recorded=lambda options, _source: options.length,
@@ -56,6 +63,7 @@ class PlanOptions:
         default=100_000,
         metadata=option(
             "Target rows per export if --window is auto.",
+            group=HOW_FAST,
             minimum=1,
             recorded=lambda options, _source: str(options.rows_per_export) if options.length == AUTO else "",
         ),
@@ -64,6 +72,7 @@ class PlanOptions:
         default=1000,
         metadata=option(
             "Maximum windows in a plan; each is an export and an email.",
+            group=HOW_FAST,
             details="A plan with more is an error.",
             minimum=1,
         ),
@@ -71,9 +80,13 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        span(self.start, self.end)
-        if self.length != AUTO:
-            Length.parse(self.length)
+        first, last = span(self.start, self.end)
+        # Once, so that a plan, the journal and a second run with the same options have the same range.
+        if is_relative(self.start):
+            object.__setattr__(self, "start", first)
+        if is_relative(self.end):
+            object.__setattr__(self, "end", None if is_now(self.end) else last)
+        parse_window(self.length)
 
     @property
     def length(self) -> str:

@@ -49,18 +49,18 @@ async def plan(source: Source, options: PlanOptions) -> Plan:
 
     Raises:
         UsageError: An option makes no sense, or there would be more than `max_windows` windows.
-        ApiError: The API cannot be reached, or does not accept the token.
+        ApiError: The API cannot be reached, or does not accept the token or the filter.
     """
-    from bulkpull.planning.volume import CountUnavailable, by_volume  # imports the event loop
+    from bulkpull.planning.volume import CountUnavailable, by_volume, require_filter  # imports the event loop
 
     first, last = span(options.start, options.end)
+    filter = source.check_filter(options.filter)
     if options.length != AUTO:
         return Plan(first, last, by_length(first, last, options.length, options.max_windows))
     try:
-        volume = await by_volume(
-            source, first, last, source.check_filter(options.filter), options.rows_per_export, options.max_windows
-        )
+        volume = await by_volume(source, first, last, filter, options.rows_per_export, options.max_windows)
     except CountUnavailable as uncounted:
+        await require_filter(source, first, last, filter)  # the reason may be the filter
         windows = by_length(first, last, AUTO, options.max_windows)
         return Plan(first, last, windows, uncounted.probes, str(uncounted), total=uncounted.total)
     return Plan(first, last, volume.windows, volume.probes, doubt=volume.doubt)

@@ -31,6 +31,7 @@ _UNITS = tuple(timedelta(seconds=seconds) for seconds in (86_400, 3600, 60, 1))
 _ROUNDING = 64  # a split may move by 1/64 of the segment to fall on a whole day, hour, minute or second
 _MAX_PARTS = 1_000_000  # bounds the arithmetic in `_middle`: a count may be any number
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REFUSED = (400, 422)  # statuses of a request that the API finds wrong
 _MIN_LIMIT = 100
 _BINARY_LIMITS = frozenset(power - less for power in (2**15, 2**16, 2**20, 2**31) for less in (0, 1))
 
@@ -148,10 +149,33 @@ async def count_window(source: Source, start: datetime, end: datetime, filter: s
     except TimeoutError:
         raise CountUnavailable(f"counting timed out after {PROBE_TIMEOUT_S:.0f} s") from None
     except ApiError as error:
-        unreachable = isinstance(error, UnavailableError) and error.status is None
-        if error.status == 401 or unreachable:
+        if _is_hopeless(error):
             raise
         raise CountUnavailable(str(error), has_activity=isinstance(error, ContradictedCountError)) from error
+
+
+async def require_filter(source: Source, start: datetime, end: datetime, filter: str | None) -> None:
+    """Check with one request for one activity in `[start, end)`, without counting, that the API accepts the filter.
+
+    Raises ApiError if it does not, and the source's errors if the token is rejected or the source is unreachable.
+    Any other failure says nothing about the filter: the exports will tell.
+    """
+    if not filter:
+        return
+    try:
+        with anyio.move_on_after(PROBE_TIMEOUT_S):
+            await source.any_activity(source.window_filter(Window(0, start, end), filter))
+    except ApiError as error:
+        if error.status in _REFUSED:
+            reason = f"the API refuses the filter {filter!r}, so no export was started: {error}"
+            raise ApiError(reason, status=error.status, undone=True) from error
+        if _is_hopeless(error):
+            raise
+
+
+def _is_hopeless(error: ApiError) -> bool:
+    """Return whether exports would fail with the same error."""
+    return error.status == 401 or (isinstance(error, UnavailableError) and error.status is None)
 
 
 @dataclass(slots=True)

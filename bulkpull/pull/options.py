@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bulkpull.durations import seconds_of
 from bulkpull.errors import UsageError
 from bulkpull.events import OnEvent, check_listener, ignore
-from bulkpull.options import documented, option
+from bulkpull.options import HOW_FAST, TROUBLE, WHAT, WHERE_TO, documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
 from bulkpull.rows.format import FORMATS, PARTITIONS, Format, check_stream, format_of
+from bulkpull.sizes import bytes_of
 from bulkpull.source import Columns
 from bulkpull.store import ObjectUrl
 
@@ -29,6 +31,7 @@ class RunOptions(PlanOptions):
         default=None,
         metadata=option(
             "Columns after the required ones; all: those of --site. Defaults to what files have.",
+            group=WHAT,
             details="Those of a site are read as the pull begins. Without --fields, exports are asked for the "
             "required columns, and all that they deliver are kept.",
             metavar="A,B",
@@ -37,42 +40,45 @@ class RunOptions(PlanOptions):
     )
     site: str | int | None = field(
         default=None,
-        metadata=option("Id of a site: check that it has the --fields before any export.", metavar="ID"),
+        metadata=option("Id of a site: check that it has the --fields before any export.", group=WHAT, metavar="ID"),
     )
     exports: int | None = field(
         default=None,
-        metadata=option("Maximum concurrent exports; adapts to the API by default.", minimum=1),
+        metadata=option("Maximum concurrent exports; adapts to the API by default.", group=HOW_FAST, minimum=1),
     )
     max_exports: int = field(
         default=128,
-        metadata=option("Upper bound for adaptive --exports.", minimum=1),
+        metadata=option("Upper bound for adaptive --exports.", group=HOW_FAST, minimum=1),
     )
     downloads: int = field(
         default=8,
-        metadata=option("Maximum concurrent downloads.", minimum=1),
+        metadata=option("Maximum concurrent downloads.", group=HOW_FAST, minimum=1),
     )
-    spool: int = field(
+    spool: int | str = field(
         default=4_000_000_000,
         metadata=option(
             "Maximum downloaded data waiting for the merge.",
+            group=HOW_FAST,
             details="No other download starts above it, except those of the window that is merged next.",
             unit="bytes",
             minimum=1,
         ),
     )
-    memory: int | None = field(
+    memory: int | str | None = field(
         default=None,
         metadata=option(
             "Target peak memory. Defaults to 256MB, or 364MB for Parquet.",
+            group=HOW_FAST,
             details="That of a process that does nothing else. Ids that do not fit are kept on disk.",
             unit="bytes",
             minimum=1,
         ),
     )
-    export_timeout: float = field(
+    export_timeout: float | str = field(
         default=3600.0,
         metadata=option(
             "Timeout of one export, after which its window is split.",
+            group=TROUBLE,
             details="If no earlier export leaves the queue either in that time, another one is launched instead.",
             unit="seconds",
             above=0,
@@ -82,13 +88,14 @@ class RunOptions(PlanOptions):
         default=None,
         metadata=option(
             f"Maximum exports beyond one per window. Defaults to {EXTRA} + half the windows.",
+            group=TROUBLE,
             details="They replace exports that failed or delivered too little, and cover split windows.",
             minimum=0,
         ),
     )
     skip_failed: bool = field(
         default=False,
-        metadata=option("Skip windows that cannot be exported; they are reported as missing."),
+        metadata=option("Skip windows that cannot be exported; they are reported as missing.", group=TROUBLE),
     )
     resume: bool = field(
         default=True,
@@ -105,7 +112,7 @@ class RunOptions(PlanOptions):
 
     def __post_init__(self) -> None:
         PlanOptions.__post_init__(self)  # super() fails in a dataclass with slots before Python 3.14
-        divided(self.memory, self.output_format)
+        divided(self.memory_bytes, self.output_format)
         check_names(self.fields or ())
         check_listener(self.on_event)
         if self.wants_all_fields and self.site is None:
@@ -134,7 +141,22 @@ class RunOptions(PlanOptions):
     @property
     def divided_memory(self) -> MemoryLimits:
         """What the memory is for."""
-        return divided(self.memory, self.output_format)
+        return divided(self.memory_bytes, self.output_format)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The target peak memory in bytes; None for the default."""
+        return None if self.memory is None else bytes_of(self.memory)
+
+    @property
+    def spool_bytes(self) -> int:
+        """The limit of downloaded data in bytes."""
+        return bytes_of(self.spool)
+
+    @property
+    def export_timeout_s(self) -> float:
+        """The timeout of one export in seconds."""
+        return seconds_of(self.export_timeout)
 
 
 @documented
@@ -145,6 +167,7 @@ class PullOptions(RunOptions):
     out: str | os.PathLike[str] = field(
         metadata=option(
             "Output file, URL such as s3://bucket/key.csv, or - for standard output.",
+            group=WHERE_TO,
             details=(
                 "A file or an object appears once complete; .gz or .zst compresses csv and ndjson. Standard output, a "
                 "pipe or a device gets rows as they are merged."
@@ -156,6 +179,7 @@ class PullOptions(RunOptions):
         default=None,
         metadata=option(
             "Directory for the progress of a pull to object storage. Defaults to the current one.",
+            group=WHERE_TO,
             details="A local output has its progress beside it.",
             metavar="DIR",
         ),
@@ -163,26 +187,33 @@ class PullOptions(RunOptions):
     format: str | None = field(
         default=None,
         metadata=option(
-            "Defaults to the file extension, else csv.",
+            "csv, ndjson, parquet or arrow. Defaults to the file extension, else csv.",
+            group=WHERE_TO,
             details="An unknown extension is an error. NDJSON nests dotted names; Parquet and Arrow have timestamps.",
+            metavar="FORMAT",
             choices=FORMATS,
         ),
     )
     flat: bool = field(
         default=False,
-        metadata=option("Write NDJSON with dotted names instead of nested objects."),
+        metadata=option("Write NDJSON with dotted names instead of nested objects.", group=WHERE_TO),
     )
     all_strings: bool = field(
         default=False,
-        metadata=option("Write times as text in Parquet and Arrow."),
+        metadata=option("Write times as text in Parquet and Arrow.", group=WHERE_TO),
     )
     partition_by: str | None = field(
         default=None,
-        metadata=option("Write Parquet as a directory with a partition per month.", choices=PARTITIONS),
+        metadata=option(
+            "Write a directory of Parquet files, one per month.",
+            group=WHERE_TO,
+            details="Implies Parquet, unless --format or the extension says otherwise, which is an error.",
+            choices=PARTITIONS,
+        ),
     )
     overwrite: bool = field(
         default=False,
-        metadata=option("Replace the output if it exists."),
+        metadata=option("Replace the output if it exists.", group=WHERE_TO),
     )
 
     def __post_init__(self) -> None:

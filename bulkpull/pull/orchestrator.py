@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
@@ -15,7 +14,7 @@ from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published, ignore, tell
 from bulkpull.journal import Journal, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
-from bulkpull.planning import plan
+from bulkpull.planning import AUTO, plan, require_filter
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
 from bulkpull.pull.doubts import Delivery, Doubts
@@ -41,6 +40,7 @@ from bulkpull.store import (
     destination_for,
     feed,
 )
+from bulkpull.suggestions import did_you_mean
 from bulkpull.threads import in_thread, own_threads
 from bulkpull.window import Window
 
@@ -183,6 +183,8 @@ class _Pull:
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
                 found = await plan(self.source, self.options)
+                if self.options.length != AUTO and found.windows:  # else the counts have told
+                    await require_filter(self.source, found.start, found.end, self.identity["filter"])
                 await in_thread(journal.begin, self.identity, found.end, found.windows, found.total, found.doubt)
                 self.announce(Planned(found.windows, found.probes, found.uncounted))
                 if found.doubt:
@@ -256,9 +258,9 @@ class _Pull:
         known = {*self.source.columns.required, *offered}
         unknown = [name for name in self.names if name not in known]
         if unknown:
-            close = {near for name in unknown for near in difflib.get_close_matches(name, offered, n=2)}
-            hint = f". Did you mean {' or '.join(sorted(close))}?" if close else ""
-            raise UsageError(f"site {site} does not offer the fields {', '.join(unknown)}{hint}")
+            raise UsageError(
+                f"site {site} does not offer the fields {', '.join(unknown)}.{did_you_mean(unknown, offered)}"
+            )
 
     async def gather(self) -> Path:
         """Run the journeys of all windows concurrently, merge them in plan order, and feed the destination."""
@@ -326,7 +328,7 @@ class _Pull:
             slots=slots,
             extra=extra,
             unlaunched=unlaunched,
-            export_timeout=self.options.export_timeout,
+            export_timeout=self.options.export_timeout_s,
             on_event=self.announce,
         )
         collector = Collector(
@@ -336,7 +338,7 @@ class _Pull:
             memory=self.memory,
             path=self.directory.part,
             slots=slots,
-            backpressure=Backpressure(self.options.spool, windows),
+            backpressure=Backpressure(self.options.spool_bytes, windows),
             on_event=self.announce,
         )
         return Journeys(

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bulkpull.errors import UsageError
+from bulkpull.suggestions import did_you_mean
 
 FORMATS = ("csv", "ndjson", "parquet", "arrow")
 STREAM_FORMATS = ("csv", "ndjson", "arrow")  # what a program can read before its end is written
@@ -62,12 +63,16 @@ def format_of(
 ) -> Format:
     """Return the format called `name`, or that of the path's extension, or CSV if there is neither.
 
+    A data set, which is a directory, is Parquet if its path has no extension of another format.
+
     Raises UsageError for an unknown extension without a `name`, for contradictory options, and for a missing library.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != "."]
     compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
     if compression:
         suffixes.pop()
+    if name is None and partition_by and not (compression or (suffixes and suffixes[-1] in _SUFFIXES)):
+        name = "parquet"
     if name is None and suffixes and suffixes[-1] not in _SUFFIXES:
         raise UsageError(
             f"{path.name}: {suffixes[-1]} is not the extension of a format. Use {_KNOWN}, "
@@ -75,7 +80,7 @@ def format_of(
         )
     name = name or (_SUFFIXES[suffixes[-1]] if suffixes else "csv")
     if name not in FORMATS:
-        raise UsageError(f"unknown format {name!r}: use one of {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {name!r}: use one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}")
     if partition_by is not None and partition_by not in PARTITIONS:
         raise UsageError(f"the output can be partitioned by {' or '.join(PARTITIONS)}, not by {partition_by!r}")
     if name in _ARROW_FORMATS and compression:

@@ -237,7 +237,7 @@ def test_a_reader_that_has_enough_is_no_error(sandbox: SandboxProcess) -> None:
         (
             ["pull", *RANGE, "--out", "{dir}/a.csv", "--export-timeout", "nan"],
             2,
-            "nan: it must be greater than 0 seconds",
+            "'nan' is not a duration",
         ),
         (["pull", *RANGE], 2, "--out"),
         (["pull", *RANGE, "--out", "{dir}/a.csv", "--base-url", "http://api.pactsafe.com"], 2, "must be https"),
@@ -251,6 +251,7 @@ def test_a_reader_that_has_enough_is_no_error(sandbox: SandboxProcess) -> None:
         (["sandbox", "--port", "{port}"], 5, "address already in use"),
         (["sandbox", "--start", "2026-01-01"], 2, "must be before its end"),
         (["nonsense"], 2, "nonsense"),
+        (["plna"], 2, "Did you mean plan?"),
     ],
 )
 def test_errors_are_a_sentence_and_a_code(

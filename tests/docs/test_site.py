@@ -23,6 +23,8 @@ def test_the_reference_has_every_option_of_every_command() -> None:
         command = cli.get_command(context, name)
         assert command is not None
         for option in command.params:
+            if getattr(option, "hidden", False):
+                continue
             assert all(f"`{spelling}`" in section for spelling in option.opts), (name, option.opts)
 
 
