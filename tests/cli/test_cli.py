@@ -282,6 +282,14 @@ def test_the_token_may_be_in_a_file(sandbox: SandboxProcess, tmp_path: Path) -> 
     assert bulkpull(None, "fields", "--site", "1", **url).returncode == 2
     done = bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN_FILE=str(tmp_path / "none"), **url)
     assert (done.returncode, "cannot be read" in done.stderr) == (2, True)
+    printed = f"echo {sandbox.token}"
+    assert bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN_COMMAND=printed, **url).returncode == 0
+    done = bulkpull(None, "fields", "--site", "1", "--token-command", f"{printed} {sandbox.token}", **url)
+    assert (done.returncode, "the token contains spaces" in done.stderr, sandbox.token in done.stderr) == (
+        2,
+        True,
+        False,
+    )
     for bad in ("", "line\nend"):
         done = bulkpull(None, "fields", "--site", "1", BULKPULL_TOKEN=bad, **url)
         assert (done.returncode, "token" in done.stderr) == (2, True)
