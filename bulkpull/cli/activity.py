@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from bulkpull.cli.client import client, client_options
 from bulkpull.cli.options import Names
-from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.running import run
 from bulkpull.cli.settings import Command
 from bulkpull.errors import ApiError
 

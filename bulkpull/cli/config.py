@@ -9,7 +9,7 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
-from bulkpull.cli.running import client_options
+from bulkpull.cli.client import client_options
 from bulkpull.cli.settings import Command, Setting, configuration, settings_of_all
 from bulkpull.cli.tables import show, table
 from bulkpull.cli.token import token_source

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 import bulkpull
+from bulkpull.cli.client import client, client_options
 from bulkpull.cli.options import options_of, run_options
-from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.running import run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import show, table, window_json
 from bulkpull.options import declared

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 import bulkpull
+from bulkpull.cli.client import client, client_options
 from bulkpull.cli.dates import range_text, resolved_dates
 from bulkpull.cli.next_step import next_step
 from bulkpull.cli.options import options_of, run_options
-from bulkpull.cli.running import Interrupted, client, client_options, run
+from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.streams import ReaderGone
 from bulkpull.cli.tables import path_json, window_json

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 import bulkpull
-from bulkpull.cli.running import client, client_options, run
+from bulkpull.cli.client import client, client_options
+from bulkpull.cli.running import run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import path_json, window_json
 
