@@ -1,0 +1,331 @@
+"""The SQL that makes the rows of some windows exactly those of a delivery: one copy, for every database.
+
+It runs on four temporary tables: INCOMING (the delivered rows, with the columns of the target), WINDOWS, HELD (the rows
+of the target that the delivery concerns) and CHANGES.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from bulkpull.errors import OutputError, ShrinkError
+from bulkpull.tables.table import Changes, Policy
+from bulkpull.window import Window, instant
+
+INCOMING = "_bulkpull_incoming"
+WINDOWS = "_bulkpull_windows"
+HELD = "_bulkpull_held"
+CHANGES = "_bulkpull_changes"
+TEMPORARY = (INCOMING, WINDOWS, HELD, CHANGES)
+
+_NAMED_IDS = 5  # in a message
+
+
+class Connection(Protocol):
+    """A connection to a database, within a transaction."""
+
+    def run(self, statement: str) -> int:
+        """Execute a statement; return the number of rows that it changed."""
+
+    def rows(self, query: str) -> Iterable[tuple[Any, ...]]:
+        """Return the rows of a query."""
+
+
+def quoted(name: str) -> str:
+    """Return a name as an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str | None) -> str:
+    """Return text as a string literal of standard SQL."""
+    if text is None:
+        return "NULL"
+    if "\0" in text:
+        raise ValueError("a literal cannot hold U+0000")
+    return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """The difference between a target and a delivery, as SQL.
+
+    Args:
+        target: The table or view that holds the copy, quoted.
+        key: The column of the ids, quoted.
+        time: The column of the times, quoted.
+        columns: All delivered columns, quoted.
+        mark: The column that marks rows which are gone at the source, quoted; None if the target has none.
+        kept: A query of one column, `id`: rows that stay in the target though they are gone at the source.
+        time_type: The type of the times.
+        differs: The operator that compares values, where null equals null.
+        collate: The collation by which `kept` is compared with the target.
+        bound: How an instant is written to be compared with a time: a format of its text in UTC.
+        analyze: The statement that gathers statistics of a temporary table, if the planner needs them.
+    """
+
+    target: str
+    key: str
+    time: str
+    columns: tuple[str, ...]
+    mark: str | None
+    kept: str
+    time_type: str
+    differs: str = "IS DISTINCT FROM"
+    collate: str = ""
+    bound: str = "{}"
+    analyze: str = ""
+
+    def bound_of(self, moment: Any) -> str:
+        """Return an instant as a literal that compares with times."""
+        return f"CAST({literal(self.bound.format(instant(moment).removesuffix('Z')))} AS {self.time_type})"
+
+    def is_within(self, row: str, window: Window) -> str:
+        """Return the condition that a row lies in a window."""
+        return f"{row}.{self.time} >= {self.bound_of(window.start)} AND {row}.{self.time} < {self.bound_of(window.end)}"
+
+    def is_present(self, row: str) -> str:
+        """Return the condition that a row of the target is still there at the source, as far as is known."""
+        not_kept = f"{row}.{self.key}{self.collate} NOT IN ({self.kept})"
+        return f"({row}.{self.mark} IS NULL AND {not_kept})" if self.mark else f"({not_kept})"
+
+    def count(self, window: Window) -> str:
+        """Return the query that counts the rows in a window which are still there at the source."""
+        return f"SELECT count(*) FROM {self.target} t WHERE {self.is_within('t', window)} AND {self.is_present('t')}"  # noqa: S608
+
+    def outside(self, table: str, windows: Sequence[Window]) -> str:
+        """Return the query of the delivered rows that lie in no window."""
+        spans = _spans(windows)
+        gaps = [f"n.{self.time} IS NULL"]
+        if spans:
+            gaps += [f"n.{self.time} < {self.bound_of(spans[0][0])}", f"n.{self.time} >= {self.bound_of(spans[-1][1])}"]
+        else:
+            gaps.append("1 = 1")
+        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+            gaps.append(f"(n.{self.time} >= {self.bound_of(end)} AND n.{self.time} < {self.bound_of(start)})")
+        return f"SELECT n.{self.key}, n.{self.time} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"  # noqa: S608
+
+    def find_held(self, windows: Sequence[Window]) -> list[str]:
+        """Return the statements that fill WINDOWS and HELD from INCOMING and the target."""
+        held = f"t.{self.key} AS id, t.{self.time} AS moment"
+        statements = [
+            f"CREATE TEMPORARY TABLE {WINDOWS} (number integer, starts {self.time_type}, ends {self.time_type})",
+            *(
+                f"INSERT INTO {WINDOWS} VALUES "  # noqa: S608
+                + ", ".join(
+                    f"({number}, {self.bound_of(windows[number].start)}, {self.bound_of(windows[number].end)})"
+                    for number in range(first, min(first + 1000, len(windows)))
+                )
+                for first in range(0, len(windows), 1000)
+            ),
+            # An index on the time finds the rows of each window; of the rest, only ids that are new there are looked up.
+            f"CREATE TEMPORARY TABLE {HELD} AS SELECT {held}, w.number AS number, {self.is_present('t')} AS present "
+            f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends",
+            f"INSERT INTO {HELD} SELECT {held}, NULL, {self.is_present('t')} "
+            f"FROM {INCOMING} n JOIN {self.target} t ON t.{self.key} = n.{self.key} "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})",
+        ]
+        return self._analyzed(statements, INCOMING, WINDOWS, HELD)
+
+    @property
+    def shrinkage(self) -> str:
+        """The query of the windows with the number of rows that each holds, and that would go."""
+        return (
+            f"SELECT h.number, count(*), sum(CASE WHEN n.{self.key} IS NULL THEN 1 ELSE 0 END) "  # noqa: S608
+            f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
+            "WHERE h.present AND h.number IS NOT NULL GROUP BY h.number ORDER BY h.number"
+        )
+
+    @property
+    def conflicts(self) -> str:
+        """The query of the delivered ids that the target holds outside the windows."""
+        return f"SELECT h.id FROM {HELD} h WHERE h.present AND h.number IS NULL"  # noqa: S608
+
+    @property
+    def leave_out_conflicts(self) -> str:
+        """The statement that removes delivered rows whose ids the target holds outside the windows."""
+        return f"DELETE FROM {INCOMING} WHERE {self.key} IN ({self.conflicts})"  # noqa: S608
+
+    @property
+    def gone(self) -> str:
+        """The query of the ids in the windows that were not delivered, whether or not it was known before."""
+        return (
+            f"SELECT h.id FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "  # noqa: S608
+            f"WHERE h.number IS NOT NULL AND n.{self.key} IS NULL"
+        )
+
+    @property
+    def find_changes(self) -> list[str]:
+        """The statements that fill CHANGES. The target must have all columns."""
+        statements = [
+            f"CREATE TEMPORARY TABLE {CHANGES} AS SELECT h.id AS id, 'deleted' AS change, h.moment AS moment "
+            f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
+            f"WHERE h.present AND h.number IS NOT NULL AND n.{self.key} IS NULL",
+            f"INSERT INTO {CHANGES} SELECT n.{self.key}, 'inserted', n.{self.time} "
+            f"FROM {INCOMING} n LEFT JOIN {HELD} h ON h.id = n.{self.key} WHERE h.id IS NULL OR NOT h.present",
+            f"INSERT INTO {CHANGES} SELECT n.{self.key}, 'changed', n.{self.time} FROM {INCOMING} n "
+            f"JOIN {HELD} h ON h.id = n.{self.key} JOIN {self.target} t ON t.{self.key} = n.{self.key} "
+            f"WHERE h.present AND ({self._differ})",
+        ]
+        return self._analyzed(statements, CHANGES)
+
+    @property
+    def counts(self) -> str:
+        """The query that counts the changes by kind."""
+        return f"SELECT change, count(*) FROM {CHANGES} GROUP BY change"  # noqa: S608
+
+    @property
+    def listed_changes(self) -> str:
+        """The query of all changes, in order of time."""
+        return f"SELECT change, id, moment FROM {CHANGES} ORDER BY moment, id"  # noqa: S608
+
+    @property
+    def update(self) -> str:
+        """The statement that rewrites the rows that differ, or have come back."""
+        values = [column for column in self.columns if column != self.key]
+        changes = ", ".join([f"{column} = n.{column}" for column in values] + ([f"{self.mark} = NULL"] if self.mark else []))
+        returned = f" OR t.{self.mark} IS NOT NULL" if self.mark else ""
+        return (
+            f"UPDATE {self.target} AS t SET {changes} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "  # noqa: S608
+            f"AND n.{self.key} IN (SELECT id FROM {CHANGES} WHERE change <> 'deleted') "
+            f"AND ({self._differ}{returned})"
+        )
+
+    @property
+    def insert(self) -> str:
+        """The statement that inserts the rows whose ids the target does not have."""
+        return (
+            f"INSERT INTO {self.target} ({', '.join(self.columns)}) "  # noqa: S608
+            f"SELECT {', '.join(f'n.{column}' for column in self.columns)} FROM {INCOMING} n "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})"
+        )
+
+    @property
+    def drop(self) -> str:
+        """The statement that deletes the rows that are gone."""
+        return f"DELETE FROM {self.target} WHERE {self.key} IN ({self.gone})"  # noqa: S608
+
+    def marked(self, at: str) -> str:
+        """Return the statement that marks the rows that are gone."""
+        return (
+            f"UPDATE {self.target} SET {self.mark} = CAST({literal(at)} AS {self.time_type}) "  # noqa: S608
+            f"WHERE {self.mark} IS NULL AND {self.key} IN ({self.gone})"
+        )
+
+    @property
+    def _differ(self) -> str:
+        return " OR ".join(f"n.{column} {self.differs} t.{column}" for column in self.columns if column != self.key)
+
+    def _analyzed(self, statements: list[str], *tables: str) -> list[str]:
+        return [*statements, *(f"{self.analyze} {table}" for table in tables if self.analyze)]
+
+
+class Keeping(Protocol):
+    """Where ids are remembered whose rows stay in the target, though they are gone at the source."""
+
+    def remember(self, ids: str) -> None:
+        """Add the ids of a query."""
+
+    def forget(self, ids: str) -> None:
+        """Remove the ids of a query."""
+
+
+def judge(database: Connection, diff: Diff, windows: Sequence[Window], policy: Policy, name: str) -> None:
+    """Compare INCOMING with the target; it loses the rows that the policy leaves out.
+
+    Raises:
+        ShrinkError: more rows would go than the policy allows.
+        OutputError: a row lies in no window; or an id is held outside the windows, and the policy makes it an error.
+    """
+    confirm_within(database, diff, INCOMING, windows)
+    for statement in diff.find_held(windows):
+        database.run(statement)
+    _confirm_size(database, diff, windows, policy, name)
+    if policy.on_conflict == "first":
+        database.run(diff.leave_out_conflicts)
+    elif policy.on_conflict == "error" and (ids := [str(id) for (id,) in database.rows(diff.conflicts)]):
+        listed = ", ".join(sorted(ids)[:_NAMED_IDS]) + (", …" if len(ids) > _NAMED_IDS else "")
+        raise OutputError(
+            f"{len(ids):,} of the exported ids are in {name} with a time outside the exported windows ({listed}): nothing "
+            "was changed; pass --on-conflict newest or first"
+        )
+
+
+def confirm_within(database: Connection, diff: Diff, table: str, windows: Sequence[Window]) -> None:
+    """Raise OutputError if a row of a table lies in no window."""
+    for id, moment in database.rows(diff.outside(table, windows)):
+        raise OutputError(f"the row with id {id} has the time {moment}, which is in none of the exported windows")
+
+
+def apply(database: Connection, diff: Diff, keeping: Keeping, *, policy: Policy, at: str) -> Changes:
+    """Write the differences between INCOMING and the target, after `judge`. `at` is the time for rows that are gone."""
+    for statement in diff.find_changes:
+        database.run(statement)
+    counts = {str(change): int(count) for change, count in database.rows(diff.counts)}
+    rewritten = database.run(diff.update)
+    rewritten += database.run(diff.insert)
+    if policy.deleted == "drop":
+        rewritten += database.run(diff.drop)
+    elif policy.deleted == "mark":
+        rewritten += database.run(diff.marked(at))
+    keeping.forget(f"SELECT {diff.key} FROM {INCOMING}")  # noqa: S608
+    if policy.deleted == "keep":
+        keeping.remember(f"SELECT id FROM {CHANGES} WHERE change = 'deleted'")  # noqa: S608
+    else:
+        keeping.forget(diff.gone)
+    return Changes(counts.get("inserted", 0), counts.get("changed", 0), counts.get("deleted", 0), rewritten)
+
+
+def change_lines(changes: Iterable[tuple[Any, ...]], windows: Sequence[Window]) -> Iterator[bytes]:
+    """Yield the lines of the NDJSON of changes: each of a kind, an id, and a time in canonical form."""
+    starts = [instant(window.start).removesuffix("Z") for window in windows]
+    bounds = [[instant(window.start), instant(window.end)] for window in windows]
+    for change, id, moment in changes:
+        window = bounds[bisect_right(starts, moment) - 1]
+        yield orjson.dumps({"change": change, "id": id, "window": window}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def write_changes(lines: Iterable[bytes], path: Path) -> None:
+    """Write and sync the NDJSON of changes. Raises OSError."""
+    with path.open("wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _confirm_size(
+    database: Connection, diff: Diff, windows: Sequence[Window], policy: Policy, name: str
+) -> None:
+    """Raise ShrinkError if more rows of a window, or of all, would go than the policy allows."""
+    all_held = all_gone = 0
+    for number, held, gone in database.rows(diff.shrinkage):
+        all_held, all_gone = all_held + held, all_gone + int(gone)
+        _confirm_shrinkage(int(gone), held, f"in {windows[number]}", policy, name)
+    _confirm_shrinkage(all_gone, all_held, "in the exported windows", policy, name)
+
+
+def _confirm_shrinkage(gone: int, held: int, where: str, policy: Policy, name: str) -> None:
+    if gone > policy.max_shrink * held and gone > policy.max_shrink_rows:
+        raise ShrinkError(
+            f"{gone:,} of the {held:,} rows that {name} holds {where} are missing from the new export, and the limit is "
+            f"{policy.max_shrink:.3g} of them or {policy.max_shrink_rows:,} rows: nothing was changed",
+            gone=gone,
+            held=held,
+        )
+
+
+def _spans(windows: Sequence[Window]) -> list[tuple[Any, Any]]:
+    """Return the spans of time that windows cover: those that touch are joined."""
+    spans: list[tuple[Any, Any]] = []
+    for window in windows:
+        if spans and spans[-1][1] == window.start:
+            spans[-1] = (spans[-1][0], window.end)
+        else:
+            spans.append((window.start, window.end))
+    return spans
