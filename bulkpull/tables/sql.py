@@ -66,8 +66,10 @@ class Diff:
         time_type: The type of the times.
         differs: The operator that compares values, where null equals null.
         collate: The collation by which `kept` is compared with the target.
-        bound: How an instant is written to be compared with a time: a format of its text in UTC.
-        analyze: The statement that gathers statistics of a temporary table, if the planner needs them.
+        bound: How an instant is written to be compared with a time: a format of its text in UTC, without the Z.
+        text_of_time: The expression of a time's text in UTC, which sorts like the times: a format of the time.
+        prepare: The statement to run for a temporary table that was filled: a format of `table`, and of the column
+            `id` by which it is joined.
     """
 
     target: str
@@ -79,8 +81,9 @@ class Diff:
     time_type: str
     differs: str = "IS DISTINCT FROM"
     collate: str = ""
-    bound: str = "{}"
-    analyze: str = ""
+    bound: str = "{}Z"
+    text_of_time: str = "{}"
+    prepare: str = ""
 
     def bound_of(self, moment: Any) -> str:
         """Return an instant as a literal that compares with times."""
@@ -109,12 +112,14 @@ class Diff:
             gaps.append("1 = 1")
         for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
             gaps.append(f"(n.{self.time} >= {self.bound_of(end)} AND n.{self.time} < {self.bound_of(start)})")
-        return f"SELECT n.{self.key}, n.{self.time} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"  # noqa: S608
+        text = self.text_of_time.format(f"n.{self.time}")
+        return f"SELECT n.{self.key}, {text} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"  # noqa: S608
 
     def find_held(self, windows: Sequence[Window]) -> list[str]:
         """Return the statements that fill WINDOWS and HELD from INCOMING and the target."""
         held = f"t.{self.key} AS id, t.{self.time} AS moment"
-        statements = [
+        return [
+            *self._prepared(INCOMING, self.key),
             f"CREATE TEMPORARY TABLE {WINDOWS} (number integer, starts {self.time_type}, ends {self.time_type})",
             *(
                 f"INSERT INTO {WINDOWS} VALUES "  # noqa: S608
@@ -127,11 +132,11 @@ class Diff:
             # An index on the time finds the rows of each window; of the rest, only ids that are new there are looked up.
             f"CREATE TEMPORARY TABLE {HELD} AS SELECT {held}, w.number AS number, {self.is_present('t')} AS present "
             f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends",
+            *self._prepared(HELD, "id"),
             f"INSERT INTO {HELD} SELECT {held}, NULL, {self.is_present('t')} "
             f"FROM {INCOMING} n JOIN {self.target} t ON t.{self.key} = n.{self.key} "
             f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})",
         ]
-        return self._analyzed(statements, INCOMING, WINDOWS, HELD)
 
     @property
     def shrinkage(self) -> str:
@@ -163,7 +168,7 @@ class Diff:
     @property
     def find_changes(self) -> list[str]:
         """The statements that fill CHANGES. The target must have all columns."""
-        statements = [
+        return [
             f"CREATE TEMPORARY TABLE {CHANGES} AS SELECT h.id AS id, 'deleted' AS change, h.moment AS moment "
             f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
             f"WHERE h.present AND h.number IS NOT NULL AND n.{self.key} IS NULL",
@@ -172,8 +177,8 @@ class Diff:
             f"INSERT INTO {CHANGES} SELECT n.{self.key}, 'changed', n.{self.time} FROM {INCOMING} n "
             f"JOIN {HELD} h ON h.id = n.{self.key} JOIN {self.target} t ON t.{self.key} = n.{self.key} "
             f"WHERE h.present AND ({self._differ})",
+            *self._prepared(CHANGES, "id"),
         ]
-        return self._analyzed(statements, CHANGES)
 
     @property
     def counts(self) -> str:
@@ -183,13 +188,22 @@ class Diff:
     @property
     def listed_changes(self) -> str:
         """The query of all changes, in order of time."""
-        return f"SELECT change, id, moment FROM {CHANGES} ORDER BY moment, id"  # noqa: S608
+        moment = self.text_of_time.format("moment")
+        return f"SELECT change, id, {moment} FROM {CHANGES} ORDER BY {CHANGES}.moment, id"  # noqa: S608
+
+    @property
+    def listed_rows(self) -> str:
+        """The query of all rows of the target as changes, in order of time."""
+        moment = self.text_of_time.format(f"t.{self.time}")
+        return f"SELECT 'inserted', t.{self.key}, {moment} FROM {self.target} t ORDER BY t.{self.time}, t.{self.key}"  # noqa: S608
 
     @property
     def update(self) -> str:
         """The statement that rewrites the rows that differ, or have come back."""
         values = [column for column in self.columns if column != self.key]
-        changes = ", ".join([f"{column} = n.{column}" for column in values] + ([f"{self.mark} = NULL"] if self.mark else []))
+        changes = ", ".join(
+            [f"{column} = n.{column}" for column in values] + ([f"{self.mark} = NULL"] if self.mark else [])
+        )
         returned = f" OR t.{self.mark} IS NOT NULL" if self.mark else ""
         return (
             f"UPDATE {self.target} AS t SET {changes} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "  # noqa: S608
@@ -222,8 +236,8 @@ class Diff:
     def _differ(self) -> str:
         return " OR ".join(f"n.{column} {self.differs} t.{column}" for column in self.columns if column != self.key)
 
-    def _analyzed(self, statements: list[str], *tables: str) -> list[str]:
-        return [*statements, *(f"{self.analyze} {table}" for table in tables if self.analyze)]
+    def _prepared(self, table: str, id: str) -> list[str]:
+        return [self.prepare.format(table=table, id=id)] if self.prepare else []
 
 
 class Keeping(Protocol):
@@ -299,9 +313,7 @@ def write_changes(lines: Iterable[bytes], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _confirm_size(
-    database: Connection, diff: Diff, windows: Sequence[Window], policy: Policy, name: str
-) -> None:
+def _confirm_size(database: Connection, diff: Diff, windows: Sequence[Window], policy: Policy, name: str) -> None:
     """Raise ShrinkError if more rows of a window, or of all, would go than the policy allows."""
     all_held = all_gone = 0
     for number, held, gone in database.rows(diff.shrinkage):
