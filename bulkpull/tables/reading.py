@@ -50,7 +50,7 @@ def csv_rows(path: Path, key: str) -> Generator[list[Row]]:
 
 def _rows(block: Block, names: tuple[str, ...], row: int) -> list[Row]:
     columns = columns_of(block, Shape(names, None), row)
-    return list(zip(*(column.to_list() for column in columns), strict=True))  # type: ignore[arg-type]  # all are texts
+    return list(zip(*(column.to_list() for column in columns), strict=True))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 It runs on four temporary tables: INCOMING (the delivered rows, with the columns of the target), WINDOWS, HELD (the rows
 of the target that the delivery concerns) and CHANGES.
 """
+# ruff: noqa: S608 - names are quoted by `quoted`, and values by `literal`
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,7 +102,7 @@ class Diff:
 
     def count(self, window: Window) -> str:
         """Return the query that counts the rows in a window which are still there at the source."""
-        return f"SELECT count(*) FROM {self.target} t WHERE {self.is_within('t', window)} AND {self.is_present('t')}"  # noqa: S608
+        return f"SELECT count(*) FROM {self.target} t WHERE {self.is_within('t', window)} AND {self.is_present('t')}"
 
     def outside(self, table: str, windows: Sequence[Window]) -> str:
         """Return the query of the delivered rows that lie in no window."""
@@ -110,10 +112,10 @@ class Diff:
             gaps += [f"n.{self.time} < {self.bound_of(spans[0][0])}", f"n.{self.time} >= {self.bound_of(spans[-1][1])}"]
         else:
             gaps.append("1 = 1")
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             gaps.append(f"(n.{self.time} >= {self.bound_of(end)} AND n.{self.time} < {self.bound_of(start)})")
         text = self.text_of_time.format(f"n.{self.time}")
-        return f"SELECT n.{self.key}, {text} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"  # noqa: S608
+        return f"SELECT n.{self.key}, {text} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"
 
     def find_held(self, windows: Sequence[Window]) -> list[str]:
         """Return the statements that fill WINDOWS and HELD from INCOMING and the target."""
@@ -122,14 +124,14 @@ class Diff:
             *self._prepared(INCOMING, self.key),
             f"CREATE TEMPORARY TABLE {WINDOWS} (number integer, starts {self.time_type}, ends {self.time_type})",
             *(
-                f"INSERT INTO {WINDOWS} VALUES "  # noqa: S608
+                f"INSERT INTO {WINDOWS} VALUES "
                 + ", ".join(
                     f"({number}, {self.bound_of(windows[number].start)}, {self.bound_of(windows[number].end)})"
                     for number in range(first, min(first + 1000, len(windows)))
                 )
                 for first in range(0, len(windows), 1000)
             ),
-            # An index on the time finds the rows of each window; of the rest, only ids that are new there are looked up.
+            # An index on the time finds the rows of each window; only ids that are not among them are looked up.
             f"CREATE TEMPORARY TABLE {HELD} AS SELECT {held}, w.number AS number, {self.is_present('t')} AS present "
             f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends",
             *self._prepared(HELD, "id"),
@@ -142,7 +144,7 @@ class Diff:
     def shrinkage(self) -> str:
         """The query of the windows with the number of rows that each holds, and that would go."""
         return (
-            f"SELECT h.number, count(*), sum(CASE WHEN n.{self.key} IS NULL THEN 1 ELSE 0 END) "  # noqa: S608
+            f"SELECT h.number, count(*), sum(CASE WHEN n.{self.key} IS NULL THEN 1 ELSE 0 END) "
             f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
             "WHERE h.present AND h.number IS NOT NULL GROUP BY h.number ORDER BY h.number"
         )
@@ -150,18 +152,18 @@ class Diff:
     @property
     def conflicts(self) -> str:
         """The query of the delivered ids that the target holds outside the windows."""
-        return f"SELECT h.id FROM {HELD} h WHERE h.present AND h.number IS NULL"  # noqa: S608
+        return f"SELECT h.id FROM {HELD} h WHERE h.present AND h.number IS NULL"
 
     @property
     def leave_out_conflicts(self) -> str:
         """The statement that removes delivered rows whose ids the target holds outside the windows."""
-        return f"DELETE FROM {INCOMING} WHERE {self.key} IN ({self.conflicts})"  # noqa: S608
+        return f"DELETE FROM {INCOMING} WHERE {self.key} IN ({self.conflicts})"
 
     @property
     def gone(self) -> str:
         """The query of the ids in the windows that were not delivered, whether or not it was known before."""
         return (
-            f"SELECT h.id FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "  # noqa: S608
+            f"SELECT h.id FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
             f"WHERE h.number IS NOT NULL AND n.{self.key} IS NULL"
         )
 
@@ -183,19 +185,19 @@ class Diff:
     @property
     def counts(self) -> str:
         """The query that counts the changes by kind."""
-        return f"SELECT change, count(*) FROM {CHANGES} GROUP BY change"  # noqa: S608
+        return f"SELECT change, count(*) FROM {CHANGES} GROUP BY change"
 
     @property
     def listed_changes(self) -> str:
         """The query of all changes, in order of time."""
         moment = self.text_of_time.format("moment")
-        return f"SELECT change, id, {moment} FROM {CHANGES} ORDER BY {CHANGES}.moment, id"  # noqa: S608
+        return f"SELECT change, id, {moment} FROM {CHANGES} ORDER BY {CHANGES}.moment, id"
 
     @property
     def listed_rows(self) -> str:
         """The query of all rows of the target as changes, in order of time."""
         moment = self.text_of_time.format(f"t.{self.time}")
-        return f"SELECT 'inserted', t.{self.key}, {moment} FROM {self.target} t ORDER BY t.{self.time}, t.{self.key}"  # noqa: S608
+        return f"SELECT 'inserted', t.{self.key}, {moment} FROM {self.target} t ORDER BY t.{self.time}, t.{self.key}"
 
     @property
     def update(self) -> str:
@@ -206,7 +208,7 @@ class Diff:
         )
         returned = f" OR t.{self.mark} IS NOT NULL" if self.mark else ""
         return (
-            f"UPDATE {self.target} AS t SET {changes} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "  # noqa: S608
+            f"UPDATE {self.target} AS t SET {changes} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "
             f"AND n.{self.key} IN (SELECT id FROM {CHANGES} WHERE change <> 'deleted') "
             f"AND ({self._differ}{returned})"
         )
@@ -215,7 +217,7 @@ class Diff:
     def insert(self) -> str:
         """The statement that inserts the rows whose ids the target does not have."""
         return (
-            f"INSERT INTO {self.target} ({', '.join(self.columns)}) "  # noqa: S608
+            f"INSERT INTO {self.target} ({', '.join(self.columns)}) "
             f"SELECT {', '.join(f'n.{column}' for column in self.columns)} FROM {INCOMING} n "
             f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})"
         )
@@ -223,12 +225,12 @@ class Diff:
     @property
     def drop(self) -> str:
         """The statement that deletes the rows that are gone."""
-        return f"DELETE FROM {self.target} WHERE {self.key} IN ({self.gone})"  # noqa: S608
+        return f"DELETE FROM {self.target} WHERE {self.key} IN ({self.gone})"
 
     def marked(self, at: str) -> str:
         """Return the statement that marks the rows that are gone."""
         return (
-            f"UPDATE {self.target} SET {self.mark} = CAST({literal(at)} AS {self.time_type}) "  # noqa: S608
+            f"UPDATE {self.target} SET {self.mark} = CAST({literal(at)} AS {self.time_type}) "
             f"WHERE {self.mark} IS NULL AND {self.key} IN ({self.gone})"
         )
 
@@ -266,8 +268,8 @@ def judge(database: Connection, diff: Diff, windows: Sequence[Window], policy: P
     elif policy.on_conflict == "error" and (ids := [str(id) for (id,) in database.rows(diff.conflicts)]):
         listed = ", ".join(sorted(ids)[:_NAMED_IDS]) + (", …" if len(ids) > _NAMED_IDS else "")
         raise OutputError(
-            f"{len(ids):,} of the exported ids are in {name} with a time outside the exported windows ({listed}): nothing "
-            "was changed; pass --on-conflict newest or first"
+            f"{len(ids):,} of the exported ids are in {name} with a time outside the exported windows ({listed}): "
+            "nothing was changed; pass --on-conflict newest or first"
         )
 
 
@@ -288,9 +290,9 @@ def apply(database: Connection, diff: Diff, keeping: Keeping, *, policy: Policy,
         rewritten += database.run(diff.drop)
     elif policy.deleted == "mark":
         rewritten += database.run(diff.marked(at))
-    keeping.forget(f"SELECT {diff.key} FROM {INCOMING}")  # noqa: S608
+    keeping.forget(f"SELECT {diff.key} FROM {INCOMING}")
     if policy.deleted == "keep":
-        keeping.remember(f"SELECT id FROM {CHANGES} WHERE change = 'deleted'")  # noqa: S608
+        keeping.remember(f"SELECT id FROM {CHANGES} WHERE change = 'deleted'")
     else:
         keeping.forget(diff.gone)
     return Changes(counts.get("inserted", 0), counts.get("changed", 0), counts.get("deleted", 0), rewritten)
@@ -325,8 +327,8 @@ def _confirm_size(database: Connection, diff: Diff, windows: Sequence[Window], p
 def _confirm_shrinkage(gone: int, held: int, where: str, policy: Policy, name: str) -> None:
     if gone > policy.max_shrink * held and gone > policy.max_shrink_rows:
         raise ShrinkError(
-            f"{gone:,} of the {held:,} rows that {name} holds {where} are missing from the new export, and the limit is "
-            f"{policy.max_shrink:.3g} of them or {policy.max_shrink_rows:,} rows: nothing was changed",
+            f"{gone:,} of the {held:,} rows that {name} holds {where} are missing from the new export, and the limit "
+            f"is {policy.max_shrink:.3g} of them or {policy.max_shrink_rows:,} rows: nothing was changed",
             gone=gone,
             held=held,
         )
