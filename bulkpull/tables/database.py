@@ -439,7 +439,8 @@ class Database(ABC):
             with suppress(Exception):  # the connection may be lost: then the server rolls back
                 self.run("ROLLBACK")
             raise
-        self._drop_temporary()
+        with suppress(Exception):  # it is committed, and the next transaction drops them as well
+            self._drop_temporary()
 
     def _drop_temporary(self) -> None:
         for table in TEMPORARY:

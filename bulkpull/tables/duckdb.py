@@ -165,8 +165,7 @@ class DuckDBTable(Database):
             for column, name in names.items()
         )
         try:
-            # With several threads, the reader guesses where records start, and a quote in an unquoted cell could mislead
-            # it.
+            # With several threads, the reader guesses where records start: a quote in an unquoted cell may mislead it.
             self.run(
                 f"INSERT INTO {target} ({', '.join(map(quoted, names.values()))}) SELECT {columns} FROM read_csv("
                 f"{literal(path)}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
@@ -193,5 +192,7 @@ class DuckDBTable(Database):
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a message."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    """Return the line of a message that tells most: the first one, or that of the column."""
+    first, *more = str(error).splitlines() or [type(error).__name__]
+    column = next((line for line in more if line.startswith("Error when converting column")), None)
+    return column or first

@@ -14,7 +14,7 @@ from bulkpull.errors import FormatError, OutputError, UsageError
 from bulkpull.source import Columns
 from bulkpull.tables.database import Database
 from bulkpull.tables.reading import csv_chunks, csv_rows
-from bulkpull.tables.sql import INCOMING, literal, quoted
+from bulkpull.tables.sql import literal, quoted
 from bulkpull.tables.table import Delivery, Policy
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class PostgresTable(Database):
     def _connect(self) -> None:
         import psycopg
 
-        self._connection = psycopg.connect(self._conninfo, autocommit=True)
+        self._connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
         try:
             newer = _NEWER_SETTINGS if self._connection.info.server_version >= 140_000 else {}
             for setting, value in {**_SETTINGS, **newer}.items():
@@ -273,22 +273,20 @@ class PostgresTable(Database):
                     copy.write(chunk)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             raise self._rejection(error, names, delivery) from error
-        if target == INCOMING:
-            key, time = quoted(names[self._columns.key]), quoted(names[self._columns.time])
-            for (id,) in self.rows(f"SELECT {key} FROM {INCOMING} WHERE {time} IS NULL LIMIT 1"):
-                raise OutputError(f"the row with id {id} has no {self._columns.time}")
 
     def _rejection(self, error: psycopg.Error, names: Mapping[str, str], delivery: Delivery) -> OutputError:
         """Return the error for a row that PostgreSQL has rejected. It tells the value, from which the row is found."""
         context = _REJECTED.match(error.diag.context or "")
-        column = next((column for column, name in names.items() if context and name == context["column"]), None)
-        if context and column and (value := context["value"]) is not None:
+        named, text = (context["column"], context["value"]) if context else (None, None)
+        rejected = error.diag.column_name or named  # which a constraint names, and a conversion only mentions
+        column = next((column for column, name in names.items() if name == rejected), None)
+        if column is not None:
             at, key_at = delivery.columns.index(column), delivery.columns.index(self._columns.key)
             row = 0
             for rows in csv_rows(delivery.rows, self._columns.key):
                 for values in rows:
                     row += 1
-                    if (values[at] or "").startswith(value.removesuffix("...")):
+                    if _is_shown_as(values[at], text):
                         reason = f"{column} cannot be stored in {self.name}: {_reason(error)}"
                         return FormatError(row, values[key_at] or "", reason)
         return OutputError(f"cannot store the exported rows in {self.name}: {_reason(error)}")
@@ -307,9 +305,17 @@ class PostgresTable(Database):
             self.run(f"CREATE INDEX ON {self._target} ({quoted(time)})")
 
 
+def _is_shown_as(value: str | None, text: str | None) -> bool:
+    """Whether the server shows a value as this text, which ends with dots if it is long; None stands for null."""
+    if value is None or text is None:
+        return value is text
+    return value.startswith(text.removesuffix("...")) if text.endswith("...") else value == text
+
+
 def _reason(error: psycopg.Error) -> str:
     """Return the server's message with its detail on one line, or the client's."""
     message, detail = error.diag.message_primary, error.diag.message_detail
     if message is None:
         return " ".join(str(error).split()) or type(error).__name__
-    return f"{message} ({detail.rstrip('.')})" if detail else message
+    # The detail may be a whole row.
+    return f"{message} ({detail.rstrip('.')})" if detail and not detail.startswith("Failing row") else message

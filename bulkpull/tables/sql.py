@@ -27,6 +27,7 @@ HELD = "_bulkpull_held"
 CHANGES = "_bulkpull_changes"
 TEMPORARY = (INCOMING, WINDOWS, HELD, CHANGES)
 
+_QUOTE = '"'
 _NAMED_IDS = 5  # in a message
 
 
@@ -276,6 +277,8 @@ def judge(database: Connection, diff: Diff, windows: Sequence[Window], policy: P
 def confirm_within(database: Connection, diff: Diff, table: str, windows: Sequence[Window]) -> None:
     """Raise OutputError if a row of a table lies in no window."""
     for id, moment in database.rows(diff.outside(table, windows)):
+        if moment is None:
+            raise OutputError(f"the row with id {id} has no {diff.time.strip(_QUOTE)}")
         raise OutputError(f"the row with id {id} has the time {moment}, which is in none of the exported windows")
 
 

@@ -92,7 +92,9 @@ class DuckDBPlace(Place):
                 cursor = connection.execute(f'SELECT * FROM "{name}"')  # noqa: S608
             except duckdb.CatalogException:
                 return []
-            return [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor.fetchall()]
+            return [
+                dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor.fetchall()
+            ]
 
 
 class SqlitePlace(Place):

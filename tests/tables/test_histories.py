@@ -40,8 +40,8 @@ def steps(draw: st.DrawFn) -> tuple[list[int], dict[str, dict[str, str | None]],
     return hours, rows, draw(policies)
 
 
-@settings(max_examples=max(EXAMPLES // 2, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=st.lists(steps(), min_size=1, max_size=6))
+@settings(max_examples=max(EXAMPLES // 5, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(steps(), min_size=3, max_size=8))
 def test_a_table_holds_what_was_delivered(place: Place, tmp_path: Path, history: list[Any]) -> None:
     name = place.new_name()
     table = place.table(name)
@@ -75,10 +75,9 @@ def test_a_table_holds_what_was_delivered(place: Place, tmp_path: Path, history:
                 assert len(lines) == len(listed)
                 assert [line["window"] for line in lines] == sorted(line["window"] for line in lines)
                 delivered.changes.unlink()
-            assert table.state() == state
-            assert table.count([window(hour) for hour in range(HOURS)]) == [
-                model.count(window(hour)) for hour in range(HOURS)
-            ]
+        assert table.state() == state
+        counts = [model.count(window(hour)) for hour in range(HOURS)]
+        assert table.count([window(hour) for hour in range(HOURS)]) == counts
         found = place.rows(name)
         for row in found.values():
             row.setdefault(DELETED_COLUMN, None)
