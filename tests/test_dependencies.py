@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Imported where Parquet, Arrow, object storage, an S3 store of the sandbox, or the plugin is used
-OPTIONAL = {"arro3", "boto3", "botocore", "nanoarrow", "obstore", "pyarrow", "pytest"}
+# Imported where Parquet, Arrow, object storage, a database, an S3 store of the sandbox, or the plugin is used
+OPTIONAL = {"arro3", "boto3", "botocore", "duckdb", "nanoarrow", "obstore", "psycopg", "pyarrow", "pytest"}
 
 
 def imported() -> set[str]:

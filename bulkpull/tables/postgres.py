@@ -62,7 +62,7 @@ class PostgresTable(Database):
     folds_case = False
     text_of_time = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"
     # Without both, the planner may join 300,000 rows with as many row by row.
-    prepare = "CREATE INDEX ON {table} ({id}); ANALYZE {table} ({id})"
+    prepare = "CREATE INDEX ON {table} ({id}); ANALYZE {table} ({filters})"
 
     def __init__(
         self,

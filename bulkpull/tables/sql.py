@@ -72,8 +72,8 @@ class Diff:
         collate: The collation by which `kept` is compared with the target.
         bound: How an instant is written to be compared with a time: a format of its text in UTC, without the Z.
         text_of_time: The expression of a time's text in UTC, which sorts like the times: a format of the time.
-        prepare: The statement to run for a temporary table that was filled: a format of `table`, and of the column
-            `id` by which it is joined.
+        prepare: The statement to run for a temporary table that was filled: a format of `table`, of the column `id` by
+            which it is joined, and of that and the `filters` by which its rows are chosen.
     """
 
     target: str
@@ -150,7 +150,7 @@ class Diff:
             f"CREATE TEMPORARY TABLE {HELD} AS {row('w.number', delivered=f'n.{self.key} IS NOT NULL')}"
             f"FROM {WINDOWS} w JOIN {self.target} t ON t.{self.time} >= w.starts AND t.{self.time} < w.ends "
             f"LEFT JOIN {INCOMING} n ON n.{self.key} = t.{self.key}",
-            *self._prepared(HELD, "id"),
+            *self._prepared(HELD, "id", "is_delivered", "is_stale"),
             f"INSERT INTO {HELD} {row('NULL', delivered='1 = 1')}"
             f"FROM {INCOMING} n JOIN {self.target} t ON t.{self.key} = n.{self.key} "
             f"WHERE NOT EXISTS (SELECT 1 FROM {HELD} h WHERE h.id = n.{self.key})",
@@ -252,8 +252,9 @@ class Diff:
             if column != self.key
         ]
 
-    def _prepared(self, table: str, id: str) -> list[str]:
-        return [self.prepare.format(table=table, id=id)] if self.prepare else []
+    def _prepared(self, table: str, id: str, *filters: str) -> list[str]:
+        statement = self.prepare.format(table=table, id=id, filters=", ".join((id, *filters)))
+        return [statement] if statement else []
 
 
 class Keeping(Protocol):

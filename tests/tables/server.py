@@ -35,7 +35,18 @@ class PostgresServer:
             shutil.chown(self.directory, _USER)
             self._as = {"user": _USER, "group": _USER if _has_group(_USER) else "nogroup", "extra_groups": []}
         self.url = f"postgresql://postgres@/postgres?host={self.directory}"
-        command = [_BIN / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
+        command: list[str | Path] = [
+            _BIN / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         subprocess.run([*command, "--no-sync", "--no-instructions"], check=True, stdout=subprocess.DEVNULL, **self._as)  # noqa: S603
 
     @property
@@ -46,15 +57,16 @@ class PostgresServer:
         """Start, and wait until it accepts connections."""
         settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
-            command = [_BIN / "postgres", "-D", self._data, "-k", self.directory, "-h", "", *settings]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._as)  # noqa: S603
+            command: list[str | Path] = [_BIN / "postgres", "-D", self._data, "-k", self.directory, "-h", "", *settings]
+            process: subprocess.Popen[bytes] = subprocess.Popen(command, stdout=log, stderr=log, **self._as)  # noqa: S603
+        self._process = process
         deadline = time.monotonic() + _DEADLINE_S
         while True:
             try:
                 psycopg.connect(self.url).close()
                 return
             except psycopg.OperationalError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
+                if time.monotonic() > deadline or process.poll() is not None:
                     raise AssertionError((self.directory / "log").read_text()) from None
                 time.sleep(0.05)
 

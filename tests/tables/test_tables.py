@@ -22,7 +22,6 @@ from tests.tables.places import (
     DuckDBPlace,
     Place,
     PostgresPlace,
-    Row,
     SqlitePlace,
     at_minute,
     delivery,
@@ -32,8 +31,8 @@ from tests.tables.places import (
 WIDE = ("id", "created_time", "value", "custom_data.seats")
 
 
-def row(id: str, minute: int = 0, value: str | None = "v", **more: str | None) -> Row:
-    return {"id": id, "created_time": at_minute(minute), "value": value, **more}
+def row(id: str, minute: int = 0, value: str | None = "v") -> dict[str, str | None]:
+    return {"id": id, "created_time": at_minute(minute), "value": value}
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_a_clear_removes_rows_and_state_and_columns_may_be_added_then(
     table.replace(delivery(tmp_path, [window(0)], [row("a"), row("b")]), Policy())
     table.clear()
     assert (table.state(), table.count([window(0)]), place.rows(name)) == (None, [0], {})
-    rows = [row("a") | {"custom_data.seats": "7"}]
+    rows = [{**row("a"), "custom_data.seats": "7"}]
     table.replace(delivery(tmp_path, [window(0)], rows, columns=WIDE), Policy())
     assert place.rows(name)["a"]["custom_data_seats"] == "7"
     assert table.columns() == WIDE
@@ -118,7 +117,7 @@ def test_a_field_that_is_added_changes_the_rows_that_have_it(
 ) -> None:
     table.replace(delivery(tmp_path, [window(0)], [row("a"), row("b")]), Policy(deleted="drop"))
     assert DELETED_COLUMN not in place.rows(name)["a"]
-    rows = [row("a") | {"custom_data.seats": "7"}, row("b")]
+    rows = [{**row("a"), "custom_data.seats": "7"}, row("b")]
     wide = delivery(tmp_path, [window(0)], rows, columns=WIDE, expected="1")
     table.check(WIDE)
     assert table.replace(wide, Policy()) == Changes(changed=1, rewritten=1)
@@ -164,13 +163,13 @@ def test_columns_may_have_types(place: Place, name: str, tmp_path: Path) -> None
     table = place.table(name, types={"custom_data.seats": "bigint"})
     table.open(create=True)
     try:
-        rows = [row("a") | {"custom_data.seats": "7"}, row("b")]
+        rows = [{**row("a"), "custom_data.seats": "7"}, row("b")]
         for expected in (None, "1"):
             table.replace(delivery(tmp_path, [window(0)], rows, columns=WIDE, expected=expected), Policy())
         assert {row["id"]: row["custom_data_seats"] for row in place.query(name)} == {"a": 7, "b": None}
         if not isinstance(place, SqlitePlace):  # which stores any value in any column
             bad = delivery(
-                tmp_path, [window(0)], [row("a") | {"custom_data.seats": "many"}], columns=WIDE, expected="1"
+                tmp_path, [window(0)], [{**row("a"), "custom_data.seats": "many"}], columns=WIDE, expected="1"
             )
             with pytest.raises(OutputError, match=r"cannot .*many"):
                 table.replace(bad, Policy())
@@ -200,7 +199,7 @@ def test_a_time_that_is_no_instant_is_told_with_its_id(
     place: Place, name: str, table: Table, tmp_path: Path, time: str | None
 ) -> None:
     table.replace(delivery(tmp_path, [window(0)], [row("a")]), Policy())
-    rows = [row("a"), row("b") | {"created_time": time}]
+    rows = [row("a"), {**row("b"), "created_time": time}]
     for expected in (None, "1"):  # straight into an empty table, and by way of the temporary one
         if expected is None:
             table.clear()
