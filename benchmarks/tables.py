@@ -116,15 +116,15 @@ def replace(address: str, path: str, start: str, end: str) -> None:
     print(json.dumps([seconds, changes.rewritten]))
 
 
-def measured(address: str, path: Path, window: Window) -> tuple[float, float, int]:
-    """Replace a window in a process of its own; return seconds, peak memory in MB, and the rows rewritten."""
+def measured(address: str, path: Path, window: Window) -> tuple[float, float, float, int]:
+    """Replace a window in a process of its own; return seconds, its CPU seconds, peak memory in MB, rows rewritten."""
     done = run([__file__, "--replace", address, str(path), window.start.isoformat(), window.end.isoformat()])
     seconds, rewritten = json.loads(done.stdout)
-    return seconds, done.peak, rewritten
+    return seconds, done.cpu, done.peak, rewritten
 
 
-def postgres(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
-    """Yield what was done, seconds, peak memory of the client, and rows."""
+def postgres(made: Files, rows: int) -> Iterator[tuple[str, float, float, float, int]]:
+    """Yield what was done, seconds, CPU seconds and peak memory of the client, and rows."""
     server = PostgresServer(settings=REALISTIC, directory=Path(tempfile.mkdtemp(prefix="pg-", dir=data_set.DATA)))
     try:
         server.start()
@@ -142,13 +142,13 @@ def postgres(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
                 columns = ", ".join(f'"{column.replace(".", "_")}"' for column in NAMES)
                 copy = f"\\copy activity ({columns}) from '{made.all}' with (format csv, header)"
                 done = run_command([str(PSQL), server.url, "-qc", copy])
-                yield name, done.wall, done.peak, rows
+                yield name, done.wall, done.cpu, done.peak, rows
     finally:
         server.remove()
 
 
-def duckdb(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
-    """Yield what was done, seconds, peak memory of the process, and rows."""
+def duckdb(made: Files, rows: int) -> Iterator[tuple[str, float, float, float, int]]:
+    """Yield what was done, seconds, CPU seconds and peak memory of the process, and rows."""
     with tempfile.TemporaryDirectory(dir=data_set.DATA) as directory:
         address = f"duckdb:///{directory}/a.db"
         yield "duckdb, new table", *measured(address, made.all, window(rows))
@@ -161,7 +161,7 @@ def duckdb(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
             code = f"""
 import duckdb, time
 connection = duckdb.connect({f"{directory}/{len(threads)}.db"!r})
-connection.execute("SET memory_limit = '1GB'; {threads}")
+connection.execute("SET memory_limit = '1GB'; SET enable_progress_bar = false; {threads}")
 began = time.perf_counter()
 connection.execute('''CREATE TABLE activity AS SELECT * FROM read_csv({str(made.all)!r}, header = true,
     auto_detect = false, delim = ',', quote = '"', escape = '"', columns = {{{types}}})''')
@@ -169,11 +169,11 @@ connection.close()
 print(time.perf_counter() - began)
 """  # noqa: S608 - names of our own
             done = run(["-c", code])
-            yield name, float(done.stdout), done.peak, rows
+            yield name, float(done.stdout), done.cpu, done.peak, rows
 
 
-def sqlite(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
-    """Yield what was done, seconds, peak memory of the process, and rows."""
+def sqlite(made: Files, rows: int) -> Iterator[tuple[str, float, float, float, int]]:
+    """Yield what was done, seconds, CPU seconds and peak memory of the process, and rows."""
     with tempfile.TemporaryDirectory(dir=data_set.DATA) as directory:
         address = f"sqlite:///{directory}/a.db"
         yield "sqlite, new table", *measured(address, made.all, window(rows))
@@ -181,7 +181,7 @@ def sqlite(made: Files, rows: int) -> Iterator[tuple[str, float, float, int]]:
         yield "sqlite, changes", *measured(address, made.changes, window(rows, rows - NIGHT_ROWS))
 
 
-KINDS: dict[str, Callable[[Files, int], Iterator[tuple[str, float, float, int]]]] = {
+KINDS: dict[str, Callable[[Files, int], Iterator[tuple[str, float, float, float, int]]]] = {
     "postgres": postgres,
     "duckdb": duckdb,
     "sqlite": sqlite,
@@ -199,19 +199,21 @@ def main() -> None:
     print(
         f"{machine()}; {asked.rows:,} rows, {size / 1e6:,.0f} MB, on {file_system(data_set.DATA)}; {asked.runs} runs\n"
     )
-    results: dict[str, list[tuple[float, float, int]]] = {}
+    results: dict[str, list[tuple[float, ...]]] = {}
     for _ in range(asked.runs):
         for kind in asked.only.split(","):
             for name, *figures in KINDS[kind](made, asked.rows):
-                results.setdefault(name, []).append((figures[0], figures[1], int(figures[2])))
+                results.setdefault(name, []).append(tuple(figures))
                 print(name, *figures, file=sys.stderr)
     lines = []
     for name, done in results.items():
         seconds = statistics.median(figures[0] for figures in done)
         rows = NIGHT_ROWS if name.endswith(("night", "changes")) else asked.rows
-        peak = max(figures[1] for figures in done)
-        lines.append((name, f"{seconds:.2f}", f"{rows / seconds:,.0f}", f"{peak:,.0f}", f"{done[0][2]:,}"))
-    print(table(("", "s", "rows/s", "peak MB of the client", "rows rewritten"), lines))
+        cpu = statistics.median(figures[1] for figures in done)
+        peak = max(figures[2] for figures in done)
+        figures = (f"{seconds:.2f}", f"{rows / seconds:,.0f}", f"{cpu:.2f}", f"{peak:,.0f}", f"{done[0][3]:,}")
+        lines.append((name, *figures))
+    print(table(("", "s", "rows/s", "client: CPU s", "peak MB", "rows rewritten"), lines))
 
 
 if __name__ == "__main__":

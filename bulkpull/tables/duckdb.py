@@ -135,6 +135,7 @@ class DuckDBTable(Database):
                 time.sleep(_FILE_POLL_S)
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it would go to standard output
         return connection
 
     def _described(self, table: str) -> dict[str, str] | None:
