@@ -211,8 +211,8 @@ def main() -> None:
         rows = NIGHT_ROWS if name.endswith(("night", "changes")) else asked.rows
         cpu = statistics.median(figures[1] for figures in done)
         peak = max(figures[2] for figures in done)
-        figures = (f"{seconds:.2f}", f"{rows / seconds:,.0f}", f"{cpu:.2f}", f"{peak:,.0f}", f"{done[0][3]:,}")
-        lines.append((name, *figures))
+        texts = (f"{seconds:.2f}", f"{rows / seconds:,.0f}", f"{cpu:.2f}", f"{peak:,.0f}", f"{done[0][3]:,}")
+        lines.append((name, *texts))
     print(table(("", "s", "rows/s", "client: CPU s", "peak MB", "rows rewritten"), lines))
 
 

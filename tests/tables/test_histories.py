@@ -40,7 +40,7 @@ def steps(draw: st.DrawFn) -> tuple[list[int], dict[str, dict[str, str | None]],
     return hours, rows, draw(policies)
 
 
-@settings(max_examples=max(EXAMPLES // 5, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=max(EXAMPLES // 8, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps(), min_size=3, max_size=8))
 def test_a_table_holds_what_was_delivered(place: Place, tmp_path: Path, history: list[Any]) -> None:
     name = place.new_name()
