@@ -62,6 +62,18 @@ def count_rows(path: Path) -> int:
     return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
+def parquet_writer(file: File, schema: Any, columns: Columns, first: Any) -> Any:
+    """Return a `ParquetWriter` for a file whose first row group is given."""
+    searched = (columns.key, columns.time)
+    return pyarrow.parquet.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name in schema.names if name not in searched and _is_repetitive(first[name])],
+        write_statistics=[name for name in schema.names if name in searched],
+    )
+
+
 class _Files:
     """The files of one output, one or one per month, and the records buffered for the next row group of each."""
 
@@ -124,16 +136,8 @@ class _Files:
         if self._partitioned:
             path = (path / f"month={month}" if month else path) / DATA_SET_FILE  # "" if there are no rows
             path.parent.mkdir(exist_ok=True)
-        searched = (self._columns.key, self._columns.time)
-        repetitive = [name for name in self._schema.names if name not in searched and _is_repetitive(first[name])]
-        writer = pyarrow.parquet.ParquetWriter(
-            self._stack.enter_context(path.open("wb")),
-            self._schema,
-            compression="zstd",
-            use_dictionary=repetitive,
-            write_statistics=[name for name in self._schema.names if name in searched],
-        )
-        return self._stack.enter_context(writer)
+        file = self._stack.enter_context(path.open("wb"))
+        return self._stack.enter_context(parquet_writer(file, self._schema, self._columns, first))
 
     def _write(self, month: str) -> Any:
         """Write the buffered records of a month as a row group; return the month's writer."""

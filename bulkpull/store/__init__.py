@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
-    from bulkpull.store.address import ObjectUrl
+    from bulkpull.store.address import SCHEMES, ObjectUrl
+    from bulkpull.store.bucket import AlreadyExists, Bucket
     from bulkpull.store.check import Difference, compare
-    from bulkpull.store.dataset import DataSet, DataSetFile, open_dataset
+    from bulkpull.store.dataset import MANIFEST, DataSet, DataSetFile, open_dataset
     from bulkpull.store.destination import Destination, destination_for, feed
     from bulkpull.store.manifest import (
         Manifest,
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
     from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
     from bulkpull.store.render import memory_to_render
     from bulkpull.store.stream import Stream
+    from bulkpull.store.upload import Upload
     from bulkpull.store.work import WorkDirectory, resolved
 else:
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "address": ("ObjectUrl",),
+            "address": ("SCHEMES", "ObjectUrl"),
+            "bucket": ("AlreadyExists", "Bucket"),
             "check": ("Difference", "compare"),
-            "dataset": ("DataSet", "DataSetFile", "open_dataset"),
+            "dataset": ("MANIFEST", "DataSet", "DataSetFile", "open_dataset"),
             "destination": ("Destination", "destination_for", "feed"),
             "manifest": (
                 "Manifest",
@@ -42,11 +45,16 @@ else:
             "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
             "render": ("memory_to_render",),
             "stream": ("Stream",),
+            "upload": ("Upload",),
             "work": ("WorkDirectory", "resolved"),
         },
     )
 
 __all__ = [
+    "MANIFEST",
+    "SCHEMES",
+    "AlreadyExists",
+    "Bucket",
     "ByteStream",
     "DataSet",
     "DataSetFile",
@@ -60,6 +68,7 @@ __all__ = [
     "ObjectUrl",
     "Pipe",
     "Stream",
+    "Upload",
     "WorkDirectory",
     "byte_stream_at",
     "compare",

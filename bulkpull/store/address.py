@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from bulkpull.errors import UsageError
 
-_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 _KNOWN = "s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY"
-_COLLAPSED = re.compile(rf"({'|'.join(_SCHEMES)}):/[^/]")
+_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):/[^/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ObjectUrl:
             )
         if "?" in text or "#" in text:
             raise UsageError(f"the output is a {scheme} URL with a query or a fragment: it must look like {_KNOWN}")
-        if parts.scheme not in _SCHEMES:
+        if parts.scheme not in SCHEMES:
             raise UsageError(f"the output {text!r} is neither a local path nor a URL of object storage: {_KNOWN}")
         key = parts.path.strip("/")
         if not parts.netloc or not key or not all(part.strip(".") for part in key.split("/")):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +73,7 @@ class Bucket:
                 got = obstore.get(self._store, key, options={"head": True})
             except FileNotFoundError:
                 return None
-            version = {name: str(got.meta[name]) for name in ("e_tag", "version") if got.meta[name]}
-            return Found(dict(got.attributes).get(_RECEIPT, ""), got.meta["size"], version)
+            return Found(dict(got.attributes).get(_RECEIPT, ""), got.meta["size"], _version(got.meta))
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a small object; None if there is none."""
@@ -88,6 +87,19 @@ class Bucket:
                     raise
                 return None
 
+    def read_version(self, key: str) -> tuple[bytes, Mapping[str, str]] | None:
+        """Return the bytes of a small object, and its version for `put`; None if there is none."""
+        import obstore
+
+        with _store_errors(f"read {self.url.bucket}/{key}"):
+            try:
+                got = obstore.get(self._store, key)
+                return bytes(got.bytes()), _version(got.meta)
+            except FileNotFoundError as error:
+                if _NO_BUCKET.search(str(error)):
+                    raise
+                return None
+
     def open(self, key: str, size: int) -> ObjectReader:
         """Return an object of a given size as a file."""
         import obstore
@@ -95,13 +107,14 @@ class Bucket:
         with _store_errors(f"read {self.url.bucket}/{key}"):
             return ObjectReader(obstore.open_reader(self._store, key, size=size))
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the keys of the objects whose key starts with a prefix and a slash."""
+    def keys(self, prefix: str, *, before: datetime | None = None) -> Iterator[str]:
+        """Yield the keys of the objects whose key starts with a prefix and a slash, and that were written before an
+        instant, if one is given."""
         import obstore
 
         with _store_errors(f"list {self.url.bucket}/{prefix}"):
             for chunk in obstore.list(self._store, prefix, chunk_size=1000):
-                yield from (one["path"] for one in chunk)
+                yield from (one["path"] for one in chunk if before is None or one["last_modified"] < before)
 
     def confirm_writable(self, key: str) -> None:
         """Start an upload and abort it at once, which needs the permissions of a real one and changes nothing."""
@@ -227,6 +240,10 @@ class ObjectReader(io.RawIOBase):
 
 class AlreadyExists(OutputError):  # noqa: N818 - says what is there
     """There is an object where none may be, or another version of it."""
+
+
+def _version(meta: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(meta[name]) for name in ("e_tag", "version") if meta[name]}
 
 
 def _attributes(receipt: str, content: str) -> dict[str, str]:

@@ -89,7 +89,7 @@ class DataSet:
 
 
 def open_dataset(place: str | os.PathLike[str]) -> DataSet:
-    """Open a data set by month, as `partition_by="month"` writes it.
+    """Open a data set by month, as `partition_by="month"` writes it, or as a sync keeps it up to date.
 
     Blocks, as all reading of the data set does.
 
@@ -99,7 +99,7 @@ def open_dataset(place: str | os.PathLike[str]) -> DataSet:
     Returns:
         The data set, which any library reads that takes Arrow streams (`__arrow_c_stream__`), such as
         `polars.DataFrame(...)`, `duckdb.from_arrow(...)` or `pyarrow.RecordBatchReader.from_stream(...)`. A pull that
-        replaces the data set meanwhile removes the files that this one reads.
+        replaces the data set meanwhile removes the files that this one reads. A sync leaves them for a day.
 
     Raises:
         UsageError: pyarrow is missing, or `place` is not the URL of an object.
@@ -118,6 +118,8 @@ def open_dataset(place: str | os.PathLike[str]) -> DataSet:
         return DataSet(bucket, files_in_manifest(manifest, str(url)))
     directory = Path(place)
     with disk_errors(f"read {directory}"):
+        if (within := directory / MANIFEST).exists():  # kept up to date by a sync
+            return DataSet(directory, files_in_manifest(within.read_bytes(), str(directory)))
         if (beside := manifest_path(directory.resolve())).exists():
             return DataSet(directory, tuple(_in_directory(file) for file in read_manifest(beside).files))
         paths = sorted({*directory.glob("month=*/*.parquet"), *directory.glob("*.parquet")})  # no month: no rows

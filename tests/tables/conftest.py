@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tables.places import KINDS, Place
+from tests.tables.places import FILE_KINDS, KINDS, FilePlace, Place
 from tests.tables.server import PostgresServer
 
 
@@ -27,3 +27,9 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if kind.needs_server:
         return kind(request.getfixturevalue("postgres").url)
     return kind(str(tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(params=FILE_KINDS, scope="module")
+def file_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FilePlace:
+    """Each kind of place where files and data sets can be."""
+    return FILE_KINDS[request.param](str(tmp_path_factory.mktemp(request.param)))

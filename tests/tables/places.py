@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import duckdb
+import orjson
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet
 
 from bulkpull.source import Columns
+from bulkpull.store import MANIFEST, open_dataset
 from bulkpull.tables import DELETED_COLUMN, Delivery, Table, table_at
 from bulkpull.window import Window, instant
 
@@ -117,7 +121,73 @@ class SqlitePlace(Place):
             connection.close()
 
 
+class FilePlace(Place):
+    """Where files and data sets can be."""
+
+    def path(self, name: str) -> Path:
+        """Return the file, or the directory."""
+        raise NotImplementedError
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        """Return the rows of a file or a data set that exists."""
+        raise NotImplementedError
+
+    def leftovers(self, name: str) -> list[Path]:
+        """Return the files that belong neither to a table nor to its former version."""
+        path = self.path(name)
+        beside = [one for one in path.parent.glob(f"{path.name}*") if one not in (path, Path(f"{path}.sync.json"))]
+        if not path.is_dir():
+            return beside
+        found = orjson.loads((path / MANIFEST).read_bytes())
+        known = {path / one["path"] for part in ("files", "retired") for one in found[part]} | {path / MANIFEST}
+        return beside + [one for one in path.rglob("*") if one.is_file() and one not in known]
+
+    def address(self, name: str) -> str:
+        return str(self.path(name))
+
+    def query(self, name: str) -> list[dict[str, Any]]:
+        """Names of columns are as in databases."""
+        path = self.path(name)
+        rows = self.read(path) if path.is_file() or (path / MANIFEST).exists() else []
+        return [{column.replace(".", "_"): value for column, value in row.items()} for row in rows]
+
+
+class DataSetPlace(FilePlace):
+    def path(self, name: str) -> Path:
+        return Path(self.where, name)
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        return list(pa.RecordBatchReader.from_stream(open_dataset(path)).read_all().to_pylist())
+
+
+class ParquetPlace(FilePlace):
+    def path(self, name: str) -> Path:
+        return Path(self.where, f"{name}.parquet")
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+
+
+class CsvPlace(FilePlace):
+    def path(self, name: str) -> Path:
+        return Path(self.where, f"{name}.csv.zst")
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        dialect: dict[str, Any] = {
+            "header": True,
+            "all_varchar": True,
+            "delimiter": ",",
+            "quotechar": '"',
+            "escapechar": '"',
+        }
+        dialect |= {"max_line_size": 2**23, "buffer_size": 2**24}
+        with duckdb.connect() as connection:
+            found = connection.read_csv(str(path), **dialect, allow_quoted_nulls=False, parallel=False)
+            return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+
+
 KINDS: dict[str, type[Place]] = {"postgres": PostgresPlace, "duckdb": DuckDBPlace, "sqlite": SqlitePlace}
+FILE_KINDS: dict[str, type[FilePlace]] = {"dataset": DataSetPlace, "parquet": ParquetPlace, "csv": CsvPlace}
 
 
 def window(first: int, last: int | None = None) -> Window:
