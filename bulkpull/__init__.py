@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bulkpull.events import Event
-    from bulkpull.functions import plan, pull, rows, stream, table
+    from bulkpull.functions import load, plan, pull, rows, stream, sync, table
     from bulkpull.journal import Status, status
     from bulkpull.planning import Plan, PlanOptions
     from bulkpull.progress import Progress, ProgressSnapshot
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
     from bulkpull.store import DataSet, DataSetFile, Difference, open_dataset
+    from bulkpull.sync import LoadOptions, Recheck, SyncOptions, SyncResult
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "FileNotReadyError",
     "FormatError",
     "LinkExpiredError",
+    "LoadOptions",
     "MalformedPartError",
     "NotFoundError",
     "OutputError",
@@ -89,6 +91,7 @@ __all__ = [
     "PullOptions",
     "RangeRefusedError",
     "ReaderGoneError",
+    "Recheck",
     "Recount",
     "Result",
     "RetryPolicy",
@@ -98,6 +101,8 @@ __all__ = [
     "Source",
     "Status",
     "StreamOptions",
+    "SyncOptions",
+    "SyncResult",
     "ThrottledError",
     "TransferError",
     "UnavailableError",
@@ -106,12 +111,14 @@ __all__ = [
     "Window",
     "errors",
     "events",
+    "load",
     "open_dataset",
     "plan",
     "pull",
     "rows",
     "status",
     "stream",
+    "sync",
     "table",
     "verify",
 ]
@@ -123,7 +130,7 @@ if not TYPE_CHECKING:
             "clickwrap": ("Clickwrap",),
             "errors": [name for name in __all__ if name.endswith("Error")],
             "events": ("Event",),
-            "functions": ("plan", "pull", "rows", "stream", "table"),
+            "functions": ("load", "plan", "pull", "rows", "stream", "sync", "table"),
             "journal": ("Status", "status"),
             "planning": ("Plan", "PlanOptions"),
             "progress": ("Progress", "ProgressSnapshot"),
@@ -141,6 +148,7 @@ if not TYPE_CHECKING:
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
             "store": ("DataSet", "DataSetFile", "Difference", "open_dataset"),
+            "sync": ("LoadOptions", "Recheck", "SyncOptions", "SyncResult"),
             "window": ("Window",),
         },
         submodules=("errors", "events", "sandbox"),
@@ -148,4 +156,5 @@ if not TYPE_CHECKING:
     # Packages must not hide the functions of the same names: their first import sets the name, so it comes first.
     import_module("bulkpull.pull")
     import_module("bulkpull.rows")
-    del pull, rows
+    import_module("bulkpull.sync")
+    del pull, rows, sync

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,12 @@ def total_count(windows: Sequence[Window]) -> int | None:
     """Return the total count of `windows`; None if any of them was not counted."""
     rows = [window.rows for window in windows if window.rows is not None]
     return sum(rows) if len(rows) == len(windows) else None
+
+
+def fingerprint(windows: Sequence[Window]) -> str:
+    """Return a short text that differs for other bounds."""
+    bounds = " ".join(f"{instant(window.start)} {instant(window.end)}" for window in windows)
+    return f"{len(windows)} given, with checksum {zlib.crc32(bounds.encode()):08x}"
 
 
 def _short(moment: datetime) -> str:

@@ -17,7 +17,7 @@ def run(code: str) -> str:
 
 def test_importing_the_package_imports_no_library() -> None:
     code = "import sys, bulkpull; print(*sorted(name for name in sys.modules if name.startswith('bulkpull')))"
-    assert run(code).split() == ["bulkpull", "bulkpull.lazy", "bulkpull.pull", "bulkpull.rows"]
+    assert run(code).split() == ["bulkpull", "bulkpull.lazy", "bulkpull.pull", "bulkpull.rows", "bulkpull.sync"]
 
 
 @pytest.mark.parametrize("name", [*bulkpull.__all__, "sandbox"])

@@ -34,6 +34,7 @@ _MODULES = {  # of the commands
     "pull": "pull",
     "sandbox": "sandbox",
     "status": "status",
+    "sync": "sync",
     "verify": "verify",
 }
 
@@ -92,7 +93,8 @@ def cli() -> None:
       5    local error: the disk failed, or the output exists
       6    incomplete: windows have fewer rows than counted (0 with
            --accept-short), or were skipped because they could not be exported
-           (--skip-failed); verify: it differs
+           (--skip-failed); verify: it differs; sync: windows are missing,
+           which the next run exports again
       7    sync: more rows would go than --max-shrink allows; nothing was changed
       130  interrupted
       141  the reader of the output, a pipe, exited before the end

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from bulkpull.cli.running import Interrupted
-from bulkpull.errors import BulkpullError, OutputError, UsageError
+from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, ShrinkError, UsageError
 
 
 def next_step(
@@ -58,6 +58,20 @@ def next_step(
         complete = isinstance(unfinished.output, Path) and unfinished.output.exists()
         return f"The output {unfinished.output} exists." if complete else "Nothing was started; no progress to resume."
     return None
+
+
+def next_step_of_table(end: Exception, options: Sequence[click.Parameter]) -> str | None:
+    """Return a sentence for the user whose rows were to go into a table; None if that of the error `end` says enough.
+
+    Args:
+        end: What ended the run.
+        options: Those of the command.
+    """
+    if isinstance(end, UsageError | AuthenticationError | ShrinkError):
+        return None
+    return (
+        f"What was exported so far is kept. Go on with: {_command(without_fresh(sys.argv[1:], taking_values(options)))}"
+    )
 
 
 def _other_range(

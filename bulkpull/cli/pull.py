@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
@@ -11,19 +12,22 @@ import click
 import bulkpull
 from bulkpull.cli.client import client, client_options
 from bulkpull.cli.dates import range_text, resolved_dates
-from bulkpull.cli.next_step import next_step
+from bulkpull.cli.next_step import next_step, next_step_of_table
 from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.streams import ReaderGone
 from bulkpull.cli.tables import path_json, window_json
 from bulkpull.events import OnEvent, ignore
+from bulkpull.options import declared
+from bulkpull.sync import TableOptions
 
 EXIT_INCOMPLETE = 6
 
 
 @click.command(cls=Command)
-@options_of(bulkpull.PullOptions)
+@options_of(bulkpull.PullOptions, optional=["out"])
+@options_of(TableOptions, optional=["to"])
 @client_options
 @run_options
 def pull(
@@ -43,41 +47,53 @@ def pull(
     merged as they become ready. Each export sends an email to the token's user.
 
     If interrupted, rerun the same command to resume. With --out -, or a pipe, rows are written as
-    they are merged, and the pull cannot be resumed.
+    they are merged, and the pull cannot be resumed. With --to instead of --out, they go into a table.
 
     \b
     Example:
       bulkpull pull --start 2023-01-01 --end 2024-01-01 --out activity.csv \\
         --filter event_type==agreed --fields event_type,custom_data.vip
     """
-    from bulkpull.store import byte_stream_at  # imports the event loop: --help need not
+    of_table = {one.name: values.pop(one.name) for one, declaration in declared(TableOptions) if declaration.in_cli}
+    options: bulkpull.PullOptions | bulkpull.LoadOptions
+    stream = None
+    if of_table["to"] is not None:
+        options = _load_options(of_table, values, fresh=fresh)
+    elif values["out"] is None:
+        raise bulkpull.UsageError("say where the rows go: --out FILE, or --to URL for a table")
+    else:
+        from bulkpull.store import byte_stream_at  # imports the event loop: --help need not
 
-    options = bulkpull.PullOptions(**values, resume=not fresh)
-    resolved = resolved_dates(values, options)
-    stream = byte_stream_at(values["out"])
+        options = bulkpull.PullOptions(**values, resume=not fresh)
+        stream = byte_stream_at(values["out"])
     if as_json and stream and stream.is_standard_output:
         raise bulkpull.UsageError("--json would print among the rows: use it with an output other than standard output")
+    resolved = resolved_dates(values, options)
     if not quiet:
         click.echo(f"range: {range_text(options)}", err=True)
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with _progress(verbose=verbose, quiet=quiet) as show:
+            with shown_progress(verbose=verbose, quiet=quiet) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     nonlocal begun
                     begun = True
                     show(event)
 
-                return await bulkpull.pull(clickwrap, **options.asdict() | {"on_event": listener})
+                function = bulkpull.load if of_table["to"] is not None else bulkpull.pull
+                return await function(clickwrap, **options.asdict() | {"on_event": listener})
 
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        note = next_step(
-            values["out"], end, pull.params, begun=begun, fresh=fresh, state=values["state"], resolved=resolved
-        )
+        if of_table["to"] is not None:
+            note = next_step_of_table(end, pull.params)
+        else:
+            note = next_step(
+                values["out"], end, pull.params, begun=begun, fresh=fresh, state=values["state"], resolved=resolved
+            )
         if note:
             end.add_note(note)
         raise
@@ -100,7 +116,21 @@ def pull(
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
-def _progress(*, verbose: bool, quiet: bool) -> AbstractContextManager[OnEvent]:
+def _load_options(of_table: Mapping[str, Any], values: Mapping[str, Any], *, fresh: bool) -> bulkpull.LoadOptions:
+    """The options of a pull into a table. Raises UsageError for those of files."""
+    of_files = {one.name: one.default for one, _ in declared(bulkpull.PullOptions)}
+    for one, _ in declared(bulkpull.LoadOptions):
+        of_files.pop(one.name, None)
+    given = [name for name, default in of_files.items() if values[name] != (None if name == "out" else default)]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise bulkpull.UsageError(f"{named} is for files, and --to names a table: use one of them")
+    of_pull = {name: value for name, value in values.items() if name not in of_files}
+    return bulkpull.LoadOptions(**of_table, **of_pull, resume=not fresh)
+
+
+def shown_progress(*, verbose: bool, quiet: bool) -> AbstractContextManager[OnEvent]:
+    """Return a context manager for a listener that shows events, unless `quiet`."""
     if quiet:
         return nullcontext(ignore)
     from bulkpull.cli.progress import progress

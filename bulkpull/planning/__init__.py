@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bulkpull.lazy import lazily
-from bulkpull.planning.length import AUTO
+from bulkpull.planning.length import AUTO, Length
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.plan import Plan, plan
 from bulkpull.planning.range import is_relative, moment
@@ -42,6 +42,7 @@ __all__ = [
     "MILLISECOND",
     "PROBE_TIMEOUT_S",
     "CountUnavailable",
+    "Length",
     "Plan",
     "PlanOptions",
     "SizeLimit",

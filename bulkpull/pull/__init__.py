@@ -10,8 +10,8 @@ from bulkpull.lazy import lazily
 if TYPE_CHECKING:
     from bulkpull.pull.completeness import CountMismatch
     from bulkpull.pull.extra import default_extra
-    from bulkpull.pull.options import PullOptions, check_names
-    from bulkpull.pull.orchestrator import pull
+    from bulkpull.pull.options import PullOptions, RunOptions, check_names
+    from bulkpull.pull.orchestrator import plain, pull, run
     from bulkpull.pull.result import Result
     from bulkpull.pull.streaming import RowBatch, RowStream, StreamOptions, rows, stream, table
     from bulkpull.pull.verification import Recount, Verification, verify
@@ -21,8 +21,8 @@ else:
         {
             "completeness": ("CountMismatch",),
             "extra": ("default_extra",),
-            "options": ("PullOptions", "check_names"),
-            "orchestrator": ("pull",),
+            "options": ("PullOptions", "RunOptions", "check_names"),
+            "orchestrator": ("plain", "pull", "run"),
             "result": ("Result",),
             "streaming": ("RowBatch", "RowStream", "StreamOptions", "rows", "stream", "table"),
             "verification": ("Recount", "Verification", "verify"),
@@ -36,12 +36,15 @@ __all__ = [
     "Result",
     "RowBatch",
     "RowStream",
+    "RunOptions",
     "StreamOptions",
     "Verification",
     "check_names",
     "default_extra",
+    "plain",
     "pull",
     "rows",
+    "run",
     "stream",
     "table",
     "verify",

@@ -14,7 +14,7 @@ from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published, ignore, tell
 from bulkpull.journal import Journal, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
-from bulkpull.planning import AUTO, plan, require_filter
+from bulkpull.planning import AUTO, Plan, plan, require_filter
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
 from bulkpull.pull.doubts import Delivery, Doubts
@@ -42,7 +42,7 @@ from bulkpull.store import (
 )
 from bulkpull.suggestions import did_you_mean
 from bulkpull.threads import in_thread, own_threads
-from bulkpull.window import Window
+from bulkpull.window import Window, fingerprint
 
 
 async def pull(source: Source, options: PullOptions) -> Result:
@@ -95,7 +95,13 @@ async def _pull_to(stream: ByteStream, source: Source, options: PullOptions) -> 
 MakeDestination = Callable[[WorkDirectory, Callable[[], Mapping[str, str]]], Destination]
 
 
-async def run(source: Source, options: RunOptions, directory: WorkDirectory, destination: MakeDestination) -> Result:
+async def run(
+    source: Source,
+    options: RunOptions,
+    directory: WorkDirectory,
+    destination: MakeDestination,
+    windows: Sequence[Window] = (),
+) -> Result:
     """Run a pull whose progress is kept in a directory.
 
     Args:
@@ -104,6 +110,7 @@ async def run(source: Source, options: RunOptions, directory: WorkDirectory, des
         directory: The work directory.
         destination: Returns the destination, given the directory and a function that describes, once all rows are
             merged, where they come from.
+        windows: The windows, instead of a plan of the range: in order of time, without overlaps, perhaps with gaps.
 
     Returns:
         The figures of the pull, over all its runs.
@@ -111,7 +118,7 @@ async def run(source: Source, options: RunOptions, directory: WorkDirectory, des
     Raises:
         BulkpullError: See `pull`.
     """
-    work = _Pull(source, options, directory, destination)
+    work = _Pull(source, options, directory, destination, tuple(windows))
     started = anyio.current_time()
     try:
         # The work is a child of this task, so that a plain cancellation reaches it through the group's scope: only
@@ -120,7 +127,7 @@ async def run(source: Source, options: RunOptions, directory: WorkDirectory, des
             async with anyio.create_task_group() as group:
                 group.start_soon(work.run)
     except BaseExceptionGroup as errors:
-        error = _plain(errors)
+        error = plain(errors)
         raise error from error.__cause__
     if not work.published:
         raise cancelled_from_within()
@@ -143,6 +150,7 @@ class _Pull:
     options: RunOptions
     directory: WorkDirectory
     make_destination: InitVar[MakeDestination]
+    given: tuple[Window, ...] = ()
     destination: Destination = field(init=False)
     identity: dict[str, str] = field(init=False)
     memory: Memory = field(init=False)
@@ -157,6 +165,8 @@ class _Pull:
     def __post_init__(self, make_destination: MakeDestination) -> None:
         self.destination = make_destination(self.directory, self.provenance)
         self.identity = self.options.identity(self.source)
+        if self.given:
+            self.identity |= {"window": fingerprint(self.given), "rows_per_export": ""}
         self.memory = Memory(self.options.divided_memory.parts)
         self.source = self.source.observed(self.announce)
 
@@ -182,9 +192,7 @@ class _Pull:
             if await in_thread(has_begun, journal, self.identity):
                 self.announce(Planned(await in_thread(lambda: journal.windows)))
             else:
-                found = await plan(self.source, self.options)
-                if self.options.length != AUTO and found.windows:  # else the counts have told
-                    await require_filter(self.source, found.start, found.end, self.identity["filter"])
+                found = await self.plan()
                 await in_thread(journal.begin, self.identity, found.end, found.windows, found.total, found.doubt)
                 self.announce(Planned(found.windows, found.probes, found.uncounted))
                 if found.doubt:
@@ -206,6 +214,15 @@ class _Pull:
         finally:
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
+
+    async def plan(self) -> Plan:
+        """The windows that were given, or those of the range."""
+        if self.given:
+            return Plan(self.given[0].start, self.given[-1].end, self.given)
+        found = await plan(self.source, self.options)
+        if self.options.length != AUTO and found.windows:  # else the counts have told
+            await require_filter(self.source, found.start, found.end, self.identity["filter"])
+        return found
 
     def open_journal(self) -> Journal:
         return Journal(self.directory.journal, is_durable=not self.directory.is_temporary)
@@ -369,8 +386,8 @@ class _Pull:
         }
 
 
-def _plain(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error behind a group; the group itself where errors of several kinds stand side by side, not all ours."""
+def plain(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error behind a group; the group itself where errors of several kinds, not all ours, are in it."""
     leaves: list[BaseException] = []
     pending: list[BaseException] = [errors]
     while pending:

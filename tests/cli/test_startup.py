@@ -61,7 +61,10 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
         ["--version"],
         ["--help"],
         ["completion", "bash"],
-        *([command, "--help"] for command in ("activity", "fields", "plan", "pull", "sandbox", "status", "verify")),
+        *(
+            [command, "--help"]
+            for command in ("activity", "fields", "plan", "pull", "sandbox", "status", "sync", "verify")
+        ),
     ],
     ids=" ".join,
 )

@@ -22,25 +22,30 @@ from bulkpull.options import Option, declared
 from bulkpull.pull.memory import default_memory
 from bulkpull.rows.format import Format
 from bulkpull.sizes import size_text
+from bulkpull.sync import TableOptions
 
 REQUIRED: dict[str, Any] = {"start": "2024-01-01", "out": "a.csv"}
 OF_THE_LIBRARY = {"resume", "on_event"}
 OF_A_RUN = {"base_url", "requests_per_minute", "retry_for", "accept_short", "fresh", "as_json", "verbose", "quiet"}
 NOT_PASSED_ON = {"config", "profile", "token_file", "token_command"}
 
+OF_A_TABLE = {field.name for field, declaration in declared(TableOptions) if declaration.in_cli}
+
 SOURCE = bulkpull.Clickwrap("t")
 
 
 def parsed(*arguments: str, command: click.Command = pull_command) -> dict[str, Any]:
-    """What the command line makes of its arguments, without those of the run."""
+    """What the command line makes of its arguments, without those of the run and of tables."""
     values = command.make_context("bulkpull", list(arguments)).params
-    return {name: value for name, value in values.items() if name not in OF_A_RUN}
+    return {name: value for name, value in values.items() if name not in OF_A_RUN | OF_A_TABLE}
 
 
 @pytest.mark.parametrize("command", [pull_command, plan_command])
 def test_the_command_line_has_the_options_of_the_library(command: click.Command) -> None:
     names = {field.name for field, _ in declared(PullOptions)}
-    assert {parameter.name for parameter in command.params} == names - OF_THE_LIBRARY | OF_A_RUN | NOT_PASSED_ON
+    of_a_table = OF_A_TABLE if command is pull_command else set()
+    expected = names - OF_THE_LIBRARY | OF_A_RUN | NOT_PASSED_ON | of_a_table
+    assert {parameter.name for parameter in command.params} == expected
     flags = {flag for parameter in command.params for flag in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in names - OF_THE_LIBRARY} <= flags
 
@@ -88,10 +93,10 @@ def test_the_command_line_passes_every_value_on() -> None:
 def test_what_has_no_default_is_required() -> None:
     required = {field.name for field, _ in declared(PullOptions) if field.default is MISSING}
     assert required == {"start", "out"}
-    for missing in required:
-        arguments = [part for name in required - {missing} for part in (f"--{name}", "2024-01-01")]
-        with pytest.raises(click.MissingParameter, match=missing):
-            parsed(*arguments)
+    with pytest.raises(click.MissingParameter, match="start"):
+        parsed("--out", "a.csv")
+    with pytest.raises(UsageError, match="--out FILE, or --to URL"):  # either is enough
+        pull_command.main(["--start", "2024-01-01"], standalone_mode=False)
     with pytest.raises(click.MissingParameter, match="start"):
         parsed(command=plan_command)
     assert parsed("--start", "2024-01-01", command=plan_command)["out"] is None

@@ -1,0 +1,13 @@
+"""Shared by all syncs: a short wait for stale replicas, since the sandbox has none."""
+
+from __future__ import annotations
+
+import pytest
+
+from bulkpull import patience
+
+
+@pytest.fixture(autouse=True)
+def short_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for stale replicas."""
+    monkeypatch.setattr(patience, "LAG", 0.1)
