@@ -24,6 +24,7 @@ soak: $(VENV)/.installed-test
 	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/rows tests/planning tests/pacing
 	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/tables/test_histories.py
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m pytest tests/report/chromium.py # needs Chromium
 	$(BIN)/python -m tests.servers.soak
 
 lint: $(VENV)/.installed-lint

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Verification,
         verify,
     )
+    from bulkpull.report import write_report
     from bulkpull.retry import RetryPolicy
     from bulkpull.source import Body, Columns, Export, Source
     from bulkpull.store import DataSet, DataSetFile, Difference, open_dataset
@@ -121,6 +122,7 @@ __all__ = [
     "sync",
     "table",
     "verify",
+    "write_report",
 ]
 
 if not TYPE_CHECKING:
@@ -145,6 +147,7 @@ if not TYPE_CHECKING:
                 "Verification",
                 "verify",
             ),
+            "report": ("write_report",),
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
             "store": ("DataSet", "DataSetFile", "Difference", "open_dataset"),

@@ -271,6 +271,15 @@ class PartMerged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WindowAppended(Event):
+    """The new rows of a window were appended to the output, which took `seconds`. They are not durable yet: see
+    `WindowMerged`."""
+
+    window: Window
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class WindowMerged(Event):
     """All parts of a window are in the output."""
 

@@ -32,6 +32,7 @@ _MODULES = {  # of the commands
     "fields": "activity",
     "plan": "plan",
     "pull": "pull",
+    "report": "report",
     "sandbox": "sandbox",
     "status": "status",
     "sync": "sync",

@@ -2,9 +2,11 @@
 
 from bulkpull.journal.journal import Journal
 from bulkpull.journal.reading import JournalReader
+from bulkpull.journal.recorder import Recorder
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
 from bulkpull.journal.resume import has_begun, resume
-from bulkpull.journal.status import Status, WindowStatus, status
+from bulkpull.journal.status import Status, WindowStatus, has_journal, is_running, status
+from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow, decoded, encoded
 
 __all__ = [
     "ExportRecord",
@@ -12,13 +14,21 @@ __all__ = [
     "Frontier",
     "Journal",
     "JournalReader",
+    "Moment",
     "Outcome",
     "PartRecord",
     "Progress",
+    "Recorder",
     "Status",
+    "Timeline",
+    "TimelineWindow",
     "Verdict",
     "WindowStatus",
+    "decoded",
+    "encoded",
     "has_begun",
+    "has_journal",
+    "is_running",
     "resume",
     "status",
 ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -24,10 +26,12 @@ from bulkpull.disk import disk_errors
 from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.records import Figures, PartRecord, Verdict
 from bulkpull.journal.tables import open_for_writing
+from bulkpull.journal.timeline import Moment
 from bulkpull.window import Window, instant
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOT_ID_OF_MACOS = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+_MOMENTS_INTERVAL_S = 1.0  # between transactions that record moments: each of them writes one more page
 
 
 class Journal(JournalReader):
@@ -35,10 +39,14 @@ class Journal(JournalReader):
 
     What a method has recorded is durable when it returns, unless `is_durable` is false. The methods block on the disk
     and may be called from any thread. All raise OutputError.
+
+    `moments` wait to be recorded with whatever is recorded next: they are worth no commit of their own.
     """
 
-    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
+    def __init__(self, path: Path, *, is_durable: bool = True, moments: deque[Moment] | None = None) -> None:
         self._is_durable = is_durable
+        self._moments = deque() if moments is None else moments
+        self._moments_recorded_at = 0.0
         super().__init__(path)
 
     # The pull
@@ -218,6 +226,14 @@ class Journal(JournalReader):
             )
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
 
+    # The timeline
+
+    def record_moments(self) -> None:
+        """Record the moments that still wait."""
+        self._moments_recorded_at = 0.0
+        with self._transaction():
+            pass
+
     def _open(self) -> sqlite3.Connection:
         return open_for_writing(self._path, is_durable=self._is_durable)
 
@@ -225,6 +241,16 @@ class Journal(JournalReader):
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, disk_errors(f"write the journal {self._path}", at=self._path), self._db as db:
             yield db
+            now = time.monotonic()
+            if now >= self._moments_recorded_at + _MOMENTS_INTERVAL_S:
+                self._moments_recorded_at = now
+                db.executemany("INSERT INTO moment VALUES (?, ?, ?, ?, ?, ?)", self._taken_moments())
+
+    def _taken_moments(self) -> Iterator[tuple[object, ...]]:
+        """Yield the moments that wait, until there is none; others may come meanwhile."""
+        with suppress(IndexError):
+            while True:
+                yield self._moments.popleft()
 
 
 def _set(db: sqlite3.Connection, name: str, value: str) -> None:

@@ -14,7 +14,8 @@ import orjson
 from bulkpull.disk import disk_errors
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
 from bulkpull.journal.tables import open_for_reading
-from bulkpull.window import Window
+from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow
+from bulkpull.window import Window, instant
 
 _MIN_AGE_S = 0.001  # of an export, whatever the clocks say
 
@@ -215,6 +216,37 @@ class JournalReader:
         last = self._rows("SELECT csv_size, columns FROM merge ORDER BY csv_size DESC, length(columns) DESC LIMIT 1")
         offset, columns = last[0] if last else (0, "[]")
         return Frontier(windows, offset, tuple(orjson.loads(columns)), Figures(*figures))
+
+    # The timeline
+
+    def timeline(self, format: str = "") -> Timeline:
+        """The timeline of all runs, as far as it is recorded. `format` is that of the output."""
+        options = self.options
+        is_recorded = self._count("SELECT count(*) FROM sqlite_master WHERE name = 'moment'")  # by older versions: not
+        moments = (
+            self._rows("SELECT at, kind, window, number, other, text FROM moment ORDER BY rowid") if is_recorded else []
+        )
+        return Timeline(
+            start=options.get("start", ""),
+            end=self.end,
+            is_filtered=bool(options.get("filter")),
+            format=format,
+            figures=self.frontier.figures,
+            windows=tuple(
+                TimelineWindow(
+                    one.window.index,
+                    instant(one.window.start),
+                    instant(one.window.end),
+                    one.window.rows,
+                    one.ids,
+                    one.rows,
+                    one.is_split,
+                    one.is_skipped,
+                )
+                for one in sorted(self.outcomes(), key=lambda one: (one.window.start, one.window.index))
+            ),
+            moments=tuple(Moment(*row) for row in moments),
+        )
 
     def _open(self) -> sqlite3.Connection:
         return open_for_reading(self._path)

@@ -67,13 +67,11 @@ def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
         OutputError: there is no unfinished pull, or its journal cannot be read.
     """
     work = WorkDirectory.of(out, state)
-    if not work.journal.exists() or not all(map(_is_safe_to_open, work.journal_files)):
+    if not has_journal(work):
         raise OutputError(f"there is no unfinished pull to {work.output}")
     journal = JournalReader(work.journal)
     try:
-        frontier, pid = journal.frontier, journal.pid
-        is_claimed = work.is_claimed()
-        running = is_claimed if is_claimed is not None else pid is not None and _is_alive(pid)
+        frontier, pid, running = journal.frontier, journal.pid, is_running(work, journal)
         return Status(
             output=work.output,
             running=running,
@@ -88,6 +86,17 @@ def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
         )
     finally:
         journal.close()
+
+
+def has_journal(work: WorkDirectory) -> bool:
+    """Return whether there is an unfinished pull, whose journal can be opened without blocking. Raises OutputError."""
+    return work.journal.exists() and all(map(_is_safe_to_open, work.journal_files))
+
+
+def is_running(work: WorkDirectory, journal: JournalReader) -> bool:
+    """Return whether a process is running the pull. Raises OutputError."""
+    pid, is_claimed = journal.pid, work.is_claimed()
+    return is_claimed if is_claimed is not None else pid is not None and _is_alive(pid)
 
 
 def _window_status(progress: Progress) -> WindowStatus:

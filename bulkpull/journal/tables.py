@@ -31,6 +31,11 @@ CREATE TABLE merge (window INTEGER PRIMARY KEY, parts INTEGER NOT NULL, rows INT
     duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, outside INTEGER NOT NULL, records INTEGER NOT NULL,
     ids INTEGER NOT NULL, csv_size INTEGER NOT NULL, columns TEXT NOT NULL);
 """
+# See `Moment`. A journal that was created without this table gets it when it is next opened for writing.
+_MOMENTS = """
+CREATE TABLE IF NOT EXISTS moment (at REAL NOT NULL, kind TEXT NOT NULL, window INTEGER, number REAL, other REAL,
+    text TEXT NOT NULL)
+"""
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -52,6 +57,7 @@ def open_for_writing(path: Path, *, is_durable: bool) -> sqlite3.Connection:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
         _check_version(db, path)
         with db:
+            db.execute(_MOMENTS)
             db.execute("INSERT OR REPLACE INTO pull VALUES ('pid', ?)", (str(os.getpid()),))
         return db
 

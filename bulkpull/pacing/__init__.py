@@ -4,6 +4,7 @@ Nothing in here waits, sends or reads: what was seen comes in as numbers, times 
 """
 
 from bulkpull.pacing.backpressure import Backpressure
+from bulkpull.pacing.duration_model import DurationModel, Observation, fit
 from bulkpull.pacing.launch_queue import LaunchQueue
 from bulkpull.pacing.limits import DownloadLimit, ExportLimit
 from bulkpull.pacing.poll_schedule import JITTER, PendingExport, PollSchedule
@@ -12,8 +13,11 @@ __all__ = [
     "JITTER",
     "Backpressure",
     "DownloadLimit",
+    "DurationModel",
     "ExportLimit",
     "LaunchQueue",
+    "Observation",
     "PendingExport",
     "PollSchedule",
+    "fit",
 ]

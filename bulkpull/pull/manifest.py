@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from bulkpull import __version__
-from bulkpull.journal import Journal
+from bulkpull.journal import Journal, encoded
 from bulkpull.pull.completeness import Completeness, CountMismatch
 from bulkpull.pull.options import RunOptions
 from bulkpull.source import Columns
@@ -55,6 +55,7 @@ def manifest_of(
         ),
         windows=windows,
         files=(),
+        timeline=encoded(journal.timeline(str(options.output_format))),
     )
 
 

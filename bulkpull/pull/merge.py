@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from bulkpull.disk import disk_errors, sync_directory
 from bulkpull.errors import OutputError
-from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowMerged
+from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowAppended, WindowMerged
 from bulkpull.journal import Figures, Journal
 from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
@@ -91,6 +91,7 @@ async def merge(
                     pending.extendleft(reversed(journey.pieces))
                     continue
                 await in_thread(followed.wait_for_reader, work.sink.offset, from_thread.check_cancelled)
+                began = anyio.current_time()
                 try:
                     window = await in_thread(work.merge, journey)
                 except DamagedPart as damage:
@@ -104,6 +105,7 @@ async def merge(
                 pending.popleft()
                 pending.extendleft(reversed(journey.after))
                 journey.accept(window.delivery)
+                on_event(WindowAppended(journey.window, anyio.current_time() - began))
                 accepted += 1
                 try:
                     await merged.send(window)

@@ -97,6 +97,14 @@ class RunOptions(PlanOptions):
         default=False,
         metadata=option("Skip windows that cannot be exported; they are reported as missing.", group=TROUBLE),
     )
+    report: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=option(
+            "Write a report of the pull, one HTML page, at the end.",
+            details="Also if the pull fails. An existing report is replaced.",
+            metavar="FILE.html",
+        ),
+    )
     resume: bool = field(
         default=True,
         metadata=option("Resume an interrupted pull; if false, discard its progress.", in_cli=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published, ignore, tell
-from bulkpull.journal import Journal, Verdict, has_begun, resume
+from bulkpull.journal import Journal, Recorder, Verdict, has_begun, resume
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning import AUTO, Plan, plan, require_filter
 from bulkpull.pull.collect import Collector
@@ -28,6 +28,7 @@ from bulkpull.pull.options import ALL_FIELDS, PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
+from bulkpull.report import check_report_path, report_page, save_report
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
 from bulkpull.store import (
@@ -156,6 +157,7 @@ class _Pull:
     memory: Memory = field(init=False)
     journal: Journal = field(init=False)
     tally: Tally = field(default_factory=Tally)
+    recorder: Recorder = field(init=False)
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
     doubt: str = ""
@@ -168,10 +170,17 @@ class _Pull:
         if self.given:
             self.identity |= {"window": fingerprint(self.given), "rows_per_export": ""}
         self.memory = Memory(self.options.divided_memory.parts)
+        self.recorder = Recorder(
+            self.source.requests_per_minute,
+            self.options.exports or self.options.max_exports,
+            self.options.downloads,
+            is_adaptive=self.options.exports is None,
+        )
         self.source = self.source.observed(self.announce)
 
     def announce(self, event: Event) -> None:
         self.tally(event)
+        self.recorder(event)
         tell(self.options.on_event, event)
 
     @property
@@ -182,6 +191,8 @@ class _Pull:
     async def run(self) -> None:
         journal = None
         try:
+            if self.options.report is not None:
+                await in_thread(check_report_path, Path(self.options.report))
             await in_thread(self.directory.claim)
             if not self.options.resume:
                 await in_thread(self.destination.discard)
@@ -207,11 +218,15 @@ class _Pull:
                     await in_thread(self.publish, merged)
             self.skipped = await in_thread(lambda: journal.skipped)
             self.completeness = await in_thread(completeness, journal)
+            self.recorder.end_run(is_published=True)
+            await in_thread(journal.record_moments)
             self.manifest = await in_thread(self.write_manifest, self.completeness)
             self.doubt = await in_thread(lambda: journal.doubt)
             self.published = True
             self.announce(Published())
         finally:
+            if not self.published:
+                self.recorder.end_run(is_published=False)
             with anyio.CancelScope(shield=True):
                 await in_thread(self.close, journal)
 
@@ -225,7 +240,8 @@ class _Pull:
         return found
 
     def open_journal(self) -> Journal:
-        return Journal(self.directory.journal, is_durable=not self.directory.is_temporary)
+        is_durable = not self.directory.is_temporary
+        return Journal(self.directory.journal, is_durable=is_durable, moments=self.recorder.moments)
 
     def publish(self, merged: Path) -> None:
         """Publish the output, so that the next run recognises it if this one is killed meanwhile."""
@@ -240,7 +256,23 @@ class _Pull:
         return self.destination.write_manifest(manifest)
 
     def close(self, journal: Journal | None) -> None:
-        """Close the journal and release the work directory, which stays as long as there is progress in it."""
+        """Write the report, close the journal and release the work directory, which stays as long as there is progress
+        in it."""
+        try:
+            if journal:
+                self.conclude(journal)
+        finally:
+            self.release(journal)
+
+    def conclude(self, journal: Journal) -> None:
+        """Record the last moments, and write the report if one is wanted. If the pull fails, no error hides its own."""
+        with nullcontext() if self.published else suppress(OutputError):
+            journal.record_moments()
+            if self.options.report is not None:
+                timeline = journal.timeline(str(self.options.output_format))
+                save_report(Path(self.options.report), report_page(timeline, self.directory.output))
+
+    def release(self, journal: Journal | None) -> None:
         remove = self.directory.is_temporary or (self.published and not self.directory.is_kept)
         self.destination.close()
         if journal:

@@ -1,8 +1,8 @@
 """The manifest of an output: where its rows come from, how complete they are, and the checksum of each file.
 
 It is a JSON file beside the output, also if that is a directory: not all readers of data sets ignore other files in
-them. It holds neither tokens nor links. The same data gives the same manifest, except for `created` and the ids of the
-exports.
+them. It holds neither tokens nor links. The same data gives the same manifest, except for `created`, the ids of the
+exports and the `timeline`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -105,6 +105,7 @@ class Manifest:
         completeness: How complete the rows are.
         windows: The windows, in order of time.
         files: The files, in order of their paths.
+        timeline: How the pull went, in the form of `bulkpull.journal.encoded`; empty if that is not known.
     """
 
     bulkpull: str
@@ -124,6 +125,7 @@ class Manifest:
     completeness: ManifestCompleteness
     windows: tuple[ManifestWindow, ...]
     files: tuple[ManifestFile, ...]
+    timeline: str = ""
 
 
 @runtime_checkable
@@ -243,9 +245,10 @@ def _loaded(kind: Any, value: Any, where: str) -> Any:
     """Return a value from JSON as a type that manifests use. Raises ValueError if it is not exactly of that type."""
     if isinstance(kind, type) and is_dataclass(kind):
         members = _members(kind)
-        if not isinstance(value, dict) or value.keys() != members.keys():
+        required = {field.name for field in fields(kind) if field.default is MISSING}
+        if not isinstance(value, dict) or not required <= value.keys() <= members.keys():
             raise ValueError(f"{where} must have exactly the members {', '.join(members)}")
-        return kind(**{name: _loaded(member, value[name], name) for name, member in members.items()})
+        return kind(**{name: _loaded(members[name], member, name) for name, member in value.items()})
     if isinstance(kind, UnionType):
         [some] = set(get_args(kind)) - {type(None)}
         return None if value is None else _loaded(some, value, where)

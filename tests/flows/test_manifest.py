@@ -57,7 +57,7 @@ def manifest_of(out: Path) -> dict[str, Any]:
 def lasting(out: Path) -> dict[str, Any]:
     """What is the same in each manifest of the same data."""
     found = manifest_of(out)
-    del found["created"], found["source"]
+    del found["created"], found["source"], found["timeline"]
     for window in found["windows"]:
         assert window.pop("exports")
     return found

@@ -1,0 +1,27 @@
+"""`bulkpull report`: write the report of a pull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import bulkpull
+from bulkpull.cli.options import Output
+
+
+@click.command()
+@click.argument("file", type=Output())
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="The page. Defaults to FILE.report.html.",
+)
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="As given to the pull.")
+def report(file: Path | str, to: Path | None, state: Path | None) -> None:
+    """Write a report of the pull to FILE: one HTML page that says what took the time.
+
+    The pull may be running, unfinished or complete. No request is made, and a pull that is running is not disturbed.
+    """
+    click.echo(bulkpull.write_report(file, to, state=state))

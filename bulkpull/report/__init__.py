@@ -1,0 +1,5 @@
+"""The report of a pull: one HTML page of figures and charts, from the timeline in its journal or its manifest."""
+
+from bulkpull.report.report import check_report_path, report_page, save_report, write_report
+
+__all__ = ["check_report_path", "report_page", "save_report", "write_report"]
