@@ -37,6 +37,7 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/orchestration.py --plot benchmarks/data/orchestration.svg
+	$(BIN)/python benchmarks/eta.py
 	$(BIN)/python benchmarks/skewed.py
 	$(BIN)/python benchmarks/pull.py
 	$(BIN)/python benchmarks/merge.py

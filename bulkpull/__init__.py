@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from bulkpull.events import Event
     from bulkpull.functions import load, plan, pull, rows, stream, sync, table
-    from bulkpull.journal import Status, status
+    from bulkpull.journal import Status, status, unfinished
     from bulkpull.planning import Plan, PlanOptions
     from bulkpull.progress import Progress, ProgressSnapshot
     from bulkpull.pull import (
@@ -121,6 +121,7 @@ __all__ = [
     "stream",
     "sync",
     "table",
+    "unfinished",
     "verify",
     "write_report",
 ]
@@ -133,7 +134,7 @@ if not TYPE_CHECKING:
             "errors": [name for name in __all__ if name.endswith("Error")],
             "events": ("Event",),
             "functions": ("load", "plan", "pull", "rows", "stream", "sync", "table"),
-            "journal": ("Status", "status"),
+            "journal": ("Status", "status", "unfinished"),
             "planning": ("Plan", "PlanOptions"),
             "progress": ("Progress", "ProgressSnapshot"),
             "pull": (

@@ -66,12 +66,29 @@ class Requested(Event):
 
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
-    """Attempt number `attempt` (from 1) at `what` failed with `reason`; the next one follows in `wait` seconds."""
+    """Attempt number `attempt` (from 1) at `what` failed with `reason`; the next one follows in `wait` seconds. It is
+    retried for `left` more seconds; None if that is unknown."""
 
     what: str
     attempt: int
     wait: float
     reason: str
+    left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Event):
+    """Attempt number `attempt` at `what` succeeded, after those before it had failed."""
+
+    what: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaExhausted(Event):
+    """The request budget is used up. The next request is sent in `wait` seconds; others are behind it."""
+
+    wait: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +251,14 @@ class PartFetched(Event):
     window: Window
     part: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeAwaited(Event):
+    """A download, or a launch if `window` is None, is held back: so much data waits for the merge already. It starts
+    when windows have been merged."""
+
+    window: Window | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from statistics import median
 from threading import RLock
+from typing import Any
 
 from bulkpull import events
+from bulkpull.eta import Estimate
 from bulkpull.events import Event
+from bulkpull.forecast import Forecast
+from bulkpull.waits import Troubles, Wait
 
 _RATE_SPAN_S = 5.0
+_QUOTA_SPAN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,13 @@ class ProgressSnapshot:
         rows: Rows in the output, including earlier runs.
         rows_counted: Rows that the API has counted in the range; None if it has not.
         duplicates: Rows left out, since their id occurred before; including earlier runs.
+        requests: Requests to the API in this run.
+        requests_last_minute: Those of the last 60 seconds, which count against the quota.
         elapsed: Seconds since the start of this run, until the output is published.
-        remaining: Estimated seconds until the end, at the average speed so far; None before a window is merged.
+        remaining: Estimated seconds until the end: the middle of the range. None while it is too uncertain.
+        remaining_low: Lower bound of the estimate.
+        remaining_high: Upper bound of the estimate.
+        waits_for: What the pull waits for, in one sentence.
         is_published: Whether the output is complete and at its place.
     """
 
@@ -51,8 +63,13 @@ class ProgressSnapshot:
     rows: int
     rows_counted: int | None
     duplicates: int
+    requests: int
+    requests_last_minute: int
     elapsed: float
     remaining: float | None
+    remaining_low: float | None
+    remaining_high: float | None
+    waits_for: str
     is_published: bool
 
 
@@ -60,9 +77,12 @@ class Progress:
     """A listener that counts: `on_event=progress`. It can be read at any time, from any thread, and serves one pull.
 
     The attributes are those of `ProgressSnapshot`. Read several of them with `snapshot`, if they must fit together.
+
+    Args:
+        now: Returns the time in seconds, on any monotonic clock. Defaults to `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.windows = 0
         self.windows_merged = 0
         self.exports_failed = 0
@@ -71,15 +91,21 @@ class Progress:
         self.rows = 0
         self.rows_counted: int | None = None
         self.duplicates = 0
+        self.requests = 0
         self.is_published = False
         self.counting_requests = 0  # before there is a plan
         self.rendered: tuple[int, int] | None = None  # bytes of merged CSV: converted, and in all so far
+        self._now = now or (lambda: time.monotonic())  # looked up at each call, for tests
         self._merged_before = 0  # windows merged by earlier runs
         self._launched: set[int] = set()  # indices of windows launched by this run
         self._running: set[int] = set()  # those of them whose export the API works on
         self._parts: Counter[int] = Counter()  # of exports that succeeded, by index of the window
         self._downloaded: Counter[int] = Counter()  # parts, by index of the window
         self._arrivals: deque[tuple[float, int]] = deque()
+        self._request_times: deque[float] = deque()
+        self._durations: deque[float] = deque(maxlen=64)  # from launch to success
+        self._troubles = Troubles()
+        self._forecast = Forecast()
         self._began: float | None = None
         self._ended: float | None = None
         self._lock = RLock()
@@ -87,19 +113,41 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Count an event."""
         with self._lock:
+            now = self._now()
             if self._began is None:
-                self._began = time.monotonic()
-            self._count(event)
+                self._began = now
+            self._count(event, now)
+            self._troubles(event, now)
+            self._forecast(event, now)
 
     def snapshot(self) -> ProgressSnapshot:
         """Return all figures, of the same moment."""
+        estimate = self.estimate
         with self._lock:
-            return ProgressSnapshot(**{field.name: getattr(self, field.name) for field in fields(ProgressSnapshot)})
+            names = {field.name for field in fields(ProgressSnapshot)}
+            figures: dict[str, Any] = {
+                name: getattr(self, name) for name in names if not name.startswith(("remaining", "waits_for"))
+            }
+            return ProgressSnapshot(
+                **figures,
+                remaining=estimate.middle if estimate else None,
+                remaining_low=estimate.low if estimate else None,
+                remaining_high=estimate.high if estimate else None,
+                waits_for=str(self.wait),
+            )
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: Event, now: float) -> None:
         match event:
-            case events.Requested() if not self.windows:
-                self.counting_requests += 1
+            case events.Received():
+                self.bytes += event.size
+                self._arrivals.append((now, self.bytes))
+                self._forget_old(now)
+            case events.Requested():
+                self.requests += 1
+                self._request_times.append(now)
+                self._forget_old(now)
+                if not self.windows:
+                    self.counting_requests += 1
             case events.Planned():
                 self.windows = len(event.windows)
                 counts = [window.rows for window in event.windows if window.rows is not None]
@@ -117,6 +165,7 @@ class Progress:
                 self._launched.add(event.window.index)
                 self._running.discard(event.window.index)
                 self._parts[event.window.index] = event.parts
+                self._durations.append(event.seconds)
             case events.ExportFailed():
                 self.exports_failed += 1
                 self._forget_export(event.window.index)
@@ -132,10 +181,6 @@ class Progress:
                 self._parts[event.window.index] = 0
             case events.Limited():
                 self.export_limit = event.exports
-            case events.Received():
-                self.bytes += event.size
-                self._arrivals.append((time.monotonic(), self.bytes))
-                self._forget_old_arrivals()
             case events.PartFetched():
                 self._downloaded[event.window.index] += 1
             case events.PartMerged():
@@ -147,17 +192,18 @@ class Progress:
                 self.rendered = (event.size, event.merged)
             case events.Published():
                 self.is_published = True
-                self._ended = time.monotonic()
+                self._ended = now
 
     def _forget_export(self, index: int) -> None:
         self._running.discard(index)
         self._parts.pop(index, None)
         self._downloaded.pop(index, None)
 
-    def _forget_old_arrivals(self) -> None:
-        now = time.monotonic()
+    def _forget_old(self, now: float) -> None:
         while self._arrivals and now - self._arrivals[0][0] > _RATE_SPAN_S:
             self._arrivals.popleft()
+        while self._request_times and now - self._request_times[0] > _QUOTA_SPAN_S:
+            self._request_times.popleft()
 
     @property
     def exports_in_flight(self) -> int:
@@ -203,11 +249,19 @@ class Progress:
     def rate(self) -> float:
         """See `ProgressSnapshot`."""
         with self._lock:
-            self._forget_old_arrivals()
+            now = self._now()
+            self._forget_old(now)
             if not self._arrivals:
                 return 0.0
             since, before = self._arrivals[0]
-            return (self.bytes - before) / max(1.0, time.monotonic() - since)
+            return (self.bytes - before) / max(1.0, now - since)
+
+    @property
+    def requests_last_minute(self) -> int:
+        """See `ProgressSnapshot`."""
+        with self._lock:
+            self._forget_old(self._now())
+            return len(self._request_times)
 
     @property
     def elapsed(self) -> float:
@@ -215,11 +269,65 @@ class Progress:
         with self._lock:
             if self._began is None:
                 return 0.0
-            return (self._ended or time.monotonic()) - self._began
+            return (self._now() if self._ended is None else self._ended) - self._began
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The seconds until the end, as a range; None while they are too uncertain, and during an outage."""
+        with self._lock:
+            if self.is_published:
+                return Estimate(0.0, 0.0)
+            wait = self._troubles.wait(self._now())
+            if not self.windows or (wait and wait.kind == "outage"):
+                return None
+            question = self._forecast.question(self._now(), self.export_limit)
+        return self._forecast.answer(question)  # takes some milliseconds, for which events need not wait
 
     @property
     def remaining(self) -> float | None:
         """See `ProgressSnapshot`."""
+        estimate = self.estimate
+        return estimate.middle if estimate else None
+
+    @property
+    def remaining_low(self) -> float | None:
+        """See `ProgressSnapshot`."""
+        estimate = self.estimate
+        return estimate.low if estimate else None
+
+    @property
+    def remaining_high(self) -> float | None:
+        """See `ProgressSnapshot`."""
+        estimate = self.estimate
+        return estimate.high if estimate else None
+
+    @property
+    def waits_for(self) -> str:
+        """See `ProgressSnapshot`."""
+        return str(self.wait)
+
+    @property
+    def wait(self) -> Wait:
+        """What the pull waits for."""
         with self._lock:
-            merged = self.windows_merged - self._merged_before
-            return self.elapsed / merged * (self.windows - self.windows_merged) if merged else None
+            now = self._now()
+            if self.is_published:
+                return Wait("end")
+            if trouble := self._troubles.wait(now):
+                return trouble
+            if not self.windows:
+                return Wait("count" if self.counting_requests else "start")
+            if self.windows_merged >= self.windows:
+                is_rendering = self.rendered and self.rendered[0] < self.rendered[1]
+                return Wait("render" if is_rendering else "publish")
+            if behind := self._forecast.windows_behind:
+                return Wait("backlog", behind)
+            if oldest := self._forecast.oldest:
+                usual = median(self._durations) if self._durations else None
+                age = now - oldest.launched_at
+                return Wait("exports", self._forecast.in_flight, oldest=age, oldest_window=oldest.index, usual=usual)
+            if self._forecast.has_waiting:
+                return Wait("launch")
+            if missing := self.parts - self.parts_downloaded:
+                return Wait("downloads", missing)
+            return Wait("merge")

@@ -89,7 +89,8 @@ class RetryPolicy:
             return state.attempt_number >= self.attempts or elapsed + state.upcoming_sleep > self.seconds
 
         def announce(state: RetryCallState) -> None:
-            on_event(Retried(what, state.attempt_number, state.upcoming_sleep, str(_error(state))))
+            left = max(0.0, self.seconds - (anyio.current_time() - (first_failure or 0.0)))
+            on_event(Retried(what, state.attempt_number, state.upcoming_sleep, str(_error(state)), left))
 
         return AsyncRetrying(
             retry=retry_if_exception_type(TransientError),

@@ -30,6 +30,7 @@ _MODULES = {  # of the commands
     "activity": "activity",
     "config": "config",
     "fields": "activity",
+    "list": "unfinished",
     "plan": "plan",
     "pull": "pull",
     "report": "report",

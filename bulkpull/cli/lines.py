@@ -39,8 +39,6 @@ def line(event: Event, *, verbose: bool) -> str | None:
             return f"{event.window}: export {event.export_id} failed: {event.reason}"
         case events.Throttled():
             return f"{event.route}: throttled (429); all requests pause for {event.wait:.0f} s"
-        case events.Retried():
-            return f"{event.what}: attempt {event.attempt} failed: {event.reason}; retrying in {event.wait:.1f} s"
         case events.ColumnsDiffer():
             return f"{event.window}, part {event.part}: " + "; ".join(
                 f"{what}: {', '.join(names)}"
@@ -58,6 +56,12 @@ def _verbose_line(event: Event) -> str | None:
             rows = total_count(event.windows)
             probed = f", {rows:,} activities counted with {event.probes:,} requests" if rows and event.probes else ""
             return f"{len(event.windows):,} windows{probed}"
+        case events.Retried():
+            return f"{event.what}: attempt {event.attempt} failed: {event.reason}; retrying in {event.wait:.1f} s"
+        case events.Recovered():
+            return f"{event.what}: attempt {event.attempt} succeeded"
+        case events.QuotaExhausted() if event.wait >= 1:
+            return f"request budget used up; next request in {event.wait:.0f} s"
         case events.Limited():
             return f"limits: {event.exports:,} concurrent exports, {event.downloads:,} concurrent downloads"
         case events.Launched():

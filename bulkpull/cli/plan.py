@@ -20,6 +20,7 @@ from bulkpull.pull import check_names, default_extra
 from bulkpull.window import instant
 
 ASSUMED_EXPORT_S = 60.0
+ASSUMED_SPREAD = 0.1  # of the logarithm of durations
 _BAR_WIDTH = 24  # characters
 _PLANNED = frozenset(field.name for field, _ in declared(bulkpull.PlanOptions))
 _SHOWN = _PLANNED | {"exports", "max_exports", "max_extra_exports"}
@@ -38,6 +39,7 @@ def plan(
     requests_per_minute: int,
     retry_for: float,
     as_json: bool,
+    quiet: bool,
     **values: Any,
 ) -> None:
     """Show the windows of a pull with the same options, without starting any export.
@@ -50,21 +52,36 @@ def plan(
 
     async def work() -> bulkpull.Plan:
         async with client(base_url, requests_per_minute, retry_for, needs_token=options.length == AUTO) as api:
-            return await bulkpull.plan(api, **options.asdict())
+            if quiet or options.length != AUTO:
+                return await bulkpull.plan(api, **options.asdict())
+            from bulkpull.cli.progress import progress
+
+            with progress(verbose=False, requests_per_minute=requests_per_minute, is_transient=True) as listener:
+                return await bulkpull.plan(api.observed(listener), **options.asdict())
 
     found = run(work)
+    from bulkpull.cli.screen import duration_range
+    from bulkpull.eta import Durations, of_plan
+    from bulkpull.pacing import DurationModel
+
     windows = found.windows
     concurrent = exports or max_exports
     requests = 2 * len(windows)  # at least: one launches an export, one finds it finished
     extra = default_extra(len(windows)) if max_extra_exports is None else max_extra_exports
-    # In rounds of as many exports as run concurrently, unless the quota takes longer.
-    seconds = max(math.ceil(len(windows) / concurrent) * ASSUMED_EXPORT_S, 60.0 * (requests // requests_per_minute))
+    durations = Durations(DurationModel(ASSUMED_EXPORT_S, ASSUMED_SPREAD), observed=1)
+    quota_s = 60.0 * (requests // requests_per_minute)
+    time = of_plan([window.rows for window in windows], durations, min(concurrent, len(windows)) or 1, quota_s)
     if as_json:
         import orjson
 
         figures = {"rows": found.rows, "exports": len(windows), "probes": found.probes, "requests": requests}
         figures |= {"max_extra_exports": extra}
-        times = {"seconds": seconds, "assumed_seconds_per_export": ASSUMED_EXPORT_S}
+        times = {
+            "seconds": round(time.middle),
+            "seconds_low": round(time.low),
+            "seconds_high": round(time.high),
+            "assumed_seconds_per_export": ASSUMED_EXPORT_S,
+        }
         reason = {"uncounted": found.uncounted or None, "doubt": found.doubt or None}
         click.echo(orjson.dumps({"windows": [window_json(one) for one in windows]} | figures | times | reason))
         return
@@ -77,9 +94,10 @@ def plan(
         click.echo(f"{found.rows:,} activities, counted with {found.probes:,} requests")
     click.echo(f"{len(windows):,} exports, at least {requests:,} requests: one to launch each export, the rest to poll")
     click.echo(f"Up to {extra:,} more exports if some fail or are incomplete (--max-extra-exports)")
+    takes = duration_range(time)
     click.echo(
-        f"About {_duration(seconds)}, assuming one minute per export and up to {concurrent:,} concurrent exports; a "
-        "pull measures both"
+        f"{takes[:1].upper()}{takes[1:]}, assuming one minute per export and up to {concurrent:,} concurrent exports; "
+        "a pull measures both"
     )
 
 
@@ -93,8 +111,3 @@ def _show_windows(found: bulkpull.Plan) -> None:
             cells += [f"{rows:,}", f"{rows / found.rows:.1%}", "█" * math.ceil(_BAR_WIDTH * rows / most)]
         shown.add_row(*cells)
     show(shown)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,120 +1,139 @@
-"""Progress of a pull on standard error: live bars on a terminal, otherwise a line now and then."""
+"""Progress of a pull on standard error: live on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event as Flag
+from threading import Thread
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 from rich.text import Text
 
 from bulkpull.cli.lines import line
-from bulkpull.events import Event, OnEvent
+from bulkpull.cli.screen import ascii_only, lines, sentence
+from bulkpull.events import Event, OnEvent, Requested, Retried
 from bulkpull.progress import Progress
+from bulkpull.waits import Wait, clock
 
-_LINE_INTERVAL_S = 10.0  # if standard error is not a terminal
-
-
-@contextmanager
-def progress(*, verbose: bool) -> Iterator[OnEvent]:
-    """Yield a listener that shows a pull's events on standard error."""
-    console = Console(stderr=True)
-    if sys.stderr.isatty() and not console.is_dumb_terminal:
-        with _live(console, verbose=verbose) as listener:
-            yield listener
-    else:
-        yield _lines(console, verbose=verbose)
+REFRESHES_PER_SECOND = 4
+LINE_INTERVAL_S = 60.0  # if standard error is not a terminal
+MIN_ATTEMPTS = 2  # that failed, before an outage is worth a line
+MIN_LINE_INTERVAL_S = 10.0  # between two such lines, although what the pull waits for has changed
 
 
 @contextmanager
-def _live(console: Console, *, verbose: bool) -> Iterator[OnEvent]:
+def progress(*, verbose: bool, requests_per_minute: int | None = None, is_transient: bool = False) -> Iterator[OnEvent]:
+    """Yield a listener that shows a pull's events on standard error.
+
+    The last state stays on the screen, unless the output was published or it `is_transient`.
+    """
+    console = Console(stderr=True, highlight=False)
     figures = Progress()
-    bars = Bars(
-        TextColumn("{task.description}"), BarColumn(bar_width=20), _Figures(figures), console=console, transient=True
-    )
-    exports, download, merge = (bars.add_task(stage, total=None) for stage in ("export", "download", "merge"))
-    render = bars.add_task("render", total=None, visible=False)
-
-    def listener(event: Event) -> None:
-        figures(event)
-        if text := line(event, verbose=verbose):
-            bars.console.print(escape(text))
-        bars.update(exports, completed=figures.exports_done, total=figures.windows or None)
-        bars.update(download, completed=figures.parts_downloaded, total=figures.parts or None)
-        bars.update(merge, completed=figures.windows_merged, total=figures.windows or None)
-        if figures.rendered:
-            bars.update(render, completed=figures.rendered[0], total=figures.rendered[1], visible=True)
-
-    with bars:
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        with _live(console, figures, requests_per_minute, verbose=verbose, is_transient=is_transient) as listener:
+            yield listener
+        return
+    show = _printer(console, is_unicode=is_unicode(console))
+    listener = _listener(show, figures, verbose=verbose)
+    with _regular_lines(show, figures):
         yield listener
 
 
-class _Figures(ProgressColumn):
-    """The figures beside each bar."""
+def is_unicode(console: Console) -> bool:
+    """Return whether a console shows more than ASCII."""
+    return console.encoding.startswith("utf")
 
-    def __init__(self, figures: Progress) -> None:
-        super().__init__()
+
+class _Screen:
+    """The live lines, made anew at each refresh."""
+
+    def __init__(self, figures: Progress, requests_per_minute: int | None) -> None:
         self._figures = figures
+        self._requests_per_minute = requests_per_minute
 
-    def render(self, task: Task) -> Text:
-        figures = self._figures
-        if task.description == "export" and not figures.windows:
-            return Text(f"counting: {figures.counting_requests:,} requests")
-        if task.description == "export":
-            return Text(
-                f"{figures.exports_launched:,}/{figures.windows:,} launched, {figures.exports_in_flight:,} in flight"
-                + (f" (limit {figures.export_limit:,})" if figures.export_limit else "")
-                + f", {figures.exports_done:,} exported"
-            )
-        if task.description == "download":
-            return Text(
-                f"{figures.parts_downloaded:,}/{figures.parts:,} parts, {decimal(figures.bytes)}, "
-                f"{decimal(int(figures.rate))}/s"
-            )
-        if task.description == "render":
-            size, merged = figures.rendered or (0, 0)
-            return Text(f"{decimal(size)} of {decimal(merged)} merged")
-        remaining = "?" if figures.remaining is None else _clock(figures.remaining)
-        return Text(f"{figures.rows:,} rows, {_clock(figures.elapsed)} elapsed, {remaining} left")
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # One cell stays free, since some terminals wrap when the last one is written.
+        shown = lines(
+            self._figures,
+            max(1, options.max_width - 1),
+            is_unicode=is_unicode(console),
+            requests_per_minute=self._requests_per_minute,
+        )
+        yield Text("\n", no_wrap=True, end="").join(shown)
 
 
-def _lines(console: Console, *, verbose: bool) -> OnEvent:
-    figures = Progress()
-    last = time.monotonic()
+@contextmanager
+def _live(
+    console: Console, figures: Progress, requests_per_minute: int | None, *, verbose: bool, is_transient: bool
+) -> Iterator[OnEvent]:
+    screen = _Screen(figures, requests_per_minute)
+    live = Live(screen, console=console, refresh_per_second=REFRESHES_PER_SECOND, vertical_overflow="crop")
+    show = _printer(live.console, is_unicode=is_unicode(console))
+    listener = _listener(show, figures, verbose=verbose, is_live=True)
+    with live:
+        try:
+            yield listener
+        finally:
+            live.transient = figures.is_published or is_transient
+
+
+def _printer(console: Console, *, is_unicode: bool) -> Callable[[str], None]:
+    def show(text: str) -> None:
+        console.print(Text(text if is_unicode else ascii_only(text)), soft_wrap=True)
+
+    return show
+
+
+def _listener(show: Callable[[str], None], figures: Progress, *, verbose: bool, is_live: bool = False) -> OnEvent:
+    """A listener that counts, and shows the events that have a line. Retries have none, unless `verbose`: an outage has
+    one when it begins, unless it `is_live`, where the state counts it up, and one when it ends."""
+    outage: Wait | None = None  # that was told
+    began = 0.0
 
     def listener(event: Event) -> None:
-        nonlocal last
+        nonlocal outage, began
         figures(event)
         if text := line(event, verbose=verbose):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if time.monotonic() - last >= _LINE_INTERVAL_S:
-            last = time.monotonic()
-            remaining = "" if figures.remaining is None else f", about {_clock(figures.remaining)} left"
-            console.print(
-                f"{_clock(figures.elapsed)}: {figures.exports_launched:,} of {figures.windows:,} windows launched, "
-                f"{figures.exports_in_flight:,} in flight, {figures.exports_done:,} exported; "
-                f"{decimal(figures.bytes)} downloaded; {figures.rows:,} rows merged"
-                + (
-                    f", {decimal(figures.rendered[0])} of {decimal(figures.rendered[1])} rendered"
-                    if figures.rendered
-                    else ""
-                )
-                + remaining,
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            show(text)
+        if verbose:
+            return
+        if outage is None:
+            if isinstance(event, Retried) and event.attempt >= MIN_ATTEMPTS and figures.wait.kind == "outage":
+                outage, began = figures.wait, figures.elapsed - figures.wait.since
+                if not is_live:
+                    show(str(outage))
+        elif not isinstance(event, (Requested, Retried)):
+            now = figures.wait
+            if now.kind != "outage":
+                show(f"{outage.host} answers again after {clock(figures.elapsed - began)}")
+                outage = None
 
     return listener
 
 
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"
+@contextmanager
+def _regular_lines(show: Callable[[str], None], figures: Progress) -> Iterator[None]:
+    """Show the state now and then, also while nothing happens, and at the end of a pull that was not published."""
+    ended = Flag()
+
+    def run() -> None:
+        shown_at, shown = time.monotonic(), ""
+        while not ended.wait(MIN_LINE_INTERVAL_S):
+            kind = figures.wait.kind
+            if kind != shown or time.monotonic() - shown_at >= LINE_INTERVAL_S:
+                shown_at, shown = time.monotonic(), kind
+                show(sentence(figures))
+
+    thread = Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if figures.windows and not figures.is_published:
+            show(sentence(figures))

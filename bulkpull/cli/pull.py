@@ -75,7 +75,7 @@ def pull(
 
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with shown_progress(verbose=verbose, quiet=quiet) as show:
+            with shown_progress(verbose, quiet, requests_per_minute) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     nonlocal begun
@@ -129,13 +129,13 @@ def _load_options(of_table: Mapping[str, Any], values: Mapping[str, Any], *, fre
     return bulkpull.LoadOptions(**of_table, **of_pull, resume=not fresh)
 
 
-def shown_progress(*, verbose: bool, quiet: bool) -> AbstractContextManager[OnEvent]:
+def shown_progress(verbose: bool, quiet: bool, requests_per_minute: int) -> AbstractContextManager[OnEvent]:
     """Return a context manager for a listener that shows events, unless `quiet`."""
     if quiet:
         return nullcontext(ignore)
     from bulkpull.cli.progress import progress
 
-    return progress(verbose=verbose)
+    return progress(verbose=verbose, requests_per_minute=requests_per_minute)
 
 
 def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:

@@ -18,8 +18,19 @@ from bulkpull.window import instant
 @click.argument("file", type=Output())
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="As given to the pull.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(file: Path | str, state: Path | None, as_json: bool) -> None:
-    """Show the progress of the unfinished pull to FILE."""
+@click.option("--watch", "watches", is_flag=True, help="Show it live until the pull ends.")
+def status(file: Path | str, state: Path | None, as_json: bool, watches: bool) -> None:
+    """Show the progress of the unfinished pull to FILE.
+
+    Only reads its journal, without a lock: a running pull is not disturbed.
+    """
+    if watches:
+        if as_json:
+            raise bulkpull.UsageError("--watch and --json exclude each other")
+        from bulkpull.cli.watch import watch
+
+        watch(file, state)
+        return
     import orjson
     from rich.filesize import decimal
     from rich.markup import escape
@@ -30,7 +41,8 @@ def status(file: Path | str, state: Path | None, as_json: bool) -> None:
             window_json(one.window) | {name: value for name, value in asdict(one).items() if name != "window"}
             for one in found.windows
         ]
-        click.echo(orjson.dumps(asdict(found) | {"output": path_json(found.output), "windows": windows}))
+        paths = {"output": path_json(found.output), "directory": path_json(found.directory)}
+        click.echo(orjson.dumps(asdict(found) | paths | {"windows": windows}))
         return
     shown = table("window", "start", "end", "state", "counted", "launches", "files", "rows", "export")
     for one in found.windows:

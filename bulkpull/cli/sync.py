@@ -52,7 +52,7 @@ def sync(
 
     async def work() -> bulkpull.SyncResult:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with shown_progress(verbose=verbose, quiet=quiet) as show:
+            with shown_progress(verbose, quiet, requests_per_minute) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     show(event)

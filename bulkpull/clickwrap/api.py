@@ -24,7 +24,7 @@ from bulkpull.errors import (
     UnavailableError,
     UsageError,
 )
-from bulkpull.events import OnEvent, Requested, Throttled, ignore
+from bulkpull.events import OnEvent, QuotaExhausted, Recovered, Requested, Throttled, ignore
 from bulkpull.http import (
     HEADER_TIMEOUTS,
     MAX_HEADER,
@@ -141,7 +141,8 @@ class Api:
         if not self._reached.is_set():
             retry = replace(retry, seconds=min(retry.seconds, STARTUP_RETRY_S))
         try:
-            return await retry.retrying(route, self.on_event)(attempt)
+            attempts = retry.retrying(route, self.on_event)
+            answer: T = await attempts(attempt)
         except ApiError as error:
             error.undone = undone
             raise
@@ -156,6 +157,9 @@ class Api:
             hint = "" if self._reached.is_set() else f"; is {self.base_url} the API?"
             reason = f"{route}: the API is unavailable: {error}{hint}"
             raise UnavailableError(reason, status=error.status, undone=undone) from error
+        if (number := int(attempts.statistics["attempt_number"])) > 1:
+            self.on_event(Recovered(route, number))
+        return answer
 
     async def _send(self, method: str, url: URL, route: str, parse: Callable[[Any], T], seconds: float) -> T:
         """Send one request and parse its response, which must arrive within `seconds` once there is a connection.
@@ -166,7 +170,7 @@ class Api:
             raise UsageError("the client, or its session, is not open: use it inside 'async with'")
         proxy = environment_proxy(url) if self.trust_env and url.scheme == "https" else None
         try:
-            async with self._sockets, self.budget.slot(self.retry.seconds):
+            async with self._sockets, self.budget.slot(self.retry.seconds, self._tell_quota):
                 self.on_event(Requested(route))
                 async with self._session.request(
                     method,
@@ -203,6 +207,9 @@ class Api:
         else:
             self.budget.note_accepted()
         return self._parsed(response.status, body, route, wait or 0.0, parse)
+
+    def _tell_quota(self, wait: float) -> None:
+        self.on_event(QuotaExhausted(wait))
 
     def _parsed(self, status: int, body: bytes, route: str, wait: float, parse: Callable[[Any], T]) -> T:
         """Parse a 2xx response. Raises TransientError or ApiError for any other status, or an error in the body."""

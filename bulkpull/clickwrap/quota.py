@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -54,14 +54,15 @@ class RequestBudget:
         self._finished = anyio.Event()
 
     @asynccontextmanager
-    async def slot(self, patience: float = math.inf) -> AsyncIterator[None]:
-        """Wait for a slot and occupy it for one request and its response.
+    async def slot(self, patience: float = math.inf, on_wait: Callable[[float], object] = float) -> AsyncIterator[None]:
+        """Wait for a slot and occupy it for one request and its response. `on_wait` is called with the seconds that the
+        wait will take, if there is one.
 
         An exception raised inside means that there was no response. Raises BudgetExhausted if a 429 response blocks all
         requests for more than `patience` seconds.
         """
         async with self._turn:
-            await self._wait_for_slot(patience)
+            await self._wait_for_slot(patience, on_wait)
             self._in_flight += 1
         may_arrive_late_s = _LATE_ARRIVAL_S
         try:
@@ -90,7 +91,7 @@ class RequestBudget:
         """Reset the backoff after a response other than 429."""
         self._consecutive_throttles = 0
 
-    async def _wait_for_slot(self, patience: float) -> None:
+    async def _wait_for_slot(self, patience: float, on_wait: Callable[[float], object]) -> None:
         while True:
             now = anyio.current_time() + _TIMER_TOLERANCE_S
             while self._occupied_until and self._occupied_until[0] <= now:
@@ -98,10 +99,12 @@ class RequestBudget:
             if now < self._blocked_until:
                 if self._blocked_until - now > patience:
                     raise BudgetExhausted(self._blocked_until - now)
+                on_wait(self._blocked_until - now)
                 await anyio.sleep_until(self._blocked_until)
             elif self._in_flight + len(self._occupied_until) < self.requests_per_minute:
                 return
             elif self._occupied_until:
+                on_wait(self._occupied_until[0] - now)
                 await anyio.sleep_until(self._occupied_until[0])
             else:  # every slot is occupied by a request in flight
                 self._finished = anyio.Event()

@@ -5,7 +5,7 @@ from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.recorder import Recorder
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
 from bulkpull.journal.resume import has_begun, resume
-from bulkpull.journal.status import Status, WindowStatus, has_journal, is_running, status
+from bulkpull.journal.status import Status, WindowStatus, has_journal, is_running, status, unfinished
 from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow, decoded, encoded
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "is_running",
     "resume",
     "status",
+    "unfinished",
 ]

@@ -134,7 +134,7 @@ class JournalReader:
             "last.id, ifnull(last.has_succeeded, 0), last.failure, "
             "(SELECT count(*) FROM part WHERE part.window = active.number), "
             "(SELECT count(size) FROM part WHERE part.window = active.number), active.skip_reason, "
-            "merge.parts, merge.rows, merge.duplicates, merge.conflicts, merge.outside FROM active "
+            "last.launched, merge.parts, merge.rows, merge.duplicates, merge.conflicts, merge.outside FROM active "
             "LEFT JOIN merge ON merge.window = active.number LEFT JOIN export AS last ON last.number = "
             "(SELECT max(number) FROM export WHERE export.window = active.number) ORDER BY active.start"
         )
@@ -148,7 +148,8 @@ class JournalReader:
                 parts=row[8],
                 complete_parts=row[9],
                 skip_reason=row[10],
-                merged=None if row[11] is None else Figures(*row[11:]),
+                launched=row[11],
+                merged=None if row[12] is None else Figures(*row[12:]),
             )
             for row in rows
         ]
@@ -159,6 +160,12 @@ class JournalReader:
     def launches(self) -> int:
         """How many exports were launched, including those whose answer was lost."""
         return self._count("SELECT count(*) FROM export")
+
+    @property
+    def since(self) -> str | None:
+        """When the first export was launched, an instant; None if none was."""
+        [(launched,)] = self._rows("SELECT min(launched) FROM export")
+        return None if launched is None else str(launched)
 
     @property
     def unlaunched(self) -> set[int]:

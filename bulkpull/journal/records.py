@@ -70,8 +70,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a window. `export_id`, `has_succeeded` and `failure` are those of its last launch; `merged` is
-    None until it is merged."""
+    """The progress of a window. `export_id`, `has_succeeded`, `failure` and `launched` (an instant) are those of its
+    last launch; `merged` is None until it is merged."""
 
     window: Window
     launches: int
@@ -82,6 +82,7 @@ class Progress:
     complete_parts: int
     merged: Figures | None
     skip_reason: str | None
+    launched: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

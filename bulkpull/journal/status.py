@@ -12,6 +12,8 @@ from bulkpull.journal.records import Figures, Progress
 from bulkpull.store import WorkDirectory
 from bulkpull.window import Window
 
+SUFFIX = ".bulkpull"  # of the directories that hold progress
+
 
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
@@ -20,6 +22,7 @@ class WindowStatus:
     `state` is one of waiting, launching (the API's answer is not recorded), exporting, failed (to be launched again),
     exported, fetched, merged and skipped. `parts` counts the files of its exports, `whole` those that are complete on
     the disk, `rows` its rows in the output. `failure` is why its last export cannot be used, or why it is left out.
+    `launched` is when its last export was launched, an instant.
     """
 
     window: Window
@@ -30,6 +33,7 @@ class WindowStatus:
     whole: int
     rows: int
     failure: str | None
+    launched: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Status:
 
     `pid` is the process that is `running` it, in that process's own PID namespace; None if none is. `runs` counts its
     runs, `launches` its exports, `splits` the windows that were split. `merged` are the figures of its merged windows,
-    whose rows take `size` bytes of CSV.
+    whose rows take `size` bytes of CSV. Its progress is in `directory`; its first export was launched `since`, an
+    instant.
     """
 
     output: Path | str
@@ -51,6 +56,8 @@ class Status:
     merged: Figures
     size: int
     windows: tuple[WindowStatus, ...]
+    directory: Path
+    since: str | None
 
 
 def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> Status:
@@ -66,7 +73,42 @@ def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
         UsageError: `out` is not a URL of object storage.
         OutputError: there is no unfinished pull, or its journal cannot be read.
     """
-    work = WorkDirectory.of(out, state)
+    return _status(WorkDirectory.of(out, state))
+
+
+def unfinished(directory: str | os.PathLike[str] = ".") -> tuple[list[Status], dict[Path, str]]:
+    """Find the unfinished pulls below a directory. Blocks on the disk, and changes nothing there.
+
+    An output in object storage is unknown to its progress: it is named by the last part of its key.
+
+    Args:
+        directory: Where to look. Links are not followed.
+
+    Returns:
+        Their status, in the order of their paths; and why the progress in other directories cannot be read.
+
+    Raises:
+        OutputError: `directory` is not one.
+    """
+    if not Path(directory).is_dir():
+        raise OutputError(f"{os.fspath(directory)} is not a directory")
+    found, unreadable = [], {}
+    for at, directories, _ in os.walk(directory):
+        of_pulls = {name for name in directories if name.endswith(SUFFIX) and name != SUFFIX}
+        directories[:] = sorted(set(directories) - of_pulls)
+        for path in (Path(at, name) for name in sorted(of_pulls)):
+            work = WorkDirectory(path, path.with_name(path.name.removesuffix(SUFFIX)))
+            if not work.journal.exists():
+                continue
+            try:
+                found.append(_status(work))
+            except OutputError as error:
+                unreadable[path] = str(error)
+    return found, unreadable
+
+
+def _status(work: WorkDirectory) -> Status:
+    """Raises OutputError."""
     if not has_journal(work):
         raise OutputError(f"there is no unfinished pull to {work.output}")
     journal = JournalReader(work.journal)
@@ -83,6 +125,8 @@ def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
             merged=frontier.figures,
             size=frontier.offset,
             windows=tuple(map(_window_status, journal.progress())),
+            directory=work.path,
+            since=journal.since,
         )
     finally:
         journal.close()
@@ -110,6 +154,7 @@ def _window_status(progress: Progress) -> WindowStatus:
         whole=merged.parts if merged else progress.complete_parts,
         rows=merged.rows if merged else 0,
         failure=progress.skip_reason or progress.failure,
+        launched=progress.launched,
     )
 
 

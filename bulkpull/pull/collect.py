@@ -16,7 +16,7 @@ from bulkpull import patience
 from bulkpull.disk import disk_errors
 from bulkpull.download import Checkpoints, Downloaded, Downloader, FileMissingError, Version, keep, verify_csv
 from bulkpull.errors import MalformedPartError, OutputError, PartError
-from bulkpull.events import OnEvent, PartFetched, Received, Retried
+from bulkpull.events import MergeAwaited, OnEvent, PartFetched, Received, Retried
 from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing import Backpressure
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
@@ -93,6 +93,7 @@ class Collector:
     async def wait_for_launch(self) -> None:
         """Wait while so much is waiting for the merge that another export would only wait, too."""
         while not self.backpressure.may_launch():
+            self.on_event(MergeAwaited(None))
             await self._spool_shrank.wait()
 
     def export_failed(self, window: Window) -> None:
@@ -137,6 +138,7 @@ class Collector:
         """Download one part once there is room for it. What makes the export useless is added to `failures`."""
         while True:
             while not self.backpressure.may_start(part.window):
+                self.on_event(MergeAwaited(part.window))
                 await self._spool_shrank.wait()
             async with self.slots.downloads:
                 if not self.backpressure.may_start(part.window):  # wait again, but not with a place in hand

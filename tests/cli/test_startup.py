@@ -63,7 +63,18 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
         ["completion", "bash"],
         *(
             [command, "--help"]
-            for command in ("activity", "fields", "plan", "pull", "report", "sandbox", "status", "sync", "verify")
+            for command in (
+                "activity",
+                "fields",
+                "list",
+                "plan",
+                "pull",
+                "report",
+                "sandbox",
+                "status",
+                "sync",
+                "verify",
+            )
         ),
     ],
     ids=" ".join,

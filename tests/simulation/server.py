@@ -18,7 +18,7 @@ import anyio
 
 from bulkpull import ApiError, Clickwrap, Export, LinkExpiredError, NotFoundError, RetryPolicy, TransferError
 from bulkpull.clickwrap.quota import RequestBudget
-from bulkpull.events import OnEvent, Requested, Retried, Throttled, ignore
+from bulkpull.events import OnEvent, QuotaExhausted, Recovered, Requested, Retried, Throttled, ignore
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.source import Body
 from bulkpull.window import instant
@@ -253,7 +253,7 @@ class SimulatedClickwrap:
         attempt = 0
         while True:
             attempt += 1
-            async with self._budget.slot() if self.paced else nullcontext():
+            async with self._budget.slot(on_wait=self._tell_quota) if self.paced else nullcontext():
                 self._on_event(Requested(route))
                 self.server.requests[route] += 1
                 await anyio.sleep(self.server.latency() / 2)
@@ -264,6 +264,8 @@ class SimulatedClickwrap:
                         answer = act()
                         await anyio.sleep(self.server.latency() / 2 + (20.0 if trouble == "slow" else 0.0))
                         if trouble != "lost":
+                            if attempt > 1:
+                                self._on_event(Recovered(route, attempt))
                             return answer
                         self.server.lost += route == "POST"
                 else:
@@ -271,6 +273,9 @@ class SimulatedClickwrap:
             pause = self.retry.backoff(attempt) + (wait or 0.0)
             self._on_event(Retried(route, attempt, pause, "trouble"))
             await anyio.sleep(pause)
+
+    def _tell_quota(self, wait: float) -> None:
+        self._on_event(QuotaExhausted(wait))
 
     @asynccontextmanager
     async def download(self, link: str, *, offset: int = 0, validator: str | None = None) -> AsyncIterator[Body]:
