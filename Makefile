@@ -21,7 +21,7 @@ sanitize: $(VENV)/.installed-test # the tests of the kernel, compiled with sanit
 
 soak: $(VENV)/.installed-test
 	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation
-	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/rows tests/planning tests/pacing
+	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/rows tests/planning tests/pacing tests/pull
 	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/tables/test_histories.py
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m pytest tests/report/chromium.py # needs Chromium

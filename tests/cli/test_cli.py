@@ -12,7 +12,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -90,7 +89,7 @@ def test_quiet_is_quiet(sandbox: SandboxProcess, tmp_path: Path) -> None:
 
 def test_on_a_terminal_there_is_live_progress(sandbox: SandboxProcess, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "bulkpull", "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--json"]
+    command = [*commands.program(), "pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--json"]
     more = {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     with subprocess.Popen(  # noqa: S603
         command, env=environment(sandbox, **more), stdout=subprocess.PIPE, stderr=theirs
@@ -220,7 +219,7 @@ def test_fields_and_activity(sandbox: SandboxProcess) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error(sandbox: SandboxProcess) -> None:
-    command = [sys.executable, "-m", "bulkpull", "activity"]
+    command = [*commands.program(), "activity"]
     with subprocess.Popen(  # noqa: S603
         command, env=environment(sandbox), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -312,7 +311,7 @@ def interrupted(
     """A pull that was sent these signals once it was under way: its exit code, its standard error, its command."""
     command = ["pull", *RANGE, "--out", str(tmp_path / "a.csv"), "--exports", "1", "--window", "1mo", *more]
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "bulkpull", *command], env=environment(sandbox), stderr=subprocess.PIPE, text=True
+        [*commands.program(), *command], env=environment(sandbox), stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 60
         while not launched(tmp_path / "a.csv.bulkpull" / "journal.sqlite"):

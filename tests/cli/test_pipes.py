@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,10 @@ import pytest
 
 from bulkpull.sandbox.process import SandboxProcess
 from tests.cli.test_cli import RANGE, environment
-from tests.commands import sandbox_process
+from tests.commands import program, sandbox_process
 
 TIMEOUT_S = 60
-BULKPULL = f"'{sys.executable}' -m bulkpull pull {' '.join(RANGE)} --window 1mo -q"
+PULL = f"pull {' '.join(RANGE)} --window 1mo -q"
 # Prints the id of each line
 JQ = (
     "jq -r .id"
@@ -69,9 +70,11 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 
 def bash(script: str, sandbox: SandboxProcess, directory: Path, temporary: Path) -> subprocess.CompletedProcess[bytes]:
-    """Run a script in which `$bulkpull` is the command line."""
+    """Run a script in which `$bulkpull` pulls, and `$python_bulkpull` does so in a process that Python starts."""
+    script = script.replace("$bulkpull", f"{shlex.join(program())} {PULL}")
+    script = script.replace("$python_bulkpull", f"'{sys.executable}' -m bulkpull {PULL}")
     return subprocess.run(  # noqa: S603
-        ["/bin/bash", "-c", script.replace("$bulkpull", BULKPULL)],
+        ["/bin/bash", "-c", script],
         cwd=directory,
         env=environment(sandbox, TMPDIR=str(temporary), PYTHONPATH=os.pathsep.join(sys.path)),
         capture_output=True,
@@ -82,7 +85,7 @@ def bash(script: str, sandbox: SandboxProcess, directory: Path, temporary: Path)
 
 def started(arguments: str, sandbox: SandboxProcess, temporary: Path, stdout: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
-        ["/bin/bash", "-c", f"exec {BULKPULL} {arguments}"],
+        ["/bin/bash", "-c", f"exec {shlex.join(program())} {PULL} {arguments}"],
         env=environment(sandbox, TMPDIR=str(temporary), PYTHONPATH=os.pathsep.join(sys.path)),
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -103,7 +106,9 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 def test_standard_output_gets_the_bytes_of_a_file(
     sandbox: SandboxProcess, tmp_path: Path, temporary: Path, name: str
 ) -> None:
-    done = bash(f"$bulkpull --out a.{name} && $bulkpull --out - --format {name} | cat", sandbox, tmp_path, temporary)
+    done = bash(
+        f"$bulkpull --out a.{name} && $python_bulkpull --out - --format {name} | cat", sandbox, tmp_path, temporary
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == (tmp_path / f"a.{name}").read_bytes()
     assert done.stdout.count(b"\n") == 3000 + (name == "csv")
@@ -240,7 +245,8 @@ def test_what_cannot_be_written_to_says_so(
     sandbox: SandboxProcess, tmp_path: Path, temporary: Path, arguments: str, code: int, message: str
 ) -> None:
     os.mkfifo(tmp_path / "fifo.csv.gz")
-    done = bash(f"$bulkpull {arguments}", sandbox, tmp_path, temporary)
+    pull = "$python_bulkpull" if arguments.endswith(">&-") else "$bulkpull"
+    done = bash(f"{pull} {arguments}", sandbox, tmp_path, temporary)
     assert (done.returncode, done.stdout) == (code, b"")
     assert done.stderr.decode().startswith(f"bulkpull: {message}")
     assert b"Traceback" not in done.stderr

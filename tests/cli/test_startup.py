@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
 import pytest
 
+from bulkpull.cli import cli
 from bulkpull.sandbox.process import SandboxProcess
 from tests.commands import sandbox_process
 
@@ -61,21 +63,7 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
         ["--version"],
         ["--help"],
         ["completion", "bash"],
-        *(
-            [command, "--help"]
-            for command in (
-                "activity",
-                "fields",
-                "list",
-                "plan",
-                "pull",
-                "report",
-                "sandbox",
-                "status",
-                "sync",
-                "verify",
-            )
-        ),
+        *([command, "--help"] for command in cli.list_commands(click.Context(cli))),
     ],
     ids=" ".join,
 )

@@ -36,8 +36,8 @@ ONCE = RetryPolicy(attempts=2, base=0.0)
 
 
 @asynccontextmanager
-async def sending(first: bytes, forever: bytes = b"") -> AsyncIterator[str]:
-    """The URL of a server that responds to every request with `first`, then `forever` repeated."""
+async def sending(first: bytes, forever: bytes = b"", pause: float = 0.0) -> AsyncIterator[str]:
+    """The URL of a server that responds to every request with `first`, then `forever` repeated after each `pause`."""
 
     async def serve(client: SocketStream) -> None:
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
@@ -46,6 +46,7 @@ async def sending(first: bytes, forever: bytes = b"") -> AsyncIterator[str]:
                 await client.send(first)
                 while forever:
                     await client.send(forever)
+                    await anyio.sleep(pause)
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, serve)
@@ -57,9 +58,9 @@ def client(url: str) -> Clickwrap:
     return Clickwrap(TOKEN, base_url=url, retry=ONCE, request_timeout=0.2, stall_timeout=0.2)
 
 
-async def asked(first: bytes, forever: bytes = b"") -> BulkpullError:
+async def asked(first: bytes, forever: bytes = b"", pause: float = 0.0) -> BulkpullError:
     """The error raised by `get_export`."""
-    async with sending(first, forever) as url, client(url) as clickwrap:
+    async with sending(first, forever, pause) as url, client(url) as clickwrap:
         with anyio.fail_after(30), pytest.raises(BulkpullError) as caught:
             await clickwrap.get_export("1")
     assert TOKEN not in repr(caught.value) + str(caught.value.__cause__)
@@ -67,10 +68,10 @@ async def asked(first: bytes, forever: bytes = b"") -> BulkpullError:
     return caught.value
 
 
-async def downloaded(first: bytes, forever: bytes = b"") -> tuple[Exception, int]:
+async def downloaded(first: bytes, forever: bytes = b"", pause: float = 0.0) -> tuple[Exception, int]:
     """The error raised by a download, and the number of bytes received before it."""
     size = 0
-    async with sending(first, forever) as url, client(url) as clickwrap:
+    async with sending(first, forever, pause) as url, client(url) as clickwrap:
         with anyio.fail_after(60), pytest.raises(PartError) as caught:
             async with clickwrap.download(f"{url}/f?signature=very-secret") as download:
                 async for chunk in download.chunks:
@@ -154,8 +155,9 @@ async def test_rejects_json_that_decompresses_to_a_gigabyte() -> None:
     ],
 )
 async def test_rejects_invalid_http(first: bytes, forever: bytes) -> None:
-    assert isinstance(await asked(first, forever), UnavailableError)
-    error, _ = await downloaded(first, forever)
+    pause = 0.01  # seconds: what is refused when it is first read need not come as fast as it can
+    assert isinstance(await asked(first, forever, pause), UnavailableError)
+    error, _ = await downloaded(first, forever, pause)
     assert isinstance(error, TransferError) or "which is refused" in str(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulkpull.sandbox.process import SandboxProcess
+from tests.commands import program
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -83,11 +85,11 @@ def _run(block: Block, directory: Path, sandbox: SandboxProcess) -> str:
     script, shown = block.script()
     if "Clickwrap(" in script and "base_url=" not in script:
         return "asks the production API"
-    program = [sys.executable] if block.language == "python" else ["bash", "-euo", "pipefail"]
+    words = program("python") if block.language == "python" else ["bash", "-euo", "pipefail"]
     environment = os.environ | {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": sandbox.token}
     environment |= {"PATH": f"{_programs(directory)}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(  # noqa: S603
-        [*program, "-c", script],
+        [*words, "-c", script],
         cwd=directory,
         env=environment,
         input=f"{sandbox.token}\n",  # where a block reads the token from the terminal
@@ -110,11 +112,12 @@ def is_shown(shown: list[str], output: str) -> bool:
 
 
 def _programs(directory: Path) -> Path:
-    """A directory with `bulkpull` and `python`: those that run the tests."""
+    """A directory with `bulkpull` and `python`, as the tests run them."""
     programs = directory.parent / "programs"
     if not programs.exists():
         programs.mkdir()
-        for name, arguments in (("bulkpull", "-m bulkpull "), ("python", ""), ("python3", "")):
-            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments}"$@"\n', encoding="utf-8")
+        python = [sys.executable]
+        for name, words in (("bulkpull", program()), ("python", python), ("python3", python)):
+            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
             (programs / name).chmod(0o755)
     return programs

@@ -51,6 +51,15 @@ def sandbox() -> Iterator[SandboxProcess]:
         yield running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_new_garbage() -> Iterator[None]:
+    """Keep what is there already from each collection of garbage: thousands of tests and all libraries."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of each output of an undisturbed pull."""

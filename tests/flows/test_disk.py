@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from bulkpull import Clickwrap, OutputError, Result, events
 from bulkpull.events import Event
 from bulkpull.rows.sink import CsvSink
 from bulkpull.sandbox.process import SandboxProcess
-from tests.commands import sandbox_process
+from tests.commands import program, sandbox_process
 
 NOBODY = 65534
 ROWS = 60_000
@@ -51,7 +50,7 @@ def command(sandbox: SandboxProcess, out: Path, limit: int | None, *options: str
 
     arguments = [f"--{name}={value}" for name, value in OPTIONS.items()]
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "bulkpull", "pull", *arguments, *options, f"--out={out}"],
+        [*program(), "pull", *arguments, *options, f"--out={out}"],
         env=os.environ | {"BULKPULL_TOKEN": sandbox.token, "BULKPULL_BASE_URL": sandbox.url},
         preexec_fn=limited,
         capture_output=True,

@@ -120,12 +120,14 @@ async def test_an_interrupted_pull_leaves_the_same_bytes(tmp_path: Path, name: s
     assert (tmp_path / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return anyio.run(undisturbed, tmp_path_factory.mktemp("undisturbed") / "a.parquet")
+
+
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_killed_pull_leaves_the_same_bytes(tmp_path: Path, seed: int) -> None:
-    (tmp_path / "undisturbed").mkdir()
-    expected = await undisturbed(tmp_path / "undisturbed" / "a.parquet")
-    (tmp_path / "killed").mkdir()
-    await survive_kills(seed, tmp_path / "killed" / "a.parquet", expected)
+async def test_a_killed_pull_leaves_the_same_bytes(tmp_path: Path, expected: bytes, seed: int) -> None:
+    await survive_kills(seed, tmp_path / "a.parquet", expected)
 
 
 async def test_a_pull_killed_after_publishing_is_not_published_in_another_format(tmp_path: Path) -> None:

@@ -21,12 +21,11 @@ import pytest
 import bulkpull
 from bulkpull import Clickwrap, Result, cli
 from bulkpull.sandbox.process import SandboxProcess
-from tests.commands import sandbox_process
+from tests.commands import program, sandbox_process
 
 ROWS = 3000
 DEADLINE = 60.0  # seconds after which a pull counts as endless
 RANGE = ["--start", "2024-01-01", "--end", "2024-07-01"]
-COMMAND = [sys.executable, "-m", "bulkpull"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def environment(sandbox: SandboxProcess) -> dict[str, str]:
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [*COMMAND, "pull", *RANGE, "--window", "1mo", "--out", str(out), *more]
+    return [*program(), "pull", *RANGE, "--window", "1mo", "--out", str(out), *more]
 
 
 def rows_in(out: Path) -> int:
@@ -137,7 +136,7 @@ def test_skipped_windows_keep_their_exit_code_if_standard_output_is_closed(
     with sandbox_process(*options) as failing:
         more = {"BULKPULL_TOKEN": failing.token, "BULKPULL_BASE_URL": failing.url}
         with subprocess.Popen(  # noqa: S603
-            [*COMMAND, *arguments], env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [*program(), *arguments], env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
             assert process.stdout is not None
             process.stdout.close()
@@ -147,7 +146,7 @@ def test_skipped_windows_keep_their_exit_code_if_standard_output_is_closed(
 
 @pytest.mark.parametrize("words", ["--help", "plan --start 2024-01-01 --end 2024-07-01 --window 1d", "completion bash"])
 def test_closing_the_pipe_ends_commands_that_only_print(environment: dict[str, str], words: str) -> None:
-    done = shell(f"{shlex.join(COMMAND)} {words} | true; exit ${{PIPESTATUS[0]}}", environment)
+    done = shell(f"{shlex.join(program())} {words} | true; exit ${{PIPESTATUS[0]}}", environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -159,7 +158,8 @@ def test_pulls_without_standard_streams(environment: dict[str, str], tmp_path: P
     """A file that gets the descriptor of a closed stream must not receive the stream's output."""
     undisturbed, out = tmp_path / "b.csv", tmp_path / "a.csv"
     assert shell(shlex.join(command(undisturbed)), environment).returncode == 0
-    done = shell(f"{shlex.join(command(out, '-v', '--json'))} {closed}", environment)
+    started_by_python = [sys.executable, "-m", "bulkpull", *command(out, "-v", "--json")[len(program()) :]]
+    done = shell(f"{shlex.join(started_by_python)} {closed}", environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert out.read_bytes() == undisturbed.read_bytes()
     assert shell(f"{shlex.join(command(out))} {closed}", environment).returncode == 5  # the output exists
@@ -173,7 +173,7 @@ def test_a_full_disk_for_standard_error_does_not_end_the_pull(environment: dict[
 
 def test_a_full_disk_for_standard_output_is_reported(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "a.csv"
-    for words in (command(out, "--json"), [*COMMAND, "activity"], [*COMMAND, "--help"]):
+    for words in (command(out, "--json"), [*program(), "activity"], [*program(), "--help"]):
         done = shell(f"{shlex.join(words)} >/dev/full", environment)
         assert done.returncode == 5
         assert "cannot write to standard output: No space left on device" in done.stderr

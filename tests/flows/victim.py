@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from bulkpull import BulkpullError, Clickwrap, RetryPolicy, patience, pull
+from tests.fork_server import IMPORTED
 
 FAILED = 4
 SHORT_LAG = 0.3  # seconds: the sandbox has no stale replicas, and a killed pull should make progress
@@ -17,7 +18,7 @@ KILLED = frozenset({-9, 255})  # 255 if the fork server missed the exit status
 
 # Processes that are forked from one which has imported all this start in no time.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.commands", "tests.flows.victim"])
+PROCESSES.set_forkserver_preload([*IMPORTED, "pyarrow.parquet", "tests.flows.victim"])
 
 
 def run(url: str, token: str, out: Path, options: dict[str, Any], retry: RetryPolicy, timeouts: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull import ApiError, AuthenticationError, Plan, UnavailableError, UsageError, Window, plan
@@ -62,7 +62,6 @@ def assert_tiled(windows: Sequence[Window], start: datetime = START, end: dateti
     assert all(one.end == following.start for one, following in pairwise(windows))
 
 
-@settings(max_examples=60)
 @given(rows=st.integers(0, 600), per_export=st.sampled_from([1, 7, 100, 5000]), seed=st.integers(0, 99))
 def test_windows_tile_the_range_and_hold_their_counts(rows: int, per_export: int, seed: int) -> None:
     moments = in_bursts(rows, START, END, seed)
@@ -117,7 +116,6 @@ ODD = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
 @given(
     kinds=st.lists(ODD, min_size=1, max_size=3),
     rows=st.integers(0, 300),
@@ -166,7 +164,6 @@ def test_windows_tile_the_range_whatever_the_counts(
     assert found.probes == requests
 
 
-@settings(max_examples=60)
 @given(
     rows=st.integers(0, 2000),
     instants=st.integers(1, 500),

@@ -131,7 +131,7 @@ async def test_a_flipped_byte_is_found(outputs: Path, name: str) -> None:
     assert problems(found)[0].startswith(f"{path.relative_to(outputs)}: has the SHA-256 {actual} instead of ")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_change_of_bytes_goes_unnoticed(outputs: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(OUTPUTS)))
@@ -319,7 +319,7 @@ async def test_a_damaged_manifest_is_an_error(
         await verify(outputs / "a.csv")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_manifest_with_damaged_bytes_is_read_or_refused(outputs: Path, data: st.DataObject) -> None:
     path = manifest_path(outputs / "a.parquet")

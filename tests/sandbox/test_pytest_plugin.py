@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import program
+
 pytest_plugins = ("pytester",)
 
 ASYNCIO = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function")
@@ -36,7 +38,9 @@ def assert_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, te
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(EXPORT + test)
-    result = pytester.runpytest_subprocess("-p", PLUGIN, "-W", "error", *options)
+    main = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+    warned = ("-W", "error", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+    result = pytester.run(*program("python"), "-c", main, "-p", PLUGIN, *warned, *options)
     result.assert_outcomes(passed=1)
 
 

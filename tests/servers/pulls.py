@@ -15,12 +15,12 @@ from tests.servers.proxy import proxied
 from tests.servers.running import FileServer
 
 CONFIG = SandboxConfig(
-    rows=100_000,
+    rows=60_000,
     seed=11,
     start=datetime(2024, 1, 1, tzinfo=UTC),
     end=datetime(2024, 7, 1, tzinfo=UTC),
     export_seconds=0.05,
-    rows_per_file=4_000,  # about half a megabyte
+    rows_per_file=2_400,  # about 300 kB
 )
 OPTIONS: dict[str, Any] = {
     "start": "2024-01-01",
@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {
 }
 WINDOWS = 6
 RETRY = RetryPolicy(base=0.02, cap=0.2, seconds=60.0)
-CUT_WITHIN = 800_000  # bytes per connection, so that a pull needs many connections
+CUT_WITHIN = 500_000  # bytes per connection, so that a pull needs many connections
 ENDS_WITHIN = 150.0  # seconds
 
 
@@ -71,7 +71,7 @@ async def assert_pull_survives_expired_links(server: FileServer, out: Path, expe
 
 
 async def assert_one_file_in_several_streams_is_complete(server: FileServer, out: Path, expected: bytes) -> None:
-    """All rows are in one file, which takes a single connection 25 seconds."""
+    """All rows are in one file, which takes a single connection 15 seconds."""
     async with proxied(server.port, bytes_per_second=500_000, cut_within=4_000_000, spared=1) as proxy:
         config = replace(CONFIG, store=server.store(proxy.url), rows_per_file=CONFIG.rows * 2)
         data, result = await pulled(out, config, window="1y")

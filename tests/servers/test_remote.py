@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections import Counter
@@ -34,7 +33,7 @@ from bulkpull import OutputError, Result, events
 from bulkpull.events import Event
 from bulkpull.sandbox import Sandbox, SandboxConfig
 from bulkpull.store import ObjectUrl, WorkDirectory, bucket, upload
-from tests.commands import run, sandbox_process
+from tests.commands import program, run, sandbox_process
 from tests.flows.test_resume import CONFIG, WINDOWS
 from tests.flows.test_resume import pull as pull_locally
 from tests.servers import pulls
@@ -174,8 +173,9 @@ async def test_a_foreign_object_at_the_manifest_is_not_replaced(store: Store) ->
 
 
 async def test_a_large_output_goes_up_in_parts(store: Store, tmp_path: Path, small_parts: None) -> None:
-    expected, _ = await pulls.pulled(made(tmp_path / "local") / "a.csv")
-    async with Sandbox(pulls.CONFIG) as sandbox:
+    config = replace(pulls.CONFIG, rows=100_000)
+    expected, _ = await pulls.pulled(made(tmp_path / "local") / "a.csv", config)
+    async with Sandbox(config) as sandbox:
         await pull(sandbox, f"s3://{BUCKET}/a.csv", **pulls.OPTIONS)
     assert len(expected) > 2 * PART_BYTES
     assert store["a.csv"] == expected
@@ -289,7 +289,7 @@ async def test_a_kill_leaves_the_former_object_and_the_next_run_resumes(
     expected, _ = await pulls.pulled(made(tmp_path / "local") / "a.csv")
     async with Sandbox(replace(pulls.CONFIG, export_seconds=0.3)) as sandbox:
         command = [
-            *(sys.executable, "-c", f"{SMALL_PARTS}; import sys; from bulkpull.cli import main; main()"),
+            *(*program("python"), "-c", f"{SMALL_PARTS}; import sys; from bulkpull.cli import main; main()"),
             *("pull", "--start", "2024-01-01", "--end", "2024-07-01", "--window", "1mo", "--overwrite", "--quiet"),
             *("--fields", ",".join(pulls.OPTIONS["fields"]), "--out", f"s3://{BUCKET}/a.csv", "--exports", "1"),
         ]
@@ -495,7 +495,7 @@ def test_the_command_line_resumes_and_shows_the_status(store: Store) -> None:
         )
         command += ("--out", out, "--state", "state", "--json")
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "bulkpull", *command], env=environment, stderr=subprocess.PIPE, text=True
+            [*program(), *command], env=environment, stderr=subprocess.PIPE, text=True
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
