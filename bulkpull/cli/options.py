@@ -165,4 +165,6 @@ def _type(hint: Any, declaration: Option) -> tuple[click.ParamType[Any], str | N
         return click.STRING, None
     if int in kinds:
         return click.IntRange(min=None if declaration.minimum is None else int(declaration.minimum)), "N"
+    if float in kinds:
+        return click.FloatRange(min=declaration.minimum), None
     raise TypeError(f"the command line has no type for {hint}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from bulkpull.durations import seconds_of
 from bulkpull.errors import UsageError
 from bulkpull.events import OnEvent, check_listener, ignore
-from bulkpull.options import HOW_FAST, TROUBLE, WHAT, WHERE_TO, documented, option
+from bulkpull.options import DISPLAY, HOW_FAST, TROUBLE, WHAT, WHERE_TO, documented, option
 from bulkpull.planning import PlanOptions
 from bulkpull.pull.extra import EXTRA
 from bulkpull.pull.memory import MemoryLimits, divided
@@ -101,6 +101,7 @@ class RunOptions(PlanOptions):
         default=None,
         metadata=option(
             "Write a report of the pull, one HTML page, at the end.",
+            group=DISPLAY,
             details="Also if the pull fails. An existing report is replaced.",
             metavar="FILE.html",
         ),

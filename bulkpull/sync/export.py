@@ -43,7 +43,7 @@ async def export(
     source: Source, options: SyncOptions, table: Table, order: Order, directory: WorkDirectory
 ) -> Exported:
     """Export the windows of an order, or go on with what an interrupted run has left of that."""
-    held = await in_thread(table.count, order.windows)
+    held = await in_thread(_held, table, order, order.windows)
     kept = KeptFile(directory)
     of_run = options.of_run(
         start=order.windows[0].start,
@@ -85,6 +85,11 @@ def _judged(
     else:
         outside = 0
     return Exported(path, header_of(path, columns), windows, (*skipped, *short, *empty), outside, result.doubt)
+
+
+def _held(table: Table, order: Order, windows: Sequence[Window]) -> list[int]:
+    """Return how many rows of the table each window would replace. A rebuild replaces all, even of a damaged one."""
+    return [0] * len(windows) if order.kind == "rebuild" else table.count(windows)
 
 
 def _delivered(directory: WorkDirectory, windows: Sequence[Window]) -> list[int]:

@@ -226,8 +226,9 @@ class SyncOptions(TableOptions):
 
     def __post_init__(self) -> None:
         check(self)
-        if not 0 <= (self.recheck_s or 0) < math.inf:
-            raise UsageError(f"the option recheck is {self.recheck}: it must be a duration, all, or 0")
+        for name, seconds in (("settle", self.settle_s), ("lookback", self.lookback_s), ("recheck", self.recheck_s)):
+            if not 0 <= (seconds or 0) < math.inf:
+                raise UsageError(f"the option {name} is {getattr(self, name)}: it must be a duration such as 15m")
         start = None if self.start is None else moment(self.start, "start")
         if self.end is not None and start is not None and moment(self.end, "end") < start:
             raise UsageError(f"the end {self.end} is before the start {self.start}")

@@ -43,10 +43,6 @@ class Order:
     state: SyncState
     believed: tuple[Window, ...] = ()
 
-    def is_for(self, text: str | None) -> bool:
-        """Whether the order begins from this state of a table. A rebuild may have cleared it already."""
-        return text == self.expected or (text is None and self.kind == "rebuild")
-
     @property
     def settled_until(self) -> datetime:
         """The end of what the table has."""

@@ -99,7 +99,7 @@ class _Sync:
         counting = self.source.observed(self.listen)
         planner = Planner(counting, observed, self.table)
         directory = await in_thread(self.directory)
-        self.text = await in_thread(self.table.state)
+        self.text = None if self.options.rebuild else await in_thread(self.table.state)
         saved = await in_thread(self.saved, directory)
         kind, state = await self.request(counting, saved)
         order = saved if saved and self.is_wanted(saved, kind, state) else None
@@ -165,7 +165,7 @@ class _Sync:
     def saved(self, directory: WorkDirectory) -> Order | None:
         """The order of an interrupted run, if the table is still as it was then."""
         order = Order.load(directory) if self.options.resume else None
-        return order if order and order.is_for(self.text) else None
+        return order if order and order.expected == self.text else None
 
     async def request(self, source: Source, saved: Order | None) -> tuple[Kind, SyncState]:
         """What is asked for. A first sync that was interrupted remembers its options as a finished one does."""
@@ -239,7 +239,7 @@ class _Sync:
             with tempfile.TemporaryDirectory() as temporary:
                 delivery = self.delivery(order, state, exported, Path(temporary))
                 try:
-                    self.replace(order, delivery)
+                    self.replace(delivery)
                 except ShrinkError as error:
                     discard_progress(directory)  # the next run exports again: this export may have been wrong
                     error.add_note(_SHRUNK)
@@ -248,10 +248,8 @@ class _Sync:
         discard_progress(directory)
         return is_worth_it
 
-    def replace(self, order: Order, delivery: Delivery) -> None:
+    def replace(self, delivery: Delivery) -> None:
         """Give a delivery to the table, and add up what has changed."""
-        if order.kind == "rebuild":
-            self.table.clear()
         made = self.table.replace(delivery, policy_of(self.options))
         before = self.changes
         self.changes = Changes(*(getattr(before, one.name) + getattr(made, one.name) for one in fields(Changes)))
@@ -274,7 +272,8 @@ class _Sync:
             windows=exported.windows if exported else (),
             rows=rows,
             columns=tuple(columns),
-            expected=None if order.kind == "rebuild" else order.expected,
+            expected=order.expected,
+            rebuild=order.kind == "rebuild",
             state=state.text(),
             at=state.at,
             changes=changes,

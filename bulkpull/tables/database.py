@@ -129,8 +129,8 @@ class Database(ABC):
     def _settle(self) -> None:  # noqa: B027 - only some have anything to do
         """Gather the statistics of a table that was filled."""
 
-    def _add_columns(self, definitions: Sequence[str], expected: str | None) -> None:
-        """Add columns to the table, within the transaction."""
+    def _add_columns(self, definitions: Sequence[str], delivery: Delivery) -> None:
+        """Add columns to the table; what was done before in the transaction may be committed."""
         for definition in definitions:
             self.run(f"ALTER TABLE {self._target} ADD COLUMN {definition}")
 
@@ -202,43 +202,39 @@ class Database(ABC):
                 partial.replace(delivery.changes)
         return changes
 
-    def clear(self) -> None:
-        """See `Table.clear`."""
-        with self._session("clear", writes=True) as exists:
-            if exists and self._described(STATE_TABLE):
-                with self._transaction():
-                    if self._described(self._table) is not None:
-                        self._empty()
-                    self.run(f"DELETE FROM {self._kept} WHERE table_name = {literal(self._table)}")
-                    self.run(f"UPDATE {self._states} SET state = NULL WHERE table_name = {literal(self._table)}")
-
     # The steps of a replacement
 
     def _replace(self, delivery: Delivery, policy: Policy, partial: Path | None) -> Changes:
         names = self._named(delivery.columns)
-        self._confirm_state(delivery.expected)
+        self._confirm_state(delivery)
         found = self._described(self._table)
         registered = self._registered()
+        is_ours = registered is not None
         marks = policy.deleted == "mark"
         if found is None:
             self._create(names, marks=marks)
             found = self._described(self._table)
             assert found is not None
-        missing = self._missing(names, found, is_ours=registered is not None)
+        missing = self._missing(names, found, is_ours=is_ours)
         if marks and DELETED_COLUMN not in found:
             missing[DELETED_COLUMN] = self.time_type
         definitions = [f"{quoted(name)} {type}" for name, type in missing.items()]
         diff = self._diff(tuple(names.values()), found | missing)
+        if delivery.rebuild:
+            if definitions:
+                self._add_columns(definitions, delivery)
+            definitions, registered = [], ()
+            self.run(f"DELETE FROM {self._target}")  # unlike TRUNCATE, blocks no readers
         if not any(True for _ in self.rows(f"SELECT 1 FROM {self._target} LIMIT 1")):
             if definitions:
-                self._add_columns(definitions, delivery.expected)
+                self._add_columns(definitions, delivery)
             changes, listed = self._fill(names, delivery, policy, diff), diff.listed_rows
         else:
             self._stage(names, missing)
             self._load(INCOMING, names, delivery, policy)
             judge(self, self._diff(tuple(names.values()), found), delivery.windows, policy, self.name)
             if definitions:
-                self._add_columns(definitions, delivery.expected)
+                self._add_columns(definitions, delivery)
             self._index()
             changes, listed = apply(self, diff, self, policy=policy, at=delivery.at), diff.listed_changes
         self._register(tuple(dict.fromkeys((*(registered or ()), *delivery.columns))), delivery.state)
@@ -281,10 +277,6 @@ class Database(ABC):
 
     def _type(self, column: str) -> str:
         return self.time_type if column == self._columns.time else self._types.get(column, self.text_type)
-
-    def _empty(self) -> None:
-        """Remove all rows of the table."""
-        self.run(f"DELETE FROM {self._target}")
 
     # Names and types
 
@@ -409,8 +401,9 @@ class Database(ABC):
         query = f"SELECT state FROM {self._states} WHERE table_name = {literal(self._table)}{lock}"
         return next((state for (state,) in self.rows(query)), None)
 
-    def _confirm_state(self, expected: str | None) -> None:
-        if self._state(self._lock_state()) != expected:
+    def _confirm_state(self, delivery: Delivery) -> None:
+        state = self._state(self._lock_state())
+        if not delivery.rebuild and state != delivery.expected:
             raise OutputError(
                 f"the state of {self.name} is not the one that this run has read: another sync has written to it, or "
                 "it was restored from a backup; nothing was changed, run the sync again"

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,41 +82,34 @@ class DataSetTable:
         self._read()
         confirm_state(self._current.state, delivery, self.name)
         self.check(delivery.columns)
-        columns = self._current.columns + tuple(one for one in delivery.columns if one not in self._current.columns)
+        before = CurrentFiles() if delivery.rebuild else self._current
+        columns = before.columns + tuple(one for one in delivery.columns if one not in before.columns)
         work = delivery.rows.with_name(f"{delivery.rows.name}.spool")
         with (
             Spool(work, name=self.name, columns=self._columns, names=columns) as spool,
             renamed_at_end(delivery.changes) as listed,
         ):
-            changes, after = self._replaced(spool, delivery, policy, columns)
+            changes, after = self._replaced(spool, before, delivery, policy, columns)
             if listed:
                 spool.write_changes(delivery, listed)
             self._switch(after)
         return changes
 
-    def clear(self) -> None:
-        self._read()
-        now = instant(datetime.now(UTC))
-        with tempfile.TemporaryDirectory(prefix="bulkpull-") as work:
-            none = self._put_none(self._files(Path(work), self._current.columns, (), has_marks=False))
-            retired = retired_files(self._current, (none,), now, RETIRED_FOR.days)
-            self._switch(CurrentFiles(files=(none,), retired=retired))
-
     # How a delivery is applied
 
     def _replaced(
-        self, spool: Spool, delivery: Delivery, policy: Policy, columns: tuple[str, ...]
+        self, spool: Spool, old: CurrentFiles, delivery: Delivery, policy: Policy, columns: tuple[str, ...]
     ) -> tuple[Changes, CurrentFiles]:
-        """Write the files that a delivery needs. Return what changes, and the data set with these files."""
+        """Write the files that a delivery to the old ones needs. Return what changes, and the data set with them."""
         from bulkpull.tables.arrow import read_csv
 
         spool.add_delivered(read_csv(lambda: delivery.rows.open("rb", buffering=0), self._columns, keeps_text=False))
-        before = {number: file for number, file in enumerate(self._current.files) if file.rows}
+        before = {number: file for number, file in enumerate(old.files) if file.rows}
         added = self._add_concerned(spool, before, delivery.windows)
         spool.judge(delivery, policy)
         changes, touched = spool.apply(delivery, policy)
-        has_marks = self._current.has_marks or policy.deleted == "mark"
-        if (columns, has_marks) != (self._current.columns, self._current.has_marks):
+        has_marks = old.has_marks or policy.deleted == "mark"
+        if (columns, has_marks) != (old.columns, old.has_marks):
             touched = set(before)  # all files have the same columns
         self._add(spool, before, touched - added)
         compacted = _to_compact(before, touched, spool.months(touched))

@@ -117,7 +117,7 @@ class FileTable:
         return [count_between(self._times, instant(window.start), instant(window.end)) for window in windows]
 
     def replace(self, delivery: Delivery, policy: Policy) -> Changes:
-        current = self._intact()
+        current = _Version() if delivery.rebuild else self._intact()
         confirm_state(current.state, delivery, self.name)
         self.check(delivery.columns)
         columns = current.columns + tuple(one for one in delivery.columns if one not in current.columns)
@@ -127,31 +127,20 @@ class FileTable:
             renamed_at_end(delivery.changes) as listed,
             self._drafting(),
         ):
-            changes, after = self._replaced(spool, delivery, policy, columns)
+            changes, after = self._replaced(spool, current, delivery, policy, columns)
             if listed:
                 spool.write_changes(delivery, listed)
             self._switch(after)
         return changes
 
-    def clear(self) -> None:
-        with self._drafting():
-            if not self._damage:
-                self._write_manifest(_Version(), self._current)
-            with disk_errors(f"remove {self._path}"):
-                self._path.unlink(missing_ok=True)
-                sync_directory(self._path.parent)
-                self._manifest.unlink(missing_ok=True)
-        self._read()
-
     # How a delivery is applied
 
     def _replaced(
-        self, spool: Spool, delivery: Delivery, policy: Policy, columns: tuple[str, ...]
+        self, spool: Spool, current: _Version, delivery: Delivery, policy: Policy, columns: tuple[str, ...]
     ) -> tuple[Changes, _Version]:
         """Write the new file, if there must be one, as a draft. Return what changes, and the new version."""
         from bulkpull.tables.arrow import read_csv
 
-        current = self._current
         delivered = read_csv(lambda: delivery.rows.open("rb", buffering=0), self._columns, keeps_text=self._is_csv)
         spool.add_delivered(delivered)
         if current.rows:
@@ -256,7 +245,7 @@ class FileTable:
                 self._draft.replace(self._path)
                 sync_directory(self._path.parent)
         self._write_manifest(after)
-        self._current, self._times = after, None
+        self._current, self._damage, self._times = after, "", None
         with disk_errors(f"read {self._path}"):
             self._found = self._path.stat()
 

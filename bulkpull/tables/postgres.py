@@ -244,7 +244,7 @@ class PostgresTable(Database):
         if lacking:
             raise OutputError(f"cannot write to {self.name}: the role lacks {', '.join(lacking)}")
 
-    def _add_columns(self, definitions: Sequence[str], expected: str | None) -> None:
+    def _add_columns(self, definitions: Sequence[str], delivery: Delivery) -> None:
         # Adding a column blocks readers until the end of its transaction, which therefore must not be that of the
         # rows. A column that was added in vain is empty, and harms nobody.
         self.run("COMMIT")
@@ -252,19 +252,7 @@ class PostgresTable(Database):
         self.run(f"ALTER TABLE {self._target} " + ", ".join(f"ADD COLUMN {definition}" for definition in definitions))
         self.run(f"SET lock_timeout = {literal(_SETTINGS['lock_timeout'])}")
         self.run("BEGIN")
-        self._confirm_state(expected)
-
-    def _empty(self) -> None:
-        import psycopg
-
-        # TRUNCATE is immediate, but waits for all readers, and new ones wait behind it.
-        self.run("SAVEPOINT truncate")
-        try:
-            self.run(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")
-            self.run(f"TRUNCATE {self._target}")
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
-            self.run("ROLLBACK TO SAVEPOINT truncate")
-            super()._empty()
+        self._confirm_state(delivery)
 
     def _load(self, target: str, names: Mapping[str, str], delivery: Delivery, policy: Policy) -> None:
         import psycopg

@@ -48,6 +48,7 @@ class Delivery:
         expected: The state that the table must still have; None if it was never synced.
         state: The state to commit with the rows; None for a table that is filled once.
         at: When the sync began, as `_deleted_at` records it: ISO 8601 in UTC.
+        rebuild: Whether all other rows go as well, and the state, whatever it is. The guard does not apply.
         changes: Where to write what changed, as NDJSON, in order of time: `{"change": "inserted" | "changed" |
             "deleted", "id": ..., "window": [start, end]}`.
     """
@@ -58,6 +59,7 @@ class Delivery:
     expected: str | None
     state: str | None
     at: str
+    rebuild: bool = False
     changes: Path | None = None
 
 
@@ -112,9 +114,6 @@ class Table(Protocol):
         Raises ShrinkError, and changes nothing, if more rows would go than the policy allows.
         Raises OutputError, and changes nothing, if the state is not the expected one.
         """
-
-    def clear(self) -> None:
-        """Remove all rows and the state, in one transaction: `--rebuild`."""
 
     def close(self) -> None:
         """Unlock the table and disconnect. A no-op if it is not open."""

@@ -26,7 +26,7 @@ def test_help_fits_into_80_columns(command: list[str]) -> None:
 
 def test_each_option_is_in_a_group() -> None:
     assert {one.group for _, one in declared(PullOptions) if one.in_cli} <= set(GROUPS)
-    for name in ("pull", "plan"):
+    for name in ("pull", "plan", "sync"):
         help = shown(name)
         headings = re.findall(r"^(\S.*):$", help, re.MULTILINE)
         assert headings == [group for group in (*GROUPS, "Other options") if group in headings]

@@ -81,6 +81,7 @@ def test_the_command_line_passes_every_value_on() -> None:
         "skip_failed": (None, True),
         "overwrite": (None, True),
         "state": ("x", Path("x")),
+        "report": ("x.html", Path("x.html")),
     }
     arguments = [
         part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import pytest
 
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.store import MANIFEST, Bucket, open_dataset
-from bulkpull.tables import Changes, Table, table_at
+from bulkpull.tables import Changes, Policy, Table, table_at
 from tests.servers.running import moto
 from tests.servers.test_remote import BUCKET, Store, server, store  # noqa: F401
-from tests.tables.places import COLUMNS
-from tests.tables.test_files import DAY, deliver
+from tests.tables.places import COLUMNS, delivery
+from tests.tables.test_files import DAY, MONTHS, deliver
 from tests.tables.test_tables import row
 
 pytestmark = pytest.mark.parametrize("server", [moto], ids=["moto"], indirect=True)
@@ -42,8 +43,9 @@ def test_a_data_set_is_kept_up_to_date(store: Store, tmp_path: Path) -> None:  #
     assert deliver(table, tmp_path, rows) == Changes(inserted=1, changed=1, deleted=1, rewritten=4)
     assert values() == {"a": "v", "c": "new", "d": "v"}
     assert (table.state(), table.columns()) == ("2", ("id", "created_time", "value"))
-    table.clear()
-    assert (table.state(), values()) == (None, {})
+    again = delivery(tmp_path, MONTHS, [row("e")], state="3")
+    assert table.replace(replace(again, rebuild=True), Policy()) == Changes(inserted=1, rewritten=1)
+    assert (table.state(), values()) == ("3", {"e": "v"})
 
 
 def test_of_two_syncs_the_second_changes_nothing(store: Store, tmp_path: Path) -> None:  # noqa: F811

@@ -48,7 +48,9 @@ class MemoryTable:
 
     def replace(self, delivery: Delivery, policy: Policy) -> Changes:
         assert self.is_open
-        if delivery.expected != self.committed:
+        if delivery.rebuild:
+            self.rows, self.gone, self.header = {}, set(), ()
+        elif delivery.expected != self.committed:
             raise OutputError("the table was synced by another process meanwhile")
         with delivery.rows.open(encoding="utf-8", newline="") as file:
             new = {row["id"]: row for row in csv.DictReader(file, strict=True)}
@@ -102,9 +104,6 @@ class MemoryTable:
         row = new.get(id) or self.rows[id]
         window = next(window for window in delivery.windows if _is_in(window, row))
         return [instant(window.start), instant(window.end)]
-
-    def clear(self) -> None:
-        self.rows, self.gone, self.committed, self.header = {}, set(), None, ()
 
     def close(self) -> None:
         self.is_open = False

@@ -91,7 +91,7 @@ def test_a_duration_beyond_all_time_reaches_back_to_the_first_instant() -> None:
     [
         ({"start": "2024-02-01", "end": "2024-01-01"}, "is before the start"),
         ({"settle": "soon"}, "the option settle"),
-        ({"recheck": "everything"}, "the option recheck"),
+        ({"recheck": "everything"}, "is not a duration"),
         ({"max_shrink": -0.1}, "max_shrink"),
         ({"deleted": "hide"}, "deleted"),
         ({"fields": ["all"]}, "needs --site"),

@@ -20,7 +20,7 @@ _BIN = Path(_WHEEL.origin).parent / "pginstall" / "bin"
 PSQL = _BIN / "psql"
 _USER = "nobody"  # as whom it runs if the tests run as root, whom PostgreSQL refuses
 _DEADLINE_S = 60.0
-_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
+_FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 class PostgresServer:

@@ -15,8 +15,9 @@ from tests.tables.test_tables import (  # those that hold for files as well
     name,  # noqa: F401
     table,  # noqa: F401
     test_a_check_creates_no_table,  # noqa: F401
-    test_a_clear_removes_rows_and_state_and_columns_may_be_added_then,  # noqa: F401
     test_a_new_table_has_no_state_no_columns_and_no_rows,  # noqa: F401
+    test_a_rebuild_replaces_rows_and_state_at_once_and_may_add_columns,  # noqa: F401
+    test_a_rebuild_that_fails_changes_nothing,  # noqa: F401
     test_a_row_outside_the_windows_is_refused,  # noqa: F401
     test_a_time_that_is_no_instant_is_told_with_its_id,  # noqa: F401
     test_another_state_than_the_expected_one_changes_nothing,  # noqa: F401

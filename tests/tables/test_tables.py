@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,25 @@ def test_another_state_than_the_expected_one_changes_nothing(
     assert set(place.rows(name)) == {"a"}
 
 
-def test_a_clear_removes_rows_and_state_and_columns_may_be_added_then(
+def test_a_rebuild_replaces_rows_and_state_at_once_and_may_add_columns(
     place: Place, name: str, table: Table, tmp_path: Path
 ) -> None:
-    table.replace(delivery(tmp_path, [window(0)], [row("a"), row("b")]), Policy())
-    table.clear()
-    assert (table.state(), table.count([window(0)]), place.rows(name)) == (None, [0], {})
+    table.replace(delivery(tmp_path, [window(0), window(1)], [row("a"), row("b"), row("c", 61)]), Policy())
     rows = [{**row("a"), "custom_data.seats": "7"}]
-    table.replace(delivery(tmp_path, [window(0)], rows, columns=WIDE), Policy())
+    wide = delivery(tmp_path, [window(0)], rows, columns=WIDE, expected="another", state="2")
+    changes = table.replace(replace(wide, rebuild=True), Policy(max_shrink=0, max_shrink_rows=0))
+    assert changes == Changes(inserted=1, rewritten=1)
+    assert (table.state(), table.count([window(0), window(1)]), set(place.rows(name))) == ("2", [1, 0], {"a"})
     assert place.rows(name)["a"]["custom_data_seats"] == "7"
     assert table.columns() == WIDE
+
+
+def test_a_rebuild_that_fails_changes_nothing(place: Place, name: str, table: Table, tmp_path: Path) -> None:
+    table.replace(delivery(tmp_path, [window(0)], [row("a"), row("b")]), Policy())
+    wrong = delivery(tmp_path, [window(0)], [{**row("c"), "created_time": "2024-13-01T00:00:00Z"}], expected="1")
+    with pytest.raises(OutputError):
+        table.replace(replace(wrong, rebuild=True), Policy())
+    assert (table.state(), table.count([window(0)]), set(place.rows(name))) == ("1", [2], {"a", "b"})
 
 
 def test_a_field_that_is_added_changes_the_rows_that_have_it(
@@ -194,13 +204,9 @@ def test_a_time_that_is_no_instant_is_told_with_its_id(
 ) -> None:
     table.replace(delivery(tmp_path, [window(0)], [row("a")]), Policy())
     rows = [row("a"), {**row("b"), "created_time": time}]
-    for expected in (None, "1"):  # straight into an empty table, and by way of the temporary one
-        if expected is None:
-            table.clear()
-        else:
-            table.replace(delivery(tmp_path, [window(0)], [row("a")]), Policy())
+    for is_rebuild in (True, False):  # straight into an empty table, and by way of the temporary one
         with pytest.raises(OutputError, match=r"\bid b\b.*created_time"):
-            table.replace(delivery(tmp_path, [window(0)], rows, expected=expected), Policy())
+            table.replace(replace(delivery(tmp_path, [window(0)], rows, expected="1"), rebuild=is_rebuild), Policy())
     assert set(place.rows(name)) == {"a"}
 
 
