@@ -203,7 +203,15 @@ class Journal(JournalReader):
     # The merge
 
     def record_merge(
-        self, window: Window, figures: Figures, offset: int, columns: Sequence[str], *, records: int, ids: int
+        self,
+        window: Window,
+        figures: Figures,
+        offset: int,
+        columns: Sequence[str],
+        *,
+        records: int,
+        ids: int,
+        conflicts: Iterable[tuple[Mapping[str, str | None], Mapping[str, str | None]]] = (),
     ) -> None:
         """Record that a window is merged and synced, and forget its parts.
 
@@ -214,6 +222,7 @@ class Journal(JournalReader):
             columns: The header of the merged CSV.
             records: How many records its newest export delivered.
             ids: How many different ids all its exports delivered.
+            conflicts: The conflicts to be reported: the rows that are kept, and the later ones.
         """
         with self._transaction() as db:
             values = {"window": window.index, "csv_size": offset, "columns": orjson.dumps(list(columns)).decode()}
@@ -223,6 +232,13 @@ class Journal(JournalReader):
                 "(window, csv_size, columns, records, ids, parts, rows, duplicates, conflicts, outside) VALUES "
                 "(:window, :csv_size, :columns, :records, :ids, :parts, :rows, :duplicates, :conflicts, :outside)",
                 values | asdict(figures),
+            )
+            db.executemany(
+                "INSERT INTO conflict VALUES (?, ?, ?)",
+                (
+                    (window.index, orjson.dumps(kept).decode(), orjson.dumps(other).decode())
+                    for kept, other in conflicts
+                ),
             )
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
 

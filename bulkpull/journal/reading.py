@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,6 +175,15 @@ class JournalReader:
             "SELECT number FROM window WHERE parent IS NULL AND number NOT IN (SELECT window FROM export)"
         )
         return {number for (number,) in rows}
+
+    def conflicts(self) -> Iterator[tuple[Window, str, str]]:
+        """Yield the conflicts to be reported, in the order of the output: the window of the later row, and the row that
+        is kept and the later one as JSON."""
+        found = {window for (window,) in self._rows("SELECT DISTINCT window FROM conflict")}
+        for window in self.windows:
+            if window.index in found:
+                query = "SELECT kept, other FROM conflict WHERE window = ? ORDER BY rowid"
+                yield from ((window, kept, other) for kept, other in self._rows(query, window.index))
 
     def exports(self) -> dict[int, tuple[ExportRecord, ...]]:
         """By index, the usable exports of the windows that are not merged, in the order of their launches."""

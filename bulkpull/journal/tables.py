@@ -31,11 +31,12 @@ CREATE TABLE merge (window INTEGER PRIMARY KEY, parts INTEGER NOT NULL, rows INT
     duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, outside INTEGER NOT NULL, records INTEGER NOT NULL,
     ids INTEGER NOT NULL, csv_size INTEGER NOT NULL, columns TEXT NOT NULL);
 """
-# See `Moment`. A journal that was created without this table gets it when it is next opened for writing.
+# See `Moment`. A journal that was created without these tables gets them when it is next opened for writing.
 _MOMENTS = """
 CREATE TABLE IF NOT EXISTS moment (at REAL NOT NULL, kind TEXT NOT NULL, window INTEGER, number REAL, other REAL,
     text TEXT NOT NULL)
 """
+_CONFLICTS = "CREATE TABLE IF NOT EXISTS conflict (window INTEGER NOT NULL, kept TEXT NOT NULL, other TEXT NOT NULL)"
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -58,6 +59,7 @@ def open_for_writing(path: Path, *, is_durable: bool) -> sqlite3.Connection:
         _check_version(db, path)
         with db:
             db.execute(_MOMENTS)
+            db.execute(_CONFLICTS)
             db.execute("INSERT OR REPLACE INTO pull VALUES ('pid', ?)", (str(os.getpid()),))
         return db
 

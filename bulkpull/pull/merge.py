@@ -47,6 +47,7 @@ async def merge(
     followed: GrowingFile,
     on_event: OnEvent,
     is_durable: bool = True,
+    collects_conflicts: bool = False,
 ) -> Path:
     """Merge the parts of all journeys into one CSV: the first row of each id, in the order window, part, row.
 
@@ -67,6 +68,7 @@ async def merge(
         followed: Told of what is durable, window by window, and of the end.
         on_event: Called in the event loop with each event.
         is_durable: Whether the CSV is synced, so that a later run can continue it.
+        collects_conflicts: Whether the journal gets the rows with other values than the first ones of their ids.
 
     Returns:
         The complete CSV: `path`, or another file if columns were appended after the first row.
@@ -75,7 +77,16 @@ async def merge(
         OutputError: the disk failed, or `path` was changed since it was written.
     """
     opened = partial(
-        _Merge.open, path, journal, names, columns, followed, fixed=fixed, memory=memory, is_durable=is_durable
+        _Merge.open,
+        path,
+        journal,
+        names,
+        columns,
+        followed,
+        fixed=fixed,
+        memory=memory,
+        is_durable=is_durable,
+        collects_conflicts=collects_conflicts,
     )
     async with _closing(await in_thread(opened)) as work:
         accepted = 0
@@ -180,6 +191,7 @@ class _Merge:
         fixed: bool,
         memory: int,
         is_durable: bool,
+        collects_conflicts: bool,
     ) -> _Merge:
         """Open the CSV where the journal says that the last committed window ends."""
         # These import NumPy: not in the event loop's thread.
@@ -195,7 +207,7 @@ class _Merge:
                 sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset, is_durable=is_durable)
                 stack.callback(sink.close)
                 sync_directory(path.parent)
-                deduplicator = Deduplicator(sink, memory, columns)
+                deduplicator = Deduplicator(sink, memory, columns, collects_conflicts=collects_conflicts)
                 stack.callback(deduplicator.close)
                 try:
                     deduplicator.restore(
@@ -257,6 +269,7 @@ class _Merge:
                     merged.columns,
                     records=merged.delivery.records,
                     ids=merged.delivery.ids,
+                    conflicts=[one for came in merged.parts for one in came.conflicting],
                 )
                 self.committed += 1
                 self.followed.advance(merged.offset, merged.columns)

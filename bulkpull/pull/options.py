@@ -93,6 +93,17 @@ class RunOptions(PlanOptions):
             minimum=0,
         ),
     )
+    conflicts: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=option(
+            "Write rows with the id of another row, but other values, to this NDJSON file.",
+            group=TROUBLE,
+            details="The output has the first row of each id. Each line has the `window`, the row that was `kept`, and "
+            "the `other` one.",
+            metavar="FILE",
+            recorded=lambda options, _source: "reported" if options.conflicts is not None else "",
+        ),
+    )
     skip_failed: bool = field(
         default=False,
         metadata=option("Skip windows that cannot be exported; they are reported as missing.", group=TROUBLE),

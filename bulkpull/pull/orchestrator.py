@@ -17,6 +17,7 @@ from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning import AUTO, Plan, plan, require_filter
 from bulkpull.pull.collect import Collector
 from bulkpull.pull.completeness import Completeness, completeness
+from bulkpull.pull.conflicts import write_conflicts
 from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.export import Exporter
 from bulkpull.pull.extra import ExtraExports, default_extra
@@ -221,6 +222,8 @@ class _Pull:
             self.recorder.end_run(is_published=True)
             await in_thread(journal.record_moments)
             self.manifest = await in_thread(self.write_manifest, self.completeness)
+            if self.options.conflicts is not None:
+                await in_thread(write_conflicts, journal, Path(self.options.conflicts))
             self.doubt = await in_thread(lambda: journal.doubt)
             self.published = True
             self.announce(Published())
@@ -338,6 +341,7 @@ class _Pull:
                     followed=followed,
                     on_event=self.announce,
                     is_durable=not self.directory.is_temporary,
+                    collects_conflicts=self.options.conflicts is not None,
                 )
         if finished is None:
             raise cancelled_from_within()

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,13 @@ from bulkpull.source import Columns
 _MAX_SPANS = 4096  # of kept rows in a block; more are copied into one buffer instead of being written one by one
 
 
+class Conflict(NamedTuple):
+    """The row that is kept and a later one with the same id and other values, by column. An empty cell is None."""
+
+    kept: dict[str, str | None]
+    other: dict[str, str | None]
+
+
 @dataclass(slots=True)
 class PartStats:
     """Counts of one merged part.
@@ -33,7 +41,8 @@ class PartStats:
     of them with other values. `outside` is the number of records whose time is not in the window. `earlier` is the
     number of ids that an earlier window had delivered already, each counted once per window, so that `rows + earlier`
     summed over a window's parts is its number of distinct ids. `missing` are columns of the output that the part lacks,
-    `unasked` columns of the part that the output lacks.
+    `unasked` columns of the part that the output lacks. `conflicting` are the conflicts themselves, if they were asked
+    for.
     """
 
     delivered: int = 0
@@ -44,6 +53,7 @@ class PartStats:
     outside: int = 0
     missing: tuple[str, ...] = ()
     unasked: tuple[str, ...] = ()
+    conflicting: list[Conflict] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -63,21 +73,24 @@ class _SameKey:
 class _FirstRow:
     """The first row of an id, compared with a repeat: whether they differ, and the first row's offset in the output.
 
-    The offset is None if the first row is in the same block as the repeat.
+    The offset is None if the first row is in the same block as the repeat. `values` are those of a first row that
+    differs.
     """
 
     differs: bool
     offset: int | None = None
+    values: Sequence[bytes] = ()
 
 
 class Deduplicator:
     """Writes the first row of each id to `sink`, in the order in which parts are added.
 
     The index of ids takes up to `memory` bytes of memory; the rest is spilled to a file in the sink's directory. Rows
-    added since the last `keep` can be rolled back.
+    added since the last `keep` can be rolled back. If it `collects_conflicts`, the counts of a part have them.
     """
 
-    def __init__(self, sink: CsvSink, memory: int, columns: Columns) -> None:
+    def __init__(self, sink: CsvSink, memory: int, columns: Columns, *, collects_conflicts: bool = False) -> None:
+        self._collects_conflicts = collects_conflicts
         self._sink = sink
         self._columns = columns
         self._scanner = Scanner()
@@ -251,6 +264,8 @@ class Deduplicator:
                 kept[row] = False
                 stats.duplicates += 1
                 stats.conflicts += first.differs
+                if first.differs and self._collects_conflicts:
+                    stats.conflicting.append(self._conflict(first.values, self._values_of(raw)))
                 if first.offset is not None:
                     repeated.append(np.array([first.offset]))
         stats.earlier += self._count_earlier(np.concatenate(repeated))
@@ -280,14 +295,20 @@ class Deduplicator:
                 group.values_at[offset] = self._values(self._sink.fields_at(offset))
             first_values = group.values_at[offset]
             if first_values[key_at] == block.id(row):
-                return _FirstRow(first_values != self._values_of(raw), offset)
+                return _FirstRow(first_values != self._values_of(raw), offset, first_values)
         for first in firsts:
             if block.id(first) == block.id(row):
                 if first not in group.values_of:
                     first_raw = bytes(block.data[block.starts[first] : block.ends[first]])
                     group.values_of[first] = self._values_of(first_raw)
-                return _FirstRow(group.values_of[first] != self._values_of(raw))
+                return _FirstRow(group.values_of[first] != self._values_of(raw), None, group.values_of[first])
         return None
+
+    def _conflict(self, kept: Sequence[bytes], other: Sequence[bytes]) -> Conflict:
+        kept_row, other_row = (
+            dict(zip(self._sink.columns, map(_text, values), strict=True)) for values in (kept, other)
+        )
+        return Conflict(kept_row, other_row)
 
     def _values_of(self, raw: bytes) -> list[bytes]:
         return self._values(next(records([raw], 2))[1])
@@ -300,6 +321,11 @@ class Deduplicator:
         """
         padded = fields + [b""] * (len(self._sink.columns) - len(fields))
         return [field if field == b'""' else unquote(field) for field in padded]
+
+
+def _text(value: bytes) -> str | None:
+    """The text of a value from `Deduplicator._values`; None if it is an empty cell."""
+    return None if not value else "" if value == b'""' else value.decode(errors="replace")
 
 
 def _distinct(values: Positions) -> Positions:

@@ -82,6 +82,7 @@ def test_the_command_line_passes_every_value_on() -> None:
         "overwrite": (None, True),
         "state": ("x", Path("x")),
         "report": ("x.html", Path("x.html")),
+        "conflicts": ("c.ndjson", Path("c.ndjson")),
     }
     arguments = [
         part
@@ -152,7 +153,8 @@ def test_a_value_that_makes_no_sense_is_a_sentence(values: dict[str, Any], messa
 def test_the_journal_records_the_options_that_identify_a_pull() -> None:
     with_fields = PullOptions(**REQUIRED, fields=["event_type", "id"], exports=3, memory=10**9, overwrite=True)
     assert with_fields.identity(SOURCE) == PlanOptions(start="2024-01-01").identity(SOURCE) | {
-        "fields": "id,signer_id,created_time,event_type"
+        "fields": "id,signer_id,created_time,event_type",
+        "conflicts": "",
     }
     assert PullOptions(**REQUIRED).identity(SOURCE)["fields"] == ""
     assert PullOptions(**REQUIRED, fields=[]).identity(SOURCE)["fields"] == ""
