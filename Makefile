@@ -26,6 +26,7 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m pytest tests/report/chromium.py # needs Chromium
 	$(BIN)/python -m tests.servers.soak
+	$(BIN)/python -m tests.sync.soak
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 
@@ -33,8 +33,8 @@ Modes, active as long as the sandbox runs:
 {_MODES}"""
 
 
-def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> datetime:
-    return moment(value, "date")
+def _date(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    return None if value is None else moment(value, "date")
 
 
 @click.command(epilog=_EPILOG)
@@ -65,6 +65,17 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     help="Number of activities at one instant, in the middle of the range.",
 )
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Seed of the generated data.")
+@click.option(
+    "--history",
+    "history_seed",
+    type=int,
+    metavar="SEED",
+    help="Let activity arrive late, and be deleted, changed and moved, while the sandbox's clock passes. POST "
+    "/sandbox?now=DATE sets the clock.",
+)
+@click.option(
+    "--now", callback=_date, help="The sandbox's clock with --history. Defaults to the middle of the activity."
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -128,7 +139,7 @@ def _date(_context: click.Context, _parameter: click.Parameter, value: str) -> d
     show_default=True,
     help="Duration of a hang or stall, in seconds; an outage takes twice as long.",
 )
-def sandbox(**config: object) -> None:
+def sandbox(history_seed: int | None, now: datetime | None, **values: object) -> None:
     """Run a local Clickwrap server with synthetic activity, until interrupted.
 
     Prints two JSON lines to standard output: the URL and the token at the start, and statistics at the end. The
@@ -138,10 +149,28 @@ def sandbox(**config: object) -> None:
     import anyio
     import orjson
 
-    from bulkpull.sandbox import Sandbox
+    from bulkpull.sandbox import History, Sandbox
+
+    config = SandboxConfig(**values)  # type: ignore[arg-type]
+    if now and history_seed is None:
+        raise click.UsageError("--now is the clock of a --history.")
 
     async def work() -> None:
-        async with Sandbox(SandboxConfig(**config)) as running:  # type: ignore[arg-type]
+        sandbox = Sandbox(config)
+        if history_seed is not None:
+            days = (config.end - config.start) / timedelta(days=1)
+            sandbox.history = History(
+                start=config.start,
+                end=config.end,
+                per_day=config.rows / days,
+                seed=history_seed,
+                late=0.01,
+                deleted=0.01,
+                changed=0.01,
+                moved=0.001,
+            )
+            sandbox.now = now or config.start + (config.end - config.start) / 2
+        async with sandbox as running:
             click.echo(orjson.dumps({"url": running.url, "token": running.config.token}))
             click.echo(
                 f"Try:  BULKPULL_TOKEN={running.config.token} BULKPULL_BASE_URL={running.url} "

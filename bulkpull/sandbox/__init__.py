@@ -6,8 +6,11 @@ from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
     from bulkpull.sandbox.config import SandboxConfig, SandboxStats
+    from bulkpull.sandbox.history import History
     from bulkpull.sandbox.server import Sandbox
 else:
-    __getattr__, __dir__ = lazily(__name__, {"config": ("SandboxConfig", "SandboxStats"), "server": ("Sandbox",)})
+    __getattr__, __dir__ = lazily(
+        __name__, {"config": ("SandboxConfig", "SandboxStats"), "history": ("History",), "server": ("Sandbox",)}
+    )
 
-__all__ = ["Sandbox", "SandboxConfig", "SandboxStats"]
+__all__ = ["History", "Sandbox", "SandboxConfig", "SandboxStats"]

@@ -99,7 +99,8 @@ _SIGNERS = tuple(f"{number * 7:05d}" for number in range(4096))
 _ADDRESSES = tuple(f"10.{number >> 6}.{number & 63}.{number * 37 & 255}" for number in range(4096))
 _FRACTIONS = tuple(f"{number:03d}Z" for number in range(1000))
 
-_MASK = (1 << 64) - 1
+MASK = (1 << 64) - 1
+SEED_FACTOR = 0x632BE59BD9B4E019
 _WEEK_MS = 7 * 86_400_000
 _PEAK_AT = 0.6  # fraction of the range before the busy week
 
@@ -123,7 +124,7 @@ def csv_value(value: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pools:
+class Pools:
     """The values from which rows are drawn; each pool has a power of two entries."""
 
     events: tuple[Any, ...] = _EVENTS
@@ -132,9 +133,13 @@ class _Pools:
     vip: tuple[Any, ...] = _VIP
     plans: tuple[Any, ...] = _PLANS
 
-    def encoded(self) -> _Pools:
+    def encoded(self) -> Pools:
         """Return the same pools as CSV fields."""
-        return _Pools(*(tuple(map(csv_value, getattr(self, name))) for name in _Pools.__dataclass_fields__))
+        return Pools(*(tuple(map(csv_value, getattr(self, name))) for name in Pools.__dataclass_fields__))
+
+
+VALUES = Pools()
+ENCODED = VALUES.encoded()
 
 
 @dataclass(slots=True, eq=False)
@@ -159,9 +164,6 @@ class Activities:
     _start_ms: int = field(init=False)
     _slots: list[int] = field(init=False)  # positions, 2^16 per row, between which rows are evenly distributed
     _times: list[int] = field(init=False)  # the corresponding milliseconds since the start
-    _values: _Pools = field(init=False, default_factory=_Pools)
-    _encoded: _Pools = field(init=False)
-    _days: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._start_ms = milliseconds(self.start)
@@ -178,23 +180,22 @@ class Activities:
             first = (self.rows - self.burst) // 2 << 16
             self._slots[1:1] = [first, first + (self.burst << 16)]
             self._times[1:1] = [span // 2, span // 2]
-        self._encoded = self._values.encoded()
 
     def row(self, number: int) -> Row:
         """Return the values of one activity, in the order of FIELDS."""
-        return self._row(number, self._mix(number), self._values)
+        return self._row(number, mixed(number, self.seed), VALUES)
 
     def export_rows(self, numbers: range, matches: Callable[[Row], bool] | None) -> Iterator[tuple[str, ...]]:
         """Yield the rows of an export of these activities, as CSV fields; repeats come last."""
         repeat_below = int(self.repeats * 65536)
         conflict_below = int(self.conflicts * 65536)
-        row, pools = self._row, self._encoded
+        row, seed = self._row, self.seed
         again: list[tuple[str, ...]] = []
         for number in numbers:
             if matches is not None and not matches(self.row(number)):
                 continue
-            draw = self._mix(number)
-            fields = row(number, draw, pools)
+            draw = mixed(number, seed)
+            fields = row(number, draw, ENCODED)
             yield fields
             luck = draw * 0x9E3779B97F4A7C15 >> 24  # independent of the values
             if luck & 0xFFFF < repeat_below:
@@ -204,35 +205,18 @@ class Activities:
                 again.append((made_up_id(self._ms(earlier), self.seed, earlier), *fields[1:]))
         yield from again
 
-    def _row(self, number: int, draw: int, pools: _Pools) -> tuple[Any, ...]:
+    def _row(self, number: int, draw: int, pools: Pools) -> tuple[Any, ...]:
         slot = number << 16 | draw & 0xFFFF  # a random position in its own slot, which keeps the order
         ms = self._moment(slot)
-        return (
-            made_up_id(ms, self.seed, number),
-            _SIGNERS[draw >> 8 & 4095],
-            self._created(ms),
-            pools.events[draw & 15],
-            _ADDRESSES[draw >> 24 & 4095],
-            pools.titles[draw >> 42 & 255],
-            pools.agents[draw >> 36 & 63],
-            pools.vip[draw >> 54 & 7],
-            pools.plans[draw >> 57 & 31],
-        )
+        return made_up_row(made_up_id(ms, self.seed, number), ms, draw, pools)
 
     def _ms(self, number: int) -> int:
-        return self._moment(number << 16 | self._mix(number) & 0xFFFF)
+        return self._moment(number << 16 | mixed(number, self.seed) & 0xFFFF)
 
     def _moment(self, slot: int) -> int:
         if len(self._slots) == 2:  # a fast path for the common case
             return self._start_ms + slot * self._times[1] // self._slots[1]
         return self._start_ms + _scaled(slot, self._slots, self._times)
-
-    def _created(self, ms: int) -> str:
-        day, rest = divmod(ms, 86_400_000)
-        text = self._days.get(day)
-        if text is None:
-            text = self._days[day] = strftime("%Y-%m-%d", gmtime(day * 86_400))
-        return text + _clock()[rest // 1000] + _FRACTIONS[rest % 1000]
 
     def first_from(self, moment: datetime) -> int:
         """Return the number of the first activity that is not before the moment."""
@@ -243,13 +227,6 @@ class Activities:
             number += 1
         return number
 
-    def _mix(self, number: int) -> int:
-        """Hash seed and number to 64 bits (the finalizer of splitmix64)."""
-        bits = (number + self.seed * 0x632BE59BD9B4E019) * 0x9E3779B97F4A7C15 & _MASK
-        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _MASK
-        return bits ^ bits >> 31
-
 
 def _scaled(value: int, points: list[int], scale: list[int]) -> int:
     """Map a value from one piecewise linear scale to another."""
@@ -258,6 +235,35 @@ def _scaled(value: int, points: list[int], scale: list[int]) -> int:
     if last == first:
         return scale[after]
     return scale[after - 1] + (value - first) * (scale[after] - scale[after - 1]) // (last - first)
+
+
+def mixed(number: int, seed: int) -> int:
+    """Hash seed and number to 64 bits (the finalizer of splitmix64)."""
+    bits = (number + seed * SEED_FACTOR) * 0x9E3779B97F4A7C15 & MASK
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & MASK
+    return bits ^ bits >> 31
+
+
+def made_up_row(id: str, ms: int, draw: int, pools: Pools) -> tuple[Any, ...]:
+    """Return a row whose values, besides id and time, are drawn from the pools."""
+    day, rest = divmod(ms, 86_400_000)
+    return (
+        id,
+        _SIGNERS[draw >> 8 & 4095],
+        _date(day) + _clock()[rest // 1000] + _FRACTIONS[rest % 1000],
+        pools.events[draw & 15],
+        _ADDRESSES[draw >> 24 & 4095],
+        pools.titles[draw >> 42 & 255],
+        pools.agents[draw >> 36 & 63],
+        pools.vip[draw >> 54 & 7],
+        pools.plans[draw >> 57 & 31],
+    )
+
+
+@cache
+def _date(day: int) -> str:
+    return strftime("%Y-%m-%d", gmtime(day * 86_400))
 
 
 def made_up_id(ms: int, seed: int, number: int) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from bulkpull.sandbox.data import Activities, Row
-from bulkpull.sandbox.given import GivenActivities
+from bulkpull.sandbox.data import Row
+from bulkpull.sandbox.history import AnyActivities
 
 _COMPARISON = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(==|!=|>=|<=|>|<)\s*(\S.*?)\s*", re.DOTALL)
 _OPERATORS: dict[str, Callable[[str, str], bool]] = {
@@ -30,12 +30,12 @@ class FilterError(ValueError):
 class Selection:
     """The activities that a filter selects: a range of numbers, and an additional condition on rows, if any."""
 
-    activities: Activities | GivenActivities
+    activities: AnyActivities
     numbers: range
     matches: Callable[[Row], bool] | None
 
 
-def select(activities: Activities | GivenActivities, filter: str) -> Selection:
+def select(activities: AnyActivities, filter: str) -> Selection:
     """Parse `filter`. Raises FilterError."""
     first, last, fields = 0, activities.rows, activities.fields
     conditions: list[tuple[int, Callable[[str, str], bool], str]] = []
@@ -45,7 +45,7 @@ def select(activities: Activities | GivenActivities, filter: str) -> Selection:
             raise FilterError(f"invalid filter: {clause.strip()!r}")
         name, sign, value = match.groups()
         if name == "created_time":
-            moment = _moment(value)
+            moment = parse_moment(value)
             at = activities.first_from(moment)
             after = activities.first_from(moment + timedelta(milliseconds=1))
             if sign in (">=", ">", "=="):
@@ -74,7 +74,8 @@ def _all(conditions: list[tuple[int, Callable[[str, str], bool], str]]) -> Calla
     return matches
 
 
-def _moment(value: str) -> datetime:
+def parse_moment(value: str) -> datetime:
+    """Parse a time as filters contain it; without a zone it is in UTC. Raises FilterError."""
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:

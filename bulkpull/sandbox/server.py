@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,9 @@ from bulkpull.sandbox.data import Activities, to_json
 from bulkpull.sandbox.exports import Exports, Task
 from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.files import FileOrigin
-from bulkpull.sandbox.filters import FilterError, Selection, select
+from bulkpull.sandbox.filters import FilterError, Selection, parse_moment, select
 from bulkpull.sandbox.given import GivenActivities
+from bulkpull.sandbox.history import AnyActivities, History
 from bulkpull.sandbox.quota import RateLimit
 from bulkpull.sandbox.responses import error_response, html_page, json_response, reset, server_error
 from bulkpull.sandbox.storage import open_storage
@@ -41,12 +43,19 @@ class Sandbox:
     Args:
         config: The configuration. Defaults to `SandboxConfig()`.
         rows: The activities, instead of generated ones: see `rows`.
+        history: Activity that changes while `now` passes, instead of what does not change.
 
     Raises:
         UsageError: A row makes no sense.
     """
 
-    def __init__(self, config: SandboxConfig | None = None, *, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        config: SandboxConfig | None = None,
+        *,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        history: History | None = None,
+    ) -> None:
         self.config = config or SandboxConfig()
         self.url = ""
         self._stats = SandboxStats()
@@ -55,7 +64,7 @@ class Sandbox:
         self._requests = 0
         self._authenticated = RateLimit(self.config.requests_per_minute)
         self._unauthenticated = RateLimit(60)
-        self._activities: Activities | GivenActivities = Activities(
+        self._fixed: AnyActivities = Activities(
             self.config.rows,
             self.config.start,
             self.config.end,
@@ -63,8 +72,12 @@ class Sandbox:
             peak=self.config.peak,
             burst=self.config.burst,
         )
+        self._history: History | None = None
+        self._now = self.config.start
         if rows is not None:
             self.rows = rows
+        if history is not None:
+            self.history = history
         self.exports: Exports
         self.files: FileOrigin
         self.tasks: TaskRoutes
@@ -83,12 +96,37 @@ class Sandbox:
         `id` or `signer_id` is made up from the number of the row; a missing `created_time` is one minute after that of
         the row before, from the start of the sandbox's range.
         """
-        activities = self._activities
+        activities = self._activities()
         return [dict(zip(activities.fields, activities.row(at), strict=True)) for at in range(activities.rows)]
 
     @rows.setter
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._activities = GivenActivities(rows, self.config.start, self.config.seed)
+        self._fixed, self._history = GivenActivities(rows, self.config.start, self.config.seed), None
+
+    @property
+    def history(self) -> History | None:
+        """The activity that changes while `now` passes, if there is any; set it to begin one, at its start."""
+        return self._history
+
+    @history.setter
+    def history(self, history: History) -> None:
+        self._history, self._now = history, history.start
+
+    @property
+    def now(self) -> datetime:
+        """The time in the history: exports, counts and lists see the activity as it is then. Set it to let time pass.
+
+        A running export has what was there when it was launched.
+        """
+        return self._now
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self._now = now
+
+    def _activities(self, delay_s: float = 0.0) -> AnyActivities:
+        """Return the activities as they were `delay_s` ago in the history, or those that do not change."""
+        return self._history.at(self._now - timedelta(seconds=delay_s)) if self._history else self._fixed
 
     @property
     def stats(self) -> SandboxStats:
@@ -140,7 +178,8 @@ class Sandbox:
 
     def _launch(self, filter: str, fields: tuple[str, ...]) -> Task:
         """Start an export of the activities as they are now. Raises FilterError."""
-        task = self.exports.start(select(self._activities, filter), filter, fields or self._activities.default_fields)
+        activities = self._activities(self._history.export_delay_s if self._history else 0.0)
+        task = self.exports.start(select(activities, filter), filter, fields or activities.default_fields)
         self._group.start_soon(self.exports.run, task)
         return task
 
@@ -164,6 +203,7 @@ class Sandbox:
         app.router.add_get(f"{API}/activity", self._activity)
         app.router.add_get(f"{API}/sites/{{id}}/exportFields", self._export_fields)
         app.router.add_get("/sandbox", self._report)
+        app.router.add_post("/sandbox", self._set_clock)
         return app
 
     @web.middleware
@@ -246,13 +286,15 @@ class Sandbox:
         sort = query.get("sort", "created_time")
         if sort not in ("created_time", "-created_time"):
             raise web.HTTPBadRequest(reason="this sandbox sorts by created_time or -created_time")
-        selection = select(self._activities, query.get("filter", ""))
+        selection = counted = select(self._activities(), query.get("filter", ""))
+        if self._history and self._history.count_delay_s:
+            counted = select(self._activities(self._history.count_delay_s), query.get("filter", ""))
         first = (page - 1) * per_page
         is_counting = query.get("no_count") != "true"
         if is_counting and (not self.config.counting or self.counting.refuses()):
             raise web.HTTPForbidden(reason="This token may not count")
         rows, has_more, total = await to_thread.run_sync(
-            self._page, selection, first, per_page, sort.startswith("-"), is_counting
+            self._page, selection, counted if is_counting else None, first, per_page, sort.startswith("-")
         )
         lean = query.get("lean") == "true"
         fields = tuple(filter(None, query.get("fields", "").split(",")))
@@ -264,27 +306,37 @@ class Sandbox:
         return json_response(answer | {"has_more": has_more, "data": data})
 
     def _page(
-        self, selection: Selection, first: int, per_page: int, descending: bool, is_counting: bool
+        self, selection: Selection, counted: Selection | None, first: int, per_page: int, descending: bool
     ) -> tuple[list[tuple[str | None, ...]], bool, int]:
-        numbers, matches, activities = selection.numbers, selection.matches, selection.activities
-        row = activities.row
+        """Return the rows of a page, whether there are more, and the count of `counted`."""
+        numbers, matches, row = selection.numbers, selection.matches, selection.activities.row
         ordered = reversed(numbers) if descending else numbers
         if matches is None:
             matching = islice(map(row, islice(ordered, first, None)), per_page + 1)
-            total = len(self.counting.countable(numbers, activities.rows))
         else:
             matching = islice((row(number) for number in ordered if matches(row(number))), first, first + per_page + 1)
-            countable = self.counting.countable(numbers, activities.rows) if is_counting else ()
-            total = sum(matches(row(number)) for number in countable)
         rows = list(matching)
-        return rows[:per_page], len(rows) > per_page, total
+        return rows[:per_page], len(rows) > per_page, self._count(counted) if counted else 0
+
+    def _count(self, selection: Selection) -> int:
+        numbers = self.counting.countable(selection.numbers, selection.activities.rows)
+        matches, row = selection.matches, selection.activities.row
+        return len(numbers) if matches is None else sum(matches(row(number)) for number in numbers)
 
     async def _export_fields(self, _request: web.Request) -> web.Response:
-        return json_response({"data": [{"field": name} for name in self._activities.fields]})
+        return json_response({"data": [{"field": name} for name in self._activities().fields]})
 
     async def _report(self, request: web.Request) -> web.Response:
         """Return the statistics, and with `?ids` the number of distinct ids. Not part of the Clickwrap API."""
-        report = asdict(self.stats)
+        report = asdict(self.stats) | ({"now": self._now.isoformat()} if self._history else {})
         if "ids" in request.query:
             report["distinct_ids"] = await self.distinct_ids()
         return json_response(report)
+
+    async def _set_clock(self, request: web.Request) -> web.Response:
+        """Set `now` to the parameter of that name. Not part of the Clickwrap API."""
+        try:
+            self.now = parse_moment(request.query.get("now", ""))
+        except FilterError as error:
+            return error_response(400, "BadRequestError", str(error))
+        return json_response({"now": self._now.isoformat()})

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bulkpull import patience
+from tests.tables.conftest import place, postgres
+
+__all__ = ["place", "postgres"]
 
 
 @pytest.fixture(autouse=True)
