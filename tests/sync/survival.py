@@ -73,7 +73,7 @@ class UnsteadyTable:
         self._table = table
         self._left = fails_at
         self._after = after
-        for name in ("open", "state", "count", "columns", "check", "clear", "close"):
+        for name in ("open", "state", "count", "columns", "check", "close"):
             setattr(self, name, getattr(table, name))
 
     @property
