@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from bulkpull.errors import BulkpullError
-from bulkpull.planning import CountUnavailable, count_window
+from bulkpull.planning import count_window
 from bulkpull.source import Source
 from bulkpull.window import Window
 
@@ -27,7 +26,7 @@ async def count_all(source: Source, windows: Sequence[Window], filter: str | Non
         try:
             async with limiter:
                 counts[at] = await count_window(source, windows[at].start, windows[at].end, filter)
-        except (BulkpullError, CountUnavailable) as failure:
+        except Exception as failure:  # of a listener, too
             failures.append(failure)
             group.cancel_scope.cancel()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bulkpull.errors import BulkpullError, OutputError, ShrinkError, UsageError
-from bulkpull.events import Event, Launched, PartFetched
+from bulkpull.events import Event, Launched, PartFetched, Requested
 from bulkpull.sync.state import SyncState
 from bulkpull.tables import DELETED_COLUMN, Changes, Delivery, Policy
 from bulkpull.window import instant
@@ -47,6 +47,17 @@ async def test_a_table_equals_the_site_after_each_night(tmp_path: Path) -> None:
             site.table.deliveries[-1].at
         }
         assert marked == state_of(site).at
+
+
+async def test_an_error_of_a_listener_ends_a_sync_as_it_is(tmp_path: Path) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, Requested):
+            raise ZeroDivisionError
+
+    async with a_site(tmp_path, rows=30) as site:
+        await site.sync(END)
+        with pytest.raises(ZeroDivisionError):
+            await site.sync(END + DAY, on_event=fail)
 
 
 async def test_a_sync_without_anything_new_makes_no_export(tmp_path: Path) -> None:
