@@ -3,8 +3,8 @@
     async with bulkpull.Clickwrap(token) as clickwrap:
         result = await bulkpull.pull(clickwrap, start=date(2020, 1, 1), out="activity.csv")
 
-The names in `__all__`, and the modules `events`, `errors` and `sandbox`, are public. Everything else may change in any
-version. A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
+The names in `__all__`, and the modules `events`, `errors`, `otel` and `sandbox`, are public. Everything else may change
+in any version. A service that keeps the options of a pull builds `PullOptions(...)` and passes `**options.asdict()`.
 
 Names are imported when they are first used. Where that would hold up an event loop, import them at the start:
 `from bulkpull import Clickwrap, pull`.

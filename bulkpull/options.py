@@ -28,7 +28,8 @@ WHERE_TO = "Where to"
 HOW_FAST = "How fast"
 TROUBLE = "When things go wrong"
 DISPLAY = "Display"
-GROUPS = (WHAT, WHERE_TO, HOW_FAST, TROUBLE, DISPLAY)
+MONITORING = "Logs and metrics"
+GROUPS = (WHAT, WHERE_TO, HOW_FAST, TROUBLE, DISPLAY, MONITORING)
 
 _KEY = "option"
 _DOC_WIDTH = 112

@@ -10,7 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Imported where Parquet, Arrow, object storage, a database, an S3 store of the sandbox, or the plugin is used
-OPTIONAL = {"arro3", "boto3", "botocore", "duckdb", "nanoarrow", "obstore", "psycopg", "pyarrow", "pytest"}
+OPTIONAL = {
+    "arro3",
+    "boto3",
+    "botocore",
+    "duckdb",
+    "nanoarrow",
+    "obstore",
+    "opentelemetry",
+    "psycopg",
+    "pyarrow",
+    "pytest",
+}
 
 
 def imported() -> set[str]:

@@ -155,10 +155,14 @@ def _run() -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
+        if getattr(error, "is_told", False):
+            return EXIT_BUG
         return _fail(f"a bug in bulkpull: {error!r}. For a traceback, run: python -X dev -m bulkpull", EXIT_BUG)
 
 
 def _fail(end: BaseException | str, code: int) -> int:
+    if getattr(end, "is_told", False):
+        return code
     click.echo(f"bulkpull: {str(end) or 'interrupted'}", err=True)
     for note in getattr(end, "__notes__", ()):
         click.echo(f"bulkpull: {note}", err=True)

@@ -100,7 +100,9 @@ def _effective_value(context: click.Context, setting: Setting) -> _Shown:
 
 
 def _masked(key: str, value: str) -> str:
-    """The value without what may be secret: arguments of the token command, credentials in a URL."""
+    """The value without what may be secret: arguments of the token command, credentials in a URL, a monitor's URL."""
+    if key == "healthcheck":
+        return _MASK
     if key == "token_command":
         program, _, arguments = value.strip().partition(" ")
         return f"{program} {_MASK}" if arguments else program

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Event as Flag
 from threading import Thread
 
@@ -26,13 +27,19 @@ MIN_LINE_INTERVAL_S = 10.0  # between two such lines, although what the pull wai
 
 
 @contextmanager
-def progress(*, verbose: bool, requests_per_minute: int | None = None, is_transient: bool = False) -> Iterator[OnEvent]:
-    """Yield a listener that shows a pull's events on standard error.
+def progress(
+    *,
+    verbose: bool,
+    requests_per_minute: int | None = None,
+    is_transient: bool = False,
+    figures: Progress | None = None,
+) -> Iterator[OnEvent]:
+    """Yield a listener that shows a pull's events on standard error, and counts them in `figures`.
 
     The last state stays on the screen, unless the output was published or it `is_transient`.
     """
     console = Console(stderr=True, highlight=False)
-    figures = Progress()
+    figures = figures or Progress()
     if sys.stderr.isatty() and not console.is_dumb_terminal:
         with _live(console, figures, requests_per_minute, verbose=verbose, is_transient=is_transient) as listener:
             yield listener
@@ -98,7 +105,7 @@ def _listener(show: Callable[[str], None], figures: Progress, *, verbose: bool, 
         nonlocal outage, began
         figures(event)
         if text := line(event, verbose=verbose):
-            show(text)
+            show(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}" if verbose else text)
         if verbose:
             return
         if outage is None:

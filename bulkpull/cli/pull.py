@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ import bulkpull
 from bulkpull.cli.client import client, client_options
 from bulkpull.cli.dates import range_text, resolved_dates
 from bulkpull.cli.next_step import next_step, next_step_of_table
+from bulkpull.cli.observers import Observers, figures_of, observed
 from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command
@@ -22,6 +23,9 @@ from bulkpull.events import OnEvent, ignore
 from bulkpull.options import declared
 from bulkpull.sync import TableOptions
 
+if TYPE_CHECKING:
+    from bulkpull.progress import Progress
+
 EXIT_INCOMPLETE = 6
 
 
@@ -30,6 +34,7 @@ EXIT_INCOMPLETE = 6
 @options_of(TableOptions, optional=["to"])
 @client_options
 @run_options
+@observed
 def pull(
     base_url: str,
     requests_per_minute: int,
@@ -39,6 +44,7 @@ def pull(
     as_json: bool,
     verbose: bool,
     quiet: bool,
+    observers: Observers,
     **values: Any,
 ) -> int:
     """Pull the activity of a time range into one CSV, NDJSON, Parquet or Arrow file, each id once.
@@ -74,13 +80,14 @@ def pull(
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
-        async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with shown_progress(verbose, quiet, requests_per_minute) as show:
+        async with client(base_url, requests_per_minute, retry_for) as clickwrap, observers.watching():
+            with shown_progress(verbose, quiet, requests_per_minute, observers.figures) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     nonlocal begun
                     begun = True
                     show(event)
+                    observers(event)
 
                 function = bulkpull.load if of_table["to"] is not None else bulkpull.pull
                 return await function(clickwrap, **options.asdict() | {"on_event": listener})
@@ -97,10 +104,11 @@ def pull(
         if note:
             end.add_note(note)
         raise
-    if not quiet:
-        from bulkpull.cli.summary import summary
+    from bulkpull.cli.summary import summary
 
+    if not quiet:
         click.echo(summary(result), err=True)
+    observers.finished(summary(result), figures_of(result))
     if as_json:
         import orjson
 
@@ -129,13 +137,15 @@ def _load_options(of_table: Mapping[str, Any], values: Mapping[str, Any], *, fre
     return bulkpull.LoadOptions(**of_table, **of_pull, resume=not fresh)
 
 
-def shown_progress(verbose: bool, quiet: bool, requests_per_minute: int) -> AbstractContextManager[OnEvent]:
-    """Return a context manager for a listener that shows events, unless `quiet`."""
+def shown_progress(
+    verbose: bool, quiet: bool, requests_per_minute: int, figures: Progress | None
+) -> AbstractContextManager[OnEvent]:
+    """Return a context manager for a listener that shows events, unless `quiet`, and counts them in `figures`."""
     if quiet:
-        return nullcontext(ignore)
+        return nullcontext(figures or ignore)
     from bulkpull.cli.progress import progress
 
-    return progress(verbose=verbose, requests_per_minute=requests_per_minute)
+    return progress(verbose=verbose, requests_per_minute=requests_per_minute, figures=figures)
 
 
 def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:

@@ -11,6 +11,7 @@ import click
 import bulkpull
 from bulkpull.cli.client import client, client_options
 from bulkpull.cli.next_step import next_step_of_table
+from bulkpull.cli.observers import Observers, figures_of, observed
 from bulkpull.cli.options import options_of, run_options
 from bulkpull.cli.pull import EXIT_INCOMPLETE, shown_progress
 from bulkpull.cli.running import Interrupted, run
@@ -26,6 +27,7 @@ _MAX_NAMED = 10  # windows
 @options_of(bulkpull.SyncOptions)
 @client_options
 @run_options
+@observed
 def sync(
     base_url: str,
     requests_per_minute: int,
@@ -34,6 +36,7 @@ def sync(
     as_json: bool,
     verbose: bool,
     quiet: bool,
+    observers: Observers,
     **values: Any,
 ) -> int:
     """Keep a table equal to the site: a database, a data set or a file.
@@ -51,12 +54,13 @@ def sync(
     options = bulkpull.SyncOptions(**values, resume=not fresh)
 
     async def work() -> bulkpull.SyncResult:
-        async with client(base_url, requests_per_minute, retry_for) as clickwrap:
-            with shown_progress(verbose, quiet, requests_per_minute) as show:
+        async with client(base_url, requests_per_minute, retry_for) as clickwrap, observers.watching():
+            with shown_progress(verbose, quiet, requests_per_minute, observers.figures) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     show(event)
-                    if options.add_field and isinstance(event, Planned):
+                    observers(event)
+                    if options.add_field and isinstance(event, Planned) and not observers.log_is_on_stderr:
                         click.echo(
                             f"adding columns takes {_number(len(event.windows), 'export')}, and as many emails",
                             err=True,
@@ -72,6 +76,7 @@ def sync(
         raise
     if not quiet:
         click.echo("\n".join(summary(result)), err=True)
+    observers.finished("\n".join(summary(result)), figures_of(result))
     if as_json:
         import orjson
 

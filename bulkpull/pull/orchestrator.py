@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from bulkpull.errors import BulkpullError, OutputError, UsageError
 from bulkpull.events import CountsDoubted, Event, Planned, Published, ignore, tell
 from bulkpull.journal import Journal, Recorder, Verdict, has_begun, resume
+from bulkpull.logs import log
 from bulkpull.pacing import Backpressure, DownloadLimit, ExportLimit
 from bulkpull.planning import AUTO, Plan, plan, require_filter
 from bulkpull.pull.collect import Collector
@@ -180,6 +181,7 @@ class _Pull:
         self.source = self.source.observed(self.announce)
 
     def announce(self, event: Event) -> None:
+        log(event)
         self.tally(event)
         self.recorder(event)
         tell(self.options.on_event, event)

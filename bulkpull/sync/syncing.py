@@ -15,6 +15,7 @@ from bulkpull import events
 from bulkpull.disk import disk_errors
 from bulkpull.errors import ShrinkError
 from bulkpull.events import Event, tell
+from bulkpull.logs import log
 from bulkpull.planning import moment
 from bulkpull.pull import plain
 from bulkpull.source import Source
@@ -93,10 +94,15 @@ class _Sync:
         self.counts["exports"] += isinstance(event, events.Launched)
         tell(self.options.on_event, event)
 
+    def log_and_listen(self, event: Event) -> None:
+        """Also log an event. Those of the pull in a sync are logged there."""
+        log(event)
+        self.listen(event)
+
     async def run(self) -> SyncResult:
         started = anyio.current_time()
         observed = replace(self.options, on_event=self.listen)
-        counting = self.source.observed(self.listen)
+        counting = self.source.observed(self.log_and_listen)
         planner = Planner(counting, observed, self.table)
         directory = await in_thread(self.directory)
         self.text = None if self.options.rebuild else await in_thread(self.table.state)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import bulkpull
 from bulkpull import PlanOptions, PullOptions, UsageError
+from bulkpull.cli.observers import NAMES as MONITORING
 from bulkpull.cli.plan import plan as plan_command
 from bulkpull.cli.pull import pull as pull_command
 from bulkpull.events import ignore
@@ -43,8 +44,8 @@ def parsed(*arguments: str, command: click.Command = pull_command) -> dict[str, 
 @pytest.mark.parametrize("command", [pull_command, plan_command])
 def test_the_command_line_has_the_options_of_the_library(command: click.Command) -> None:
     names = {field.name for field, _ in declared(PullOptions)}
-    of_a_table = OF_A_TABLE if command is pull_command else set()
-    expected = names - OF_THE_LIBRARY | OF_A_RUN | NOT_PASSED_ON | of_a_table
+    of_a_pull = OF_A_TABLE | MONITORING if command is pull_command else set()
+    expected = names - OF_THE_LIBRARY | OF_A_RUN | NOT_PASSED_ON | of_a_pull
     assert {parameter.name for parameter in command.params} == expected
     flags = {flag for parameter in command.params for flag in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in names - OF_THE_LIBRARY} <= flags

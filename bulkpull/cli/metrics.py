@@ -1,0 +1,225 @@
+"""Metrics for Prometheus, in its text format: in a file for the node exporter, or over HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import AF_INET6
+from socketserver import TCPServer
+from threading import Thread
+
+import bulkpull
+from bulkpull import events
+from bulkpull.errors import OutputError, UsageError
+from bulkpull.events import Event
+from bulkpull.progress import Progress, ProgressSnapshot
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+_LAST_SUCCESS = "bulkpull_last_success_timestamp_seconds"
+_FILE_MODE = 0o644  # the node exporter is another user
+_REQUEST_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The metrics of one run, as a listener. They can be read from any thread.
+
+    Args:
+        figures: Counts the same events.
+        command: The name of the command.
+        requests_per_minute: The request budget.
+    """
+
+    figures: Progress
+    command: str
+    requests_per_minute: int
+    started_at: float = field(default_factory=time.time)
+    ended_at: float | None = None
+    last_event_at: float = 0.0
+    is_success: bool | None = None
+    last_success_at: float | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    durations: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS_S) + 1))
+    duration_sum: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        self.last_event_at = time.time()
+        match event:
+            case events.Received():
+                return
+            case events.Retried():
+                self.counts["retries"] += 1
+            case events.Throttled():
+                self.counts["throttled"] += 1
+            case events.Launched():
+                self.counts["launched"] += 1
+            case events.Skipped():
+                self.counts["skipped"] += 1
+            case events.PartMerged():
+                self.counts["outside"] += event.outside
+                self.counts["conflicts"] += event.conflicts
+            case events.Exported():
+                self.durations[bisect_left(DURATION_BUCKETS_S, event.seconds)] += 1
+                self.duration_sum += event.seconds
+
+    def end(self, *, is_success: bool) -> None:
+        """Record that the run has ended."""
+        self.ended_at, self.is_success = time.time(), is_success
+        if is_success:
+            self.last_success_at = self.ended_at
+
+    def text(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return the metrics in the text format, each with these labels."""
+        return "".join(_lines(self, dict(labels or {})))
+
+
+def _lines(metrics: Metrics, labels: dict[str, str]) -> Iterator[str]:
+    def family(kind: str, name: str, help: str, *samples: tuple[dict[str, str], float | None]) -> Iterator[str]:
+        given = [(more, value) for more, value in samples if value is not None]
+        if given:
+            yield f"# HELP bulkpull_{name} {help}\n# TYPE bulkpull_{name} {kind}\n"
+        for more, value in given:
+            yield _sample(f"bulkpull_{name}", labels | more, value)
+
+    info = {"version": bulkpull.__version__, "command": metrics.command}
+    yield from family("gauge", "info", "Version and command of the run.", (info, 1))
+    shown = metrics.figures.snapshot()
+    for kind, name, help, value in _plain(metrics, shown):
+        yield from family(kind, name, help, ({}, value))
+    states = (("queued", shown.exports_queued), ("running", shown.exports_running))
+    yield from family("gauge", "exports", "Exports in flight.", *(({"state": state}, n) for state, n in states))
+    bounds = (("low", shown.remaining_low), ("high", shown.remaining_high))
+    help = "Estimated seconds until the end, as a range."
+    yield from family("gauge", "remaining_seconds", help, *(({"bound": bound}, value) for bound, value in bounds))
+    wait: dict[str, str] = {"for": metrics.figures.wait.kind}
+    yield from family("gauge", "waiting", "What the pull waits for, always 1.", (wait, 1))
+    name = "bulkpull_export_duration_seconds"
+    yield f"# HELP {name} Seconds from the launch of an export to its success.\n# TYPE {name} histogram\n"
+    total = 0
+    for bucket, number in zip((*map(str, DURATION_BUCKETS_S), "+Inf"), list(metrics.durations), strict=True):
+        total += number
+        yield _sample(f"{name}_bucket", labels | {"le": bucket}, total)
+    yield _sample(f"{name}_sum", labels, metrics.duration_sum)
+    yield _sample(f"{name}_count", labels, total)
+
+
+def _plain(metrics: Metrics, shown: ProgressSnapshot) -> Iterator[tuple[str, str, str, float | None]]:
+    """Yield type, name, help and value of the metrics without labels of their own; the value is None if unknown."""
+    counts = metrics.counts
+    success = None if metrics.is_success is None else int(metrics.is_success)
+    yield "gauge", "running", "Whether the run has not ended.", int(metrics.ended_at is None)
+    yield "gauge", "last_run_success", "Whether the run has succeeded; absent until it has ended.", success
+    yield "gauge", "start_timestamp_seconds", "When the run started.", metrics.started_at
+    yield "gauge", "end_timestamp_seconds", "When the run ended.", metrics.ended_at
+    yield "gauge", "last_success_timestamp_seconds", "When a run last succeeded.", metrics.last_success_at
+    yield "gauge", "last_event_timestamp_seconds", "When something last happened.", metrics.last_event_at or None
+    yield "gauge", "windows", "Windows of the plan.", shown.windows
+    yield "gauge", "windows_merged", "Windows merged or skipped, by earlier runs too.", shown.windows_merged
+    yield "gauge", "rows", "Rows in the output, of earlier runs too.", shown.rows
+    yield "gauge", "rows_counted", "Rows that the API has counted in the range.", shown.rows_counted
+    yield "gauge", "duplicates", "Rows left out since their id occurred before.", shown.duplicates
+    yield "gauge", "export_limit", "Maximum exports in flight.", shown.export_limit
+    budget = max(0, metrics.requests_per_minute - shown.requests_last_minute)
+    yield "gauge", "quota_remaining_requests", "Requests left of the budget of this minute.", budget
+    yield "counter", "exports_launched_total", "Exports launched.", counts["launched"]
+    yield "counter", "exports_failed_total", "Exports that failed or were of no use.", shown.exports_failed
+    yield "counter", "windows_skipped_total", "Windows that could not be exported.", counts["skipped"]
+    yield "counter", "requests_total", "Requests to the API.", shown.requests
+    yield "counter", "throttled_total", "Requests answered with 429.", counts["throttled"]
+    yield "counter", "retries_total", "Retries of requests and downloads.", counts["retries"]
+    yield "counter", "downloaded_bytes_total", "Bytes downloaded.", shown.bytes
+    yield "counter", "rows_conflicting_total", "Duplicates with other values.", counts["conflicts"]
+    yield "counter", "rows_outside_total", "Rows outside their window.", counts["outside"]
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    escaped = (
+        '{}="{}"'.format(key, text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n"))
+        for key, text in labels.items()
+    )
+    return f"{name}{{{','.join(escaped)}}} {value}\n" if labels else f"{name} {value}\n"
+
+
+class MetricsFile:
+    """A file for the node exporter's textfile collector, replaced as a whole.
+
+    Its metrics have the label `pull`, the file's name without extension: several pulls may have files in one directory.
+    """
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self._path = path
+        self._metrics = metrics
+        with suppress(OSError, UnicodeDecodeError):
+            if found := re.search(rf"^{_LAST_SUCCESS}\{{.*\}} (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+                metrics.last_success_at = float(found[1])
+
+    def write(self) -> None:
+        """Write the metrics. Raises OutputError."""
+        text = self._metrics.text({"pull": self._path.stem})
+        try:
+            descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    os.fchmod(file.fileno(), _FILE_MODE)
+                Path(name).replace(self._path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise OutputError(f"cannot write the metrics file {self._path}: {error.strerror}") from error
+
+
+class MetricsServer:
+    """Serves the metrics at `/metrics`, from a thread of its own. Raises UsageError if it cannot listen."""
+
+    def __init__(self, host: str, port: int, metrics: Metrics) -> None:
+        class Server(ThreadingHTTPServer):
+            address_family = AF_INET6 if ":" in host else ThreadingHTTPServer.address_family
+            daemon_threads = True
+
+            def server_bind(self) -> None:
+                TCPServer.server_bind(self)  # that of HTTPServer asks DNS for the name of the host
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = _REQUEST_TIMEOUT_S
+
+            def do_GET(self) -> None:
+                if self.path.partition("?")[0] != "/metrics":
+                    self.send_error(404)
+                    return
+                body = metrics.text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", CONTENT_TYPE)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Log nothing."""
+
+        try:
+            self._server = Server((host, port), Handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--metrics-port: cannot listen on {host}, port {port}: {reason}") from error
+        self.port: int = self._server.server_address[1]
+        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
