@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The versions that were last tested; `make test CONSTRAINTS=` takes the newest ones instead.
 CONSTRAINTS ?= constraints.txt
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .PHONY: demo test examples sanitize soak lint bench docs picture dist check-dist constraints dev clean
 
@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m bulkpull.sandbox.demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 6 --dist worksteal # many of them wait, for sockets and processes
+	$(BIN)/python -m pytest -n 4 --dist worksteal # many of them wait, for sockets and processes
 
 examples: $(VENV)/.installed-examples # those whose libraries are large; `make test` runs the others
 	$(BIN)/python -m pytest tests/examples/heavy.py
@@ -23,6 +23,7 @@ soak: $(VENV)/.installed-test
 	BULKPULL_SEEDS=1000 BULKPULL_ODD_SEEDS=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/simulation
 	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/rows tests/planning tests/pacing tests/pull
 	BULKPULL_EXAMPLES=1000 $(BIN)/python -m pytest -n 4 --dist worksteal tests/tables/test_histories.py
+	$(BIN)/python -m pytest tests/benchmarks/transfer.py
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m pytest tests/report/chromium.py # needs Chromium
 	$(BIN)/python -m tests.servers.soak
@@ -72,8 +73,8 @@ dev: $(VENV)/.installed-dev
 constraints:
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
-	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet,sandbox-s3]' --group dev
+	build/newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade 'pip>=25.1'
+	build/newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[parquet,sandbox-s3]' --group dev
 	echo '# The versions that were tested, on Python 3.11. Made by `make constraints`.' > constraints.txt
 	build/newest/bin/python -m pip freeze --all --exclude pip --exclude-editable >> constraints.txt
 
@@ -85,7 +86,7 @@ $(BIN)/python:
 
 # Dependency groups take pip 25.1, which the venv module of Python 3.11 to 3.13 may not bring.
 $(VENV)/.pip: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade 'pip>=25.1'
 	touch $@
 
 # A stamp is younger than what it was installed from: a changed pyproject.toml installs again. The old kernel is removed,
