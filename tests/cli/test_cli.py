@@ -104,7 +104,7 @@ def test_on_a_terminal_there_is_live_progress(sandbox: SandboxProcess, tmp_path:
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["rows"] == 3000
     os.close(ours)
-    for stage in (b"waiting for ", b"exports  ", b" merged", b"of 3,000 rows", b"in the last minute"):
+    for stage in (b"starting", b"exports  ", b" merged", b"of 3,000 rows", b"in the last minute"):
         assert stage in shown
     assert b"3,000 rows in" in shown
 

@@ -41,7 +41,7 @@ def silence(_pull: _Pull, _event: Event) -> None:
 
 def test_a_pull_without_any_listener_is_the_same_pull() -> None:
     servers = []
-    for seed in range(12):
+    for seed in range(24):
         outcome, launches, server = pulled(seed)
         with patch.object(_Pull, "announce", silence):
             silent_outcome, silent_launches, _ = pulled(seed)
@@ -49,6 +49,6 @@ def test_a_pull_without_any_listener_is_the_same_pull() -> None:
         assert silent_outcome == outcome, seed
         servers.append(server)
     # What could have steered has happened.
-    assert sum(server.throttled > 0 for server in servers) > 2
-    assert sum(any(task.fate == "failed" for task in server.tasks.values()) for server in servers) > 2
-    assert sum(server.peak > 4 for server in servers) > 2
+    assert sum(server.throttled > 0 for server in servers) > 5
+    assert sum(any(task.fate == "failed" for task in server.tasks.values()) for server in servers) > 5
+    assert sum(server.peak > 4 for server in servers) > 5

@@ -38,7 +38,7 @@ def place(file_place: FilePlace) -> FilePlace:
     return file_place
 
 
-@settings(max_examples=max(EXAMPLES // 6, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=max(EXAMPLES // 12, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories)
 def test_a_table_holds_what_was_delivered(place: FilePlace, tmp_path: Path, history: list[Any]) -> None:
     confirm_history(place, tmp_path, history)
