@@ -182,7 +182,6 @@ async def load(sandbox: Sandbox, _clickwrap: Clickwrap, truth: Truth, work: Path
 
     cursor = dlt.sources.incremental("created_time", initial_value=START, lag=DAY // timedelta(seconds=1))
 
-    @dlt.resource(name="activity", primary_key="id", write_disposition="merge")
     async def activity(end: datetime, created: Any = cursor) -> AsyncIterator[Any]:
         # In an event loop of dlt's own, so with a client of its own.
         async with (
@@ -192,11 +191,13 @@ async def load(sandbox: Sandbox, _clickwrap: Clickwrap, truth: Truth, work: Path
             async for batch in rows:
                 yield pa.Table.from_batches([pa.record_batch(batch)])
 
+    # Not a decorator: mypy would find it untyped where dlt is not installed.
+    resource: Any = dlt.resource(activity, name="activity", primary_key="id", write_disposition="merge")
     nights, path = Nights("dlt, cursor less 1 d"), work / "loaded.duckdb"
     pipeline = dlt.pipeline("nights", destination=dlt.destinations.duckdb(str(path)), dataset_name="legal")
     for at, now in enumerate(clocks):
         sandbox.now, end, meter = now, now - SETTLE, Meter(sandbox)
-        await to_thread.run_sync(pipeline.run, activity(end))
+        await to_thread.run_sync(pipeline.run, resource(end))
         seconds = meter.seconds()
         trace: Any = pipeline.last_trace
         merged = trace.last_normalize_info.row_counts["activity"]
