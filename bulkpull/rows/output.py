@@ -158,7 +158,9 @@ def _arrow_ids(file: BinaryIO, key: str, format: str) -> Iterator[object]:
             reader = pyarrow.ipc.open_file(file)
             batches = map(reader.get_batch, range(reader.num_record_batches))
         for batch in batches:
-            yield from batch.column(key).to_pylist()
+            ids = batch.column(key)
+            ids.validate(full=True)  # reading does not: offsets of a damaged file may lead anywhere in memory
+            yield from ids.to_pylist()
     except (pyarrow.ArrowException, OSError, KeyError) as error:  # an OSError, too, where bytes are wrong
         if getattr(error, "errno", None) is not None:
             raise

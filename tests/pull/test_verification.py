@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -146,6 +147,17 @@ def test_no_change_of_bytes_goes_unnoticed(outputs: Path, data: st.DataObject) -
     finally:
         path.write_bytes(original)
     assert found.matches == (new == original)
+
+
+async def test_offsets_that_lead_out_of_an_arrow_file_are_found(outputs: Path) -> None:
+    path = outputs / "a.arrow"
+    data = path.read_bytes()
+    offsets = struct.pack("<4i", 0, 24, 48, 72)  # of the first ids, which have 24 characters
+    assert offsets in data
+    path.write_bytes(data.replace(offsets, struct.pack("<4i", 0, 24, 2**31 - 1, 72), 1))
+    found = problems(await verify(path))
+    assert len(found) == 2
+    assert found[1].startswith("a.arrow: cannot be read as arrow: ")
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
