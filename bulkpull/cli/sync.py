@@ -18,6 +18,7 @@ from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import window_json
 from bulkpull.events import Planned
+from bulkpull.waits import plural
 from bulkpull.window import instant
 
 _MAX_NAMED = 10  # windows
@@ -62,7 +63,7 @@ def sync(
                     observers(event)
                     if options.add_field and isinstance(event, Planned) and not observers.log_is_on_stderr:
                         click.echo(
-                            f"adding columns takes {_number(len(event.windows), 'export')}, and as many emails",
+                            f"adding columns takes {plural(len(event.windows), 'export')}, and as many emails",
                             err=True,
                         )
 
@@ -89,8 +90,8 @@ def sync(
 
 def summary(result: bulkpull.SyncResult) -> list[str]:
     """Return a line on what a sync has done, and one on each thing to know."""
-    exports = _number(len(result.windows) if result.is_dry_run else result.exports, "export")
-    requests = _number(result.requests, "request")
+    exports = plural(len(result.windows) if result.is_dry_run else result.exports, "export")
+    requests = plural(result.requests, "request")
     frontier = instant(result.frontier).replace(":00.000Z", "Z").replace(".000Z", "Z")
     if result.is_dry_run:
         lines = [f"would sync to {frontier} with {exports}; nothing was changed; {requests}"]
@@ -115,14 +116,10 @@ def summary(result: bulkpull.SyncResult) -> list[str]:
     if result.doubt:
         lines.append(f"warning: the API's counts are unreliable: {result.doubt}")
     if result.outside:
-        lines.append(f"warning: {_number(result.outside, 'row')} of exports outside their windows: left out")
+        lines.append(f"warning: {plural(result.outside, 'row')} of exports outside their windows: left out")
     if result.missing:
         lines.append(f"warning: incomplete, to be exported again by the next run: {_named(result.missing)}")
     return lines
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _named(windows: Sequence[bulkpull.Window]) -> str:

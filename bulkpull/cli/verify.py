@@ -11,6 +11,7 @@ from bulkpull.cli.client import client, client_options
 from bulkpull.cli.running import run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import path_json, window_json
+from bulkpull.waits import plural
 
 EXIT_DIFFERS = 6
 
@@ -54,8 +55,9 @@ def _lines(found: bulkpull.Verification) -> list[str]:
     if found.differences:
         lines.append(f"{found.output} differs from its manifest")
     else:
-        files = "1 file" if found.files == 1 else f"{found.files:,} files"
-        lines.append(f"{found.output} matches its manifest: {found.rows:,} rows in {files}, each id once")
+        lines.append(
+            f"{found.output} matches its manifest: {found.rows:,} rows in {plural(found.files, 'file')}, each id once"
+        )
     if found.recounts is not None:
         count = f"{len(changed):,} of {len(found.recounts):,} windows"
         lines.append(f"{count} have another number of activities at the API now than they delivered")

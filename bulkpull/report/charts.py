@@ -10,7 +10,7 @@ from statistics import NormalDist
 from bulkpull.pacing import DurationModel, Observation, fit
 from bulkpull.report.division import STEPS, Step
 from bulkpull.report.figures import PullFigures
-from bulkpull.report.sentences import count, duration, size
+from bulkpull.report.sentences import duration, size
 from bulkpull.report.stages import STAGES, Lane, Stage, lanes_of
 from bulkpull.report.svg import (
     WIDTH,
@@ -25,6 +25,7 @@ from bulkpull.report.svg import (
     thinned,
     time_axis,
 )
+from bulkpull.waits import plural
 
 _HEIGHT = 140
 _MAX_LANES_HEIGHT = 400
@@ -113,8 +114,8 @@ def _window_axis(lanes: list[Lane]) -> Axis:
 def _lane_title(lane: Lane) -> str:
     first, last = lane.windows[0], lane.windows[-1]
     rows = sum(window.rows or 0 for window in lane.windows)
-    windows = f"{count(len(lane.windows), 'window')}, " if len(lane.windows) > 1 else ""
-    return f"{windows}{first.start[:16]} to {last.end[:16]}, {count(rows, 'row')}"
+    windows = f"{plural(len(lane.windows), 'window')}, " if len(lane.windows) > 1 else ""
+    return f"{windows}{first.start[:16]} to {last.end[:16]}, {plural(rows, 'row')}"
 
 
 def in_flight_chart(figures: PullFigures) -> str:
@@ -131,7 +132,7 @@ def in_flight_chart(figures: PullFigures) -> str:
         _area(plot, steps(thinned(changes, end), end), "area running"),
         _line(plot, steps(thinned(limits, end), end), "line limit"),
         *_run_marks(figures, plot),
-        *_tooltips(plot, changes, lambda number: count(round(number), "export") + " in flight"),
+        *_tooltips(plot, changes, lambda number: plural(round(number), "export") + " in flight"),
     ]
     return plot.render(marks, "Exports in flight and their limit") + _keys(
         ("running", "exports in flight"), ("limit", "limit")
@@ -149,7 +150,7 @@ def requests_chart(figures: PullFigures) -> str:
         _area(plot, steps(thinned(rates, end), end), "area running"),
         _line(plot, [(0.0, quota), (end, quota)], "line limit"),
         *_run_marks(figures, plot),
-        *_tooltips(plot, rates, lambda rate: count(round(rate), "request") + " in the last minute"),
+        *_tooltips(plot, rates, lambda rate: plural(round(rate), "request") + " in the last minute"),
     ]
     return plot.render(marks, "Requests a minute and the quota") + _keys(
         ("running", "requests in the last minute"), ("limit", f"quota: {quota:,}")
@@ -167,7 +168,7 @@ def rows_chart(figures: PullFigures) -> str:
         marks.append(_line(plot, [(0.0, figures.counted), (end, figures.counted)], "line limit"))
         keys.append(("limit", f"counted: {figures.counted:,}"))
     marks += _run_marks(figures, plot)
-    marks += _tooltips(plot, rows, lambda number: count(round(number), "row"))
+    marks += _tooltips(plot, rows, lambda number: plural(round(number), "row"))
     return plot.render(marks, "Rows in the output") + _keys(*keys)
 
 
@@ -213,7 +214,7 @@ def durations_chart(figures: PullFigures) -> str:
             WIDTH / number - 2,
             _HEIGHT - plot.at_y(inside),
             "running",
-            f"{count(inside, 'export')} of {duration(place * width)} to {duration((place + 1) * width)}",
+            f"{plural(inside, 'export')} of {duration(place * width)} to {duration((place + 1) * width)}",
         )
         for place, inside in enumerate(bins)
         if inside

@@ -19,9 +19,10 @@ from bulkpull.report.charts import (
 )
 from bulkpull.report.division import Step, divide
 from bulkpull.report.figures import ExportTimes, PullFigures
-from bulkpull.report.sentences import count, duration, sentences, size
+from bulkpull.report.sentences import duration, sentences, size
 from bulkpull.report.style import STYLE
 from bulkpull.report.svg import text
+from bulkpull.waits import plural
 
 MARK = "<!-- bulkpull report -->"
 _SLOWEST = 10
@@ -110,12 +111,12 @@ def _tiles(figures: PullFigures) -> Iterator[str]:
     failed = sum(export.failed is not None for export in figures.exports)
     counted = "not counted" if figures.counted is None else f"{figures.counted:,} counted"
     for name, value, more in (
-        ("rows", f"{totals.rows:,}", f"{counted}, {count(totals.duplicates, 'duplicate')} dropped"),
+        ("rows", f"{totals.rows:,}", f"{counted}, {plural(totals.duplicates, 'duplicate')} dropped"),
         ("windows", f"{windows:,}", f"{merged:,} merged"),
         ("exports", f"{len(figures.exports):,}", f"{failed:,} failed"),
-        ("time", duration(figures.elapsed), count(len(figures.runs), "run")),
+        ("time", duration(figures.elapsed), plural(len(figures.runs), "run")),
         ("requests", f"{figures.requests:,}", f"at most {figures.options.requests_per_minute:,} a minute"),
-        ("downloaded", size(figures.bytes), f"in {count(totals.parts, 'file')} merged"),
+        ("downloaded", size(figures.bytes), f"in {plural(totals.parts, 'file')} merged"),
     ):
         yield f"<div><dt>{name}</dt><dd>{text(value)}</dd><dd class='more'>{text(more)}</dd></div>"
 
@@ -194,7 +195,7 @@ def _repeated(figures: PullFigures) -> str:
         for one in figures.repeated[:_MAX_REPEATED]
     ]
     left = len(figures.repeated) - len(rows)
-    more = f"<p>{count(left, 'other reason')} with fewer cases are left out.</p>" if left > 0 else ""
+    more = f"<p>{plural(left, 'other reason')} with fewer cases are left out.</p>" if left > 0 else ""
     return _table(("what", "reason", "times", "cost"), rows) + more
 
 
@@ -214,7 +215,7 @@ def _different(figures: PullFigures) -> str:
         for window in differ[:_MAX_MISSING]
     ]
     left = len(differ) - len(rows)
-    more = f"<p>{count(left, 'other window')} differ as well: see the manifest.</p>" if left > 0 else ""
+    more = f"<p>{plural(left, 'other window')} differ as well: see the manifest.</p>" if left > 0 else ""
     return _table(("window", "counted", "delivered", "difference"), rows) + more if rows else ""
 
 

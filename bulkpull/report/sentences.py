@@ -10,6 +10,7 @@ from statistics import fmean, median
 
 from bulkpull.report.division import Step
 from bulkpull.report.figures import MINUTE_S, ExportTimes, PullFigures
+from bulkpull.waits import plural
 
 _GROUPS: dict[str, tuple[Step, ...]] = {
     "server": ("launching", "queued", "running", "failed"),
@@ -115,7 +116,7 @@ def _about_failures(figures: PullFigures, spent: Mapping[Step, float]) -> tuple[
     worst = next((one.reason for one in figures.repeated if one.kind == "failed"), "")
     why = (
         f"{duration(spent['failed'])} of that was lost on exports that failed: {failed:,} of "
-        f'{count(len(figures.exports), "export")}, most of the time because of "{worst}".'
+        f'{plural(len(figures.exports), "export")}, most of the time because of "{worst}".'
     )
     if worst.startswith(_TIMED_OUT):
         return why, (
@@ -176,13 +177,13 @@ def _about_server(figures: PullFigures, spent: Mapping[Step, float], seconds: fl
         )
     if load.at_limit >= _OFTEN and not figures.options.is_adaptive:
         return (
-            f"The limit of {count(most, 'export')} at a time, set with --exports, was reached {load.at_limit:.0%} of "
+            f"The limit of {plural(most, 'export')} at a time, set with --exports, was reached {load.at_limit:.0%} of "
             "the time, and hardly any export waited in the server's queue.",
             "A higher --exports, or none, so that the limit adapts, would make it faster.",
         )
     if load.at_limit >= _OFTEN and load.limit >= most:
         return (
-            f"The limit adapted to the server until it reached --max-exports, {count(most, 'export')} at a time.",
+            f"The limit adapted to the server until it reached --max-exports, {plural(most, 'export')} at a time.",
             "A higher --max-exports may make it faster.",
         )
     if load.at_limit >= _OFTEN:
@@ -268,11 +269,6 @@ def _is_at_quota(figures: PullFigures) -> bool:
         if rate >= _AT_QUOTA * quota
     )
     return seconds >= _OFTEN_AT_QUOTA * figures.elapsed
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or the plural."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:
