@@ -13,7 +13,6 @@ from typing import Any
 
 import anyio
 
-from bulkpull.disk import disk_errors
 from bulkpull.errors import UsageError
 from bulkpull.journal import JournalReader
 from bulkpull.options import documented
@@ -79,7 +78,7 @@ async def load(source: Source, options: LoadOptions) -> Result:
             if await in_thread(table.state) is not None:
                 raise UsageError(f"{table.name} is kept up to date by a sync: use `bulkpull sync`, or another table")
             await in_thread(table.check, options.names(source.columns))
-            directory = await in_thread(_directory, table, options)
+            directory = await in_thread(work_directory, table.name, options.state, "load")
             kept = KeptFile(directory)
             result = await run(source, options, directory, lambda _work, _provenance: kept)
             await in_thread(_commit, result, kept.path, source.columns, options, table, directory)
@@ -87,13 +86,6 @@ async def load(source: Source, options: LoadOptions) -> Result:
             with anyio.CancelScope(shield=True):
                 await in_thread(table.close)
     return replace(result, output=table.name)
-
-
-def _directory(table: Table, options: LoadOptions) -> WorkDirectory:
-    state = Path(options.state or ".")
-    with disk_errors(f"create {state}"):
-        state.mkdir(parents=True, exist_ok=True)
-        return work_directory(table.name, state.resolve(), purpose="load")
 
 
 def _commit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,11 +84,16 @@ class Order:
             return None
 
 
-def work_directory(table: str, state: Path, purpose: str = "sync") -> WorkDirectory:
-    """Return the directory, in `state`, for the progress of what is done with the table of this name."""
+def work_directory(table: str, state: str | os.PathLike[str] | None, purpose: str = "sync") -> WorkDirectory:
+    """Return the directory, in `state` or the current one, for the progress of what is done with the table of this
+    name. Creates `state`. Raises OutputError."""
+    parent = Path(state or ".")
+    with disk_errors(f"create {parent}"):
+        parent.mkdir(parents=True, exist_ok=True)
+        parent = parent.resolve()
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", table).strip("-.")[-_MAX_NAME:]
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]
-    return WorkDirectory(state / f"{readable}-{digest}.{purpose}.bulkpull", table, is_kept=True)
+    return WorkDirectory(parent / f"{readable}-{digest}.{purpose}.bulkpull", table, is_kept=True)
 
 
 def discard_progress(directory: WorkDirectory) -> None:

@@ -104,7 +104,7 @@ class _Sync:
         observed = replace(self.options, on_event=self.listen)
         counting = self.source.observed(self.log_and_listen)
         planner = Planner(counting, observed, self.table)
-        directory = await in_thread(self.directory)
+        directory = await in_thread(work_directory, self.table.name, self.options.state)
         self.text = None if self.options.rebuild else await in_thread(self.table.state)
         saved = await in_thread(self.saved, directory)
         kind, state = await self.request(counting, saved)
@@ -160,13 +160,6 @@ class _Sync:
         return None if self.options.changes is None else Path(self.options.changes)
 
     # What to export
-
-    def directory(self) -> WorkDirectory:
-        """The directory for the progress of syncs to this table."""
-        state = Path(self.options.state or ".")
-        with disk_errors(f"create {state}"):
-            state.mkdir(parents=True, exist_ok=True)
-            return work_directory(self.table.name, state.resolve())
 
     def saved(self, directory: WorkDirectory) -> Order | None:
         """The order of an interrupted run, if the table is still as it was then."""
