@@ -91,6 +91,30 @@ def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
     return size
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that replaces `path` at the end of the block, in one step that survives a power cut.
+
+    That is a new file beside `path`, so that nothing is written through a link that another user has planted. After an
+    error it is removed, and `path` is what it was. Raises OutputError if it cannot be created or take its place.
+    """
+    draft = path.with_name(f".{path.name}.partial")
+    with disk_errors(f"write {path}", at=path):
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
+        yield draft
+        with disk_errors(f"write {path}", at=path):
+            with draft.open("rb") as file:
+                sync_file(file.fileno())
+            draft.replace(path)
+            sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
 def replace_file(path: Path, data: bytes, draft: Path) -> None:
     """Write a file in one step that survives a power cut: it has its former contents or `data`.
 

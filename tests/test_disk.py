@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bulkpull.disk import sync_file
+from bulkpull.disk import replacing, sync_file
+from bulkpull.errors import OutputError
 
 FULL_SYNC = 51
 
@@ -49,3 +50,33 @@ def test_an_error_of_the_disk_is_raised(tmp_path: Path) -> None:
     os.close(closed)
     with pytest.raises(OSError, match="Bad file descriptor"):
         sync_file(closed)
+
+
+def test_a_replaced_file_is_whole_or_the_former_one(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text("former")
+    with pytest.raises(ZeroDivisionError), replacing(path) as draft:
+        draft.write_text("new")
+        raise ZeroDivisionError
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("list", "former")]
+    with replacing(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "former"
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("list", "new")]
+
+
+def test_nothing_is_written_through_a_planted_link(tmp_path: Path) -> None:
+    path, precious = tmp_path / "list", tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / ".list.partial").symlink_to(precious)
+    with replacing(path) as draft:
+        draft.write_text("new")
+    assert (precious.read_text(), path.read_text(), path.is_symlink()) == ("kept", "new", False)
+
+
+def test_a_file_without_a_directory_is_a_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*/missing/list: No such file"),
+        replacing(tmp_path / "missing" / "list"),
+    ):
+        pass

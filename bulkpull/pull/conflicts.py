@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from bulkpull.disk import disk_errors, sync_directory, sync_file
+from bulkpull.disk import disk_errors, replacing
 from bulkpull.journal import Journal
 from bulkpull.window import instant
 
@@ -17,17 +17,11 @@ def write_conflicts(journal: Journal, path: Path) -> None:
     Raises:
         OutputError: The disk failed.
     """
-    draft = path.with_name(f".{path.name}.partial")
-    with disk_errors(f"write {path}", at=path):
-        with draft.open("wb") as file:
-            for window, kept, other in journal.conflicts():
-                line = {
-                    "window": [instant(window.start), instant(window.end)],
-                    "kept": orjson.Fragment(kept),
-                    "other": orjson.Fragment(other),
-                }
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            sync_file(file.fileno())
-        draft.replace(path)
-        sync_directory(path.parent)
+    with replacing(path) as draft, disk_errors(f"write {path}", at=path), draft.open("wb") as file:
+        for window, kept, other in journal.conflicts():
+            line = {
+                "window": [instant(window.start), instant(window.end)],
+                "kept": orjson.Fragment(kept),
+                "other": orjson.Fragment(other),
+            }
+            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

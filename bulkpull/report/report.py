@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bulkpull import __version__
-from bulkpull.disk import disk_errors, replace_file
+from bulkpull.disk import disk_errors, replacing
 from bulkpull.errors import OutputError
 from bulkpull.journal import JournalReader, Timeline, decoded, has_journal, is_running
 from bulkpull.report.figures import figures_of
@@ -62,8 +62,8 @@ def save_report(path: Path, text: str) -> None:
     """Write a report in one step. Blocks. Raises OutputError, also if `path` has become something else: the output."""
     path = resolved(path)
     check_report_path(path)
-    with disk_errors(f"write the report {path}", at=path):
-        replace_file(path, text.encode("utf-8", "replace"), path.with_name(f".{path.name}.{os.getpid()}"))
+    with replacing(path) as draft, disk_errors(f"write the report {path}", at=path):
+        draft.write_text(text, encoding="utf-8", errors="replace")
 
 
 def check_report_path(path: Path) -> None:

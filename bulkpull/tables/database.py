@@ -6,13 +6,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
 
-from bulkpull.disk import discard, disk_errors
+from bulkpull.disk import disk_errors, replacing
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.source import Columns
 from bulkpull.tables.sql import (
@@ -188,23 +188,14 @@ class Database(ABC):
 
     def replace(self, delivery: Delivery, policy: Policy) -> Changes:
         """See `Table.replace`."""
-        partial = delivery.changes and delivery.changes.with_name(f".{delivery.changes.name}.partial")
-        try:
-            with self._session("replace rows of", writes=True), self._transaction():
-                changes = self._replace(delivery, policy, partial)
-        except BaseException:
-            if partial is not None:
-                with suppress(OSError):
-                    discard(partial)
-            raise
-        if partial is not None and delivery.changes is not None:
-            with disk_errors(f"write {delivery.changes}"):
-                partial.replace(delivery.changes)
-        return changes
+        listing = replacing(delivery.changes) if delivery.changes else nullcontext()
+        # The list is renamed last: what it tells is committed then.
+        with listing as listed, self._session("replace rows of", writes=True), self._transaction():
+            return self._replace(delivery, policy, listed)
 
     # The steps of a replacement
 
-    def _replace(self, delivery: Delivery, policy: Policy, partial: Path | None) -> Changes:
+    def _replace(self, delivery: Delivery, policy: Policy, listed: Path | None) -> Changes:
         names = self._named(delivery.columns)
         self._confirm_state(delivery)
         found = self._described(self._table)
@@ -228,7 +219,7 @@ class Database(ABC):
         if not any(True for _ in self.rows(f"SELECT 1 FROM {self._target} LIMIT 1")):
             if definitions:
                 self._add_columns(definitions, delivery)
-            changes, listed = self._fill(names, delivery, policy, diff), diff.listed_rows
+            changes, query = self._fill(names, delivery, policy, diff), diff.listed_rows
         else:
             self._stage(names, missing)
             self._load(INCOMING, names, delivery, policy)
@@ -236,11 +227,11 @@ class Database(ABC):
             if definitions:
                 self._add_columns(definitions, delivery)
             self._index()
-            changes, listed = apply(self, diff, self, policy=policy, at=delivery.at), diff.listed_changes
+            changes, query = apply(self, diff, self, policy=policy, at=delivery.at), diff.listed_changes
         self._register(tuple(dict.fromkeys((*(registered or ()), *delivery.columns))), delivery.state)
-        if partial is not None:
-            with disk_errors(f"write {partial}"):
-                write_changes(change_lines(self.stream(listed), delivery.windows), partial)
+        if listed is not None:
+            with disk_errors(f"write {delivery.changes}"):
+                write_changes(change_lines(self.stream(query), delivery.windows), listed)
         return changes
 
     def _fill(self, names: Mapping[str, str], delivery: Delivery, policy: Policy, diff: Diff) -> Changes:
@@ -402,12 +393,7 @@ class Database(ABC):
         return next((state for (state,) in self.rows(query)), None)
 
     def _confirm_state(self, delivery: Delivery) -> None:
-        state = self._state(self._lock_state())
-        if not delivery.rebuild and state != delivery.expected:
-            raise OutputError(
-                f"the state of {self.name} is not the one that this run has read: another sync has written to it, or "
-                "it was restored from a backup; nothing was changed, run the sync again"
-            )
+        delivery.confirm_state(self._state(self._lock_state()), self.name)
 
     def _registered(self) -> tuple[str, ...] | None:
         """Return the columns that were delivered to the table so far; None if it is not ours."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bulkpull.disk import disk_errors
+from bulkpull.disk import disk_errors, replacing
 from bulkpull.errors import OutputError
 from bulkpull.source import Columns
 from bulkpull.tables.current import CurrentFile, CurrentFiles, read_current, retired_files
 from bulkpull.tables.place import OWN_FILE, RETIRED_FOR, Place
-from bulkpull.tables.spool import Spool, check_columns, confirm_installed, confirm_state, count_between, renamed_at_end
+from bulkpull.tables.spool import Spool, check_columns, confirm_installed, count_between
 from bulkpull.tables.table import DELETED_COLUMN, Changes, Delivery, Policy
 from bulkpull.window import Window, instant
 
@@ -80,14 +80,14 @@ class DataSetTable:
 
     def replace(self, delivery: Delivery, policy: Policy) -> Changes:
         self._read()
-        confirm_state(self._current.state, delivery, self.name)
+        delivery.confirm_state(self._current.state, self.name)
         self.check(delivery.columns)
         before = CurrentFiles() if delivery.rebuild else self._current
         columns = before.columns + tuple(one for one in delivery.columns if one not in before.columns)
         work = delivery.rows.with_name(f"{delivery.rows.name}.spool")
         with (
             Spool(work, name=self.name, columns=self._columns, names=columns) as spool,
-            renamed_at_end(delivery.changes) as listed,
+            replacing(delivery.changes) if delivery.changes else nullcontext() as listed,
         ):
             changes, after = self._replaced(spool, before, delivery, policy, columns)
             if listed:

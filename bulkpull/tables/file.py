@@ -13,17 +13,18 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from bulkpull.disk import discard, disk_errors, replace_file, sync_directory, sync_file
+from bulkpull.disk import discard, disk_errors, replace_file, replacing, sync_directory, sync_file
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.records import CsvError, File
+from bulkpull.rows.sink import header_record
 from bulkpull.source import Columns
 from bulkpull.tables.lock import LockFile
 from bulkpull.tables.spool import (
@@ -32,9 +33,7 @@ from bulkpull.tables.spool import (
     check_columns,
     checkpoint,
     confirm_installed,
-    confirm_state,
     count_between,
-    renamed_at_end,
 )
 from bulkpull.tables.table import DELETED_COLUMN, Changes, Delivery, Policy
 from bulkpull.window import Window, instant
@@ -118,13 +117,13 @@ class FileTable:
 
     def replace(self, delivery: Delivery, policy: Policy) -> Changes:
         current = _Version() if delivery.rebuild else self._intact()
-        confirm_state(current.state, delivery, self.name)
+        delivery.confirm_state(current.state, self.name)
         self.check(delivery.columns)
         columns = current.columns + tuple(one for one in delivery.columns if one not in current.columns)
         work = delivery.rows.with_name(f"{delivery.rows.name}.spool")
         with (
             Spool(work, name=self.name, columns=self._columns, names=columns, keeps_text=self._is_csv) as spool,
-            renamed_at_end(delivery.changes) as listed,
+            replacing(delivery.changes) if delivery.changes else nullcontext() as listed,
             self._drafting(),
         ):
             changes, after = self._replaced(spool, current, delivery, policy, columns)
@@ -166,9 +165,8 @@ class FileTable:
         body = self._drafts / "body"
         marks = (DELETED_COLUMN,) if version.has_marks else ()
         rows = spool.write_csv(body, version.columns, has_marks=version.has_marks)
-        header = ",".join(_quoted(name) for name in (*version.columns, *marks))
         with body.open("rb") as file, self._draft.open("wb") as draft:
-            pieces = _pieces(f"{header}\n".encode(), file)
+            pieces = _pieces(header_record((*version.columns, *marks)) + b"\n", file)
             draft.writelines(compressed(pieces, self._compression) if self._compression else pieces)
             draft.flush()
             sync_file(draft.fileno())
@@ -309,9 +307,3 @@ def _pieces(header: bytes, body: io.BufferedReader) -> Iterator[bytes]:
     while piece := body.read(_COPIED_BYTES):
         checkpoint()
         yield piece
-
-
-def _quoted(name: str) -> str:
-    """Return a name as a CSV cell."""
-    is_plain = name and not any(character in name for character in ',"\r\n')
-    return name if is_plain else '"' + name.replace('"', '""') + '"'

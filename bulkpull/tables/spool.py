@@ -283,24 +283,6 @@ class Spool:
         return f"c{at}"
 
 
-@contextmanager
-def renamed_at_end(path: Path | None) -> Iterator[Path | None]:
-    """Yield where to write a file that is renamed to `path` at the end of the block, unless there is an error. Yield
-    None if there is no path."""
-    if path is None:
-        yield None
-        return
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        yield draft
-    except BaseException:
-        with suppress(OSError):
-            discard(draft)
-        raise
-    with disk_errors(f"write {path}"):
-        draft.replace(path)
-
-
 def check_columns(names: Sequence[str], columns: Columns, table: str) -> None:
     """Raise OutputError if rows with these columns cannot be stored."""
     missing = [name for name in (columns.key, columns.time) if name not in names]
@@ -310,15 +292,6 @@ def check_columns(names: Sequence[str], columns: Columns, table: str) -> None:
         raise OutputError(f"a column cannot be called {DELETED_COLUMN} in {table}: leave it out with --fields")
     if len(set(names)) < len(names):
         raise OutputError(f"two columns have the same name, which {table} cannot hold: leave one out with --fields")
-
-
-def confirm_state(state: str | None, delivery: Delivery, table: str) -> None:
-    """Raise OutputError if a state is not the one that a delivery expects."""
-    if not delivery.rebuild and state != delivery.expected:
-        raise OutputError(
-            f"the state of {table} is not the one that this run has read: another sync has written to it, or it was "
-            "restored from a backup; nothing was changed, run the sync again"
-        )
 
 
 def count_between(times: Any, start: str, end: str) -> int:

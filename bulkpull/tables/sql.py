@@ -7,7 +7,6 @@ of the target that the delivery concerns) and CHANGES.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -326,11 +325,9 @@ def change_lines(changes: Iterable[tuple[Any, ...]], windows: Sequence[Window]) 
 
 
 def write_changes(lines: Iterable[bytes], path: Path) -> None:
-    """Write and sync the NDJSON of changes. Raises OSError."""
+    """Write the NDJSON of changes. Raises OSError."""
     with path.open("wb") as file:
         file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _confirm_size(database: Connection, diff: Diff, windows: Sequence[Window], policy: Policy, name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bulkpull.errors import OutputError
 from bulkpull.window import Window
 
 Deleted = Literal["keep", "mark", "drop"]
@@ -61,6 +62,14 @@ class Delivery:
     at: str
     rebuild: bool = False
     changes: Path | None = None
+
+    def confirm_state(self, state: str | None, table: str) -> None:
+        """Raise OutputError if the state of a table is not the one that the delivery expects."""
+        if not self.rebuild and state != self.expected:
+            raise OutputError(
+                f"the state of {table} is not the one that this run has read: another sync has written to it, or it "
+                "was restored from a backup; nothing was changed, run the sync again"
+            )
 
 
 @dataclass(frozen=True, slots=True)
