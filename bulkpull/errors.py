@@ -8,6 +8,7 @@
      │   ├─ ThrottledError         429, and the wait would exceed the retry limit
      │   ├─ UnavailableError       no usable answer within the retry limit
      │   └─ ExportError            the exports of a window failed as often as is allowed
+     ├─ ClusterError           the cluster cannot be reached, or its workers cannot do the work
      ├─ PartError              a file of an export could not be downloaded
      │   ├─ MalformedPartError     the file is not a valid CSV, or cannot be decompressed
      │   ├─ LinkExpiredError       the host rejects the link (400, 401, 403, 404, 410): get a fresh one
@@ -64,6 +65,10 @@ class UnavailableError(ApiError):
 
 class ExportError(ApiError):
     """The exports of one window failed as often as is allowed."""
+
+
+class ClusterError(BulkpullError):
+    """The cluster cannot be reached, has no workers, or they cannot do the work."""
 
 
 class PartError(BulkpullError):

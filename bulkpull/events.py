@@ -320,5 +320,42 @@ class Rendered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersChanged(Event):
+    """The cluster has so many `workers` now, with so many `threads` in all."""
+
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded(Event):
+    """A `task` has ended on a `worker`, `seconds` after it was submitted."""
+
+    task: str
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BucketMerged(Event):
+    """The rows of a `bucket` are deduplicated and written; `merged` of all `buckets` are."""
+
+    bucket: int
+    buckets: int
+    merged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deduplicated(Event):
+    """All buckets are merged. These are the figures of the whole pull, in place of those that PartMerged had: on a
+    cluster, ids that several parts or windows have in common are found last."""
+
+    rows: int
+    duplicates: int
+    conflicts: int
+    outside: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published(Event):
     """The output is complete and at its path."""

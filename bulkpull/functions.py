@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bulkpull.cluster import pull as _pull
 from bulkpull.options import with_keywords
 from bulkpull.planning import PlanOptions
 from bulkpull.planning import plan as _plan
 from bulkpull.pull import PullOptions, StreamOptions
-from bulkpull.pull import pull as _pull
 from bulkpull.pull import rows as _rows
 from bulkpull.pull import stream as _stream
 from bulkpull.pull import table as _table

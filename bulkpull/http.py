@@ -36,6 +36,11 @@ def sent_once() -> ClientMiddlewareType:
     return middleware
 
 
+def timeout(seconds: float, total: float | None) -> aiohttp.ClientTimeout:
+    """Return the timeouts of one request, in seconds."""
+    return aiohttp.ClientTimeout(total=total, sock_connect=seconds, sock_read=seconds)
+
+
 def describe(error: BaseException) -> str:
     """Return a short description of a transport error, without URLs: aiohttp's messages include their queries."""
     if isinstance(error, TimeoutError):

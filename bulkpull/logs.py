@@ -19,8 +19,8 @@ from bulkpull.window import Window, instant
 LOGGER = "bulkpull"
 FIELDS_KEY = "bulkpull_fields"  # the attribute of a record that has all its fields
 
-_API, _PULL, _EXPORT, _DOWNLOAD, _MERGE = (
-    logging.getLogger(f"{LOGGER}.{name}") for name in ("api", "pull", "export", "download", "merge")
+_API, _PULL, _EXPORT, _DOWNLOAD, _MERGE, _CLUSTER = (
+    logging.getLogger(f"{LOGGER}.{name}") for name in ("api", "pull", "export", "download", "merge", "cluster")
 )
 
 # The logger and the level of each event. Received and Rendered, which only count bytes, have none.
@@ -50,6 +50,10 @@ RECORDS: dict[type[Event], tuple[logging.Logger, int]] = {
     events.PartMerged: (_MERGE, INFO),
     events.WindowAppended: (_MERGE, DEBUG),
     events.WindowMerged: (_MERGE, INFO),
+    events.WorkersChanged: (_CLUSTER, INFO),
+    events.TaskEnded: (_CLUSTER, DEBUG),
+    events.BucketMerged: (_CLUSTER, INFO),
+    events.Deduplicated: (_CLUSTER, INFO),
 }
 
 _RENAMED = {"size": "bytes", "waited": "seconds", "wait": "wait_seconds", "left": "left_seconds"}

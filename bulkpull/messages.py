@@ -89,6 +89,17 @@ def _usual(event: Event) -> str:
             return f"{event.window}: appended in {event.seconds:.1f} s"
         case events.WindowMerged():
             return f"{event.window}: merged"
+        case events.WorkersChanged():
+            return f"workers: {event.workers:,}, threads: {event.threads:,}"
+        case events.TaskEnded():
+            return f"{event.task}: done in {event.seconds:.1f} s by {event.worker}"
+        case events.BucketMerged():
+            return f"bucket {event.bucket:,}: merged, {event.merged:,} of {event.buckets:,}"
+        case events.Deduplicated():
+            return (
+                f"{event.rows:,} rows in all, {event.duplicates:,} duplicates, {event.conflicts:,} conflicts, "
+                f"{event.outside:,} outside their windows"
+            )
         case events.Published():
             return "output published"
     return ""

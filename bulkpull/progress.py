@@ -95,6 +95,8 @@ class Progress:
         self.is_published = False
         self.counting_requests = 0  # before there is a plan
         self.rendered: tuple[int, int] | None = None  # bytes of merged CSV: converted, and in all so far
+        self.workers: int | None = None  # of the cluster, if there is one
+        self.buckets: tuple[int, int] | None = None  # merged, and in all
         self._now = now or (lambda: time.monotonic())  # looked up at each call, for tests
         self._merged_before = 0  # windows merged by earlier runs
         self._launched: set[int] = set()  # indices of windows launched by this run
@@ -188,6 +190,12 @@ class Progress:
                 self.duplicates += event.duplicates
             case events.WindowMerged():
                 self.windows_merged += 1
+            case events.Deduplicated():
+                self.rows, self.duplicates = event.rows, event.duplicates
+            case events.WorkersChanged():
+                self.workers = event.workers
+            case events.BucketMerged():
+                self.buckets = (event.merged, event.buckets)
             case events.Rendered():
                 self.rendered = (event.size, event.merged)
             case events.Published():

@@ -10,7 +10,20 @@ import pytest
 from importlinter.application.use_cases import lint_imports
 from importlinter.configuration import configure
 
-ROOMS = ("clickwrap", "cli", "download", "journal", "pacing", "planning", "pull", "report", "store", "sync", "tables")
+ROOMS = (
+    "clickwrap",
+    "cli",
+    "cluster",
+    "download",
+    "journal",
+    "pacing",
+    "planning",
+    "pull",
+    "report",
+    "store",
+    "sync",
+    "tables",
+)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from bulkpull.http import (
     has_long_header,
     is_loopback,
     sent_once,
+    timeout,
 )
 from bulkpull.retry import RetryPolicy, TransientError, retry_after
 
@@ -259,11 +260,6 @@ class Api:
         """Remove the token, line breaks and control characters from text of the server."""
         text = text.replace(self._token, "***")
         return " ".join("".join(character if character.isprintable() else " " for character in text).split())
-
-
-def timeout(seconds: float, total: float | None) -> aiohttp.ClientTimeout:
-    """Return the timeouts of one request, in seconds."""
-    return aiohttp.ClientTimeout(total=total, sock_connect=seconds, sock_read=seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:

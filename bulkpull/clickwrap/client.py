@@ -18,20 +18,18 @@ import anyio
 from yarl import URL
 
 from bulkpull.background import require_asyncio
-from bulkpull.clickwrap.api import MAX_MESSAGE_CHARS, NOT_READY, Api, timeout
+from bulkpull.clickwrap.api import MAX_MESSAGE_CHARS, NOT_READY, Api
 from bulkpull.clickwrap.defaults import BASE_URL, read_token_file
 from bulkpull.clickwrap.filters import check_filter, window_filter
 from bulkpull.clickwrap.models import parse_count, parse_export, parse_export_fields, parse_page
 from bulkpull.clickwrap.quota import DEFAULT_PER_MINUTE, RequestBudget
-from bulkpull.download import open_link
+from bulkpull.download import LinkSettings, link_session, open_link
 from bulkpull.errors import ApiError, UsageError
 from bulkpull.events import OnEvent
-from bulkpull.http import MAX_HEADER, MAX_HEADERS
 from bulkpull.retry import RetryPolicy
 from bulkpull.source import Body, Columns, Export
 
 MAX_PER_PAGE = 100  # source: Clickwrap's "Pagination"
-_READ_BUFFER_BYTES = 1024 * 1024  # of a file, before backpressure stops its connection
 LAUNCH_TIMEOUT_S = 600.0  # long, since repeating a launch starts a second export
 LAUNCH_BACKOFF_CAP_S = 300.0
 _ONE = {"page": "1", "per_page": "1"}
@@ -136,16 +134,10 @@ class Clickwrap:
         connector = self._api.open()
         # Downloads have their own connection pool, so that they cannot starve API requests, unless the caller provides
         # a connector.
-        self._link_session = aiohttp.ClientSession(
-            connector=connector or aiohttp.TCPConnector(limit=0, ssl=self._api.ssl),
-            connector_owner=connector is None,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=timeout(self._stall_timeout, total=None),
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
-            max_headers=MAX_HEADERS,
+        self._link_session = link_session(
+            self._stall_timeout,
+            connector or aiohttp.TCPConnector(limit=0, ssl=self._api.ssl),
+            owns_connector=connector is None,
         )
         return self
 
@@ -330,17 +322,27 @@ class Clickwrap:
         """
         if self._link_session is None or self._link_session.closed:
             raise UsageError("the client is not open: use it inside 'async with'")
-        allow_http = self._api.base_url.scheme == "http"
+        settings = self.link_settings
         return open_link(
             self._link_session,
             link,
-            base=URL(f"{self._api.base_url}/tasks/export/id", encoded=True),
-            allow_http=allow_http,
-            stall_timeout=self._stall_timeout,
+            base=URL(settings.base, encoded=True),
+            allow_http=settings.allow_http,
+            stall_timeout=settings.stall_timeout,
             rangeless=self._rangeless,
-            trust_env=self._api.trust_env,
+            trust_env=settings.trust_env,
             offset=offset,
             validator=validator,
+        )
+
+    @property
+    def link_settings(self) -> LinkSettings:
+        """How links are opened, for processes that download without the token."""
+        return LinkSettings(
+            base=f"{self._api.base_url}/tasks/export/id",
+            allow_http=self._api.base_url.scheme == "http",
+            stall_timeout=self._stall_timeout,
+            trust_env=self._api.trust_env,
         )
 
     def _export(self, answer: Any, export_id: str | None = None) -> Export:

@@ -8,7 +8,7 @@ the current link; `Progress` is told what happens and decides nothing.
 """
 
 from bulkpull.download.downloader import Downloader, Verify, keep
-from bulkpull.download.link import open_link
+from bulkpull.download.link import LinkSettings, link_opener, link_session, open_link
 from bulkpull.download.protocols import (
     Checkpoints,
     Downloaded,
@@ -26,11 +26,14 @@ __all__ = [
     "Downloader",
     "FileMissingError",
     "Link",
+    "LinkSettings",
     "Opener",
     "Progress",
     "Verify",
     "Version",
     "keep",
+    "link_opener",
+    "link_session",
     "open_link",
     "verify_csv",
 ]

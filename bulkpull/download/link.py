@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import anyio
 from yarl import URL
 
 from bulkpull.download.encoding import MAGIC_BYTES, ZIP_MAGIC, Decoder, encodings, is_compressed
+from bulkpull.download.protocols import Opener
 from bulkpull.download.receive import Chunks, received
 from bulkpull.download.urls import legal, resolved
 from bulkpull.errors import (
@@ -33,11 +36,13 @@ from bulkpull.http import (
     environment_proxy,
     has_long_header,
     is_loopback,
+    timeout,
 )
 from bulkpull.retry import retry_after
 from bulkpull.source import Body
 
 MAX_REDIRECTS = 5
+_READ_BUFFER_BYTES = 1024 * 1024  # of a file, before backpressure stops its connection
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 _NOT_READY = frozenset({202, 204, 409, 425})
@@ -75,6 +80,62 @@ async def _decoded(
         if framed:
             raise
         raise TransferError(f"the transfer broke: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How links are opened: what another process needs to know. It holds no secrets.
+
+    Args:
+        base: The URL of the answers that hold links, without user and password.
+        allow_http: Whether http is allowed on loopback.
+        stall_timeout: Seconds without a byte of the body after which the transfer counts as broken.
+        trust_env: Whether proxies of the environment are used for https.
+    """
+
+    base: str
+    allow_http: bool
+    stall_timeout: float
+    trust_env: bool
+
+
+def link_session(
+    stall_timeout: float, connector: aiohttp.BaseConnector, *, owns_connector: bool
+) -> aiohttp.ClientSession:
+    """Return a session for file hosts, which knows no credentials.
+
+    Args:
+        stall_timeout: Seconds without a byte after which a transfer counts as broken.
+        connector: Its connections.
+        owns_connector: Whether they are closed with it.
+    """
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=owns_connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=timeout(stall_timeout, total=None),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER_BYTES,
+        max_line_size=MAX_HEADER,
+        max_field_size=MAX_HEADER,
+        max_headers=MAX_HEADERS,
+    )
+
+
+@asynccontextmanager
+async def link_opener(settings: LinkSettings) -> AsyncIterator[Opener]:
+    """Open links in a process that has no client; yields what `open_link` does, as a downloader needs it."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with link_session(settings.stall_timeout, connector, owns_connector=True) as session:
+        yield partial(
+            open_link,
+            session,
+            base=URL(settings.base, encoded=True),
+            allow_http=settings.allow_http,
+            stall_timeout=settings.stall_timeout,
+            rangeless=set(),
+            trust_env=settings.trust_env,
+        )
 
 
 @asynccontextmanager

@@ -212,6 +212,7 @@ class Journal(JournalReader):
         records: int,
         ids: int,
         conflicts: Iterable[tuple[Mapping[str, str | None], Mapping[str, str | None]]] = (),
+        scattered: Sequence[str] = (),
     ) -> None:
         """Record that a window is merged and synced, and forget its parts.
 
@@ -223,6 +224,7 @@ class Journal(JournalReader):
             records: How many records its newest export delivered.
             ids: How many different ids all its exports delivered.
             conflicts: The conflicts to be reported: the rows that are kept, and the later ones.
+            scattered: The names of its scattered parts, in order, if it is merged on a cluster.
         """
         with self._transaction() as db:
             values = {"window": window.index, "csv_size": offset, "columns": orjson.dumps(list(columns)).decode()}
@@ -240,7 +242,45 @@ class Journal(JournalReader):
                     for kept, other in conflicts
                 ),
             )
+            db.executemany(
+                "UPDATE scattered SET place = (SELECT ifnull(max(place), 0) + 1 FROM scattered) WHERE name = ?",
+                ((name,) for name in scattered),
+            )
             db.execute("DELETE FROM part WHERE window = ?", (window.index,))
+
+    # On a cluster
+
+    def record_scattered(self, window: Window, part: int, name: str, facts: bytes) -> None:
+        """Record that the rows of a part are in the storage under a name."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO scattered (name, window, number, facts) VALUES (?, ?, ?, ?)",
+                (name, window.index, part, facts),
+            )
+
+    def record_buckets(self, buckets: int) -> None:
+        """Record into how many buckets the rows are divided."""
+        with self._transaction() as db:
+            _set(db, "buckets", str(buckets))
+
+    def record_bucket(self, bucket: int, facts: bytes) -> None:
+        """Record that the files of a bucket are in the storage."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, facts))
+
+    def forget_bucket(self, bucket: int) -> None:
+        """Record that the files of a bucket are lost."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM bucket WHERE number = ?", (bucket,))
+
+    def record_figures(self, figures: Mapping[int, Figures]) -> None:
+        """Record the figures of merged windows, by index, in place of those that were recorded before."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE merge SET parts = :parts, rows = :rows, duplicates = :duplicates, conflicts = :conflicts, "
+                "outside = :outside WHERE window = :window",
+                ({"window": index} | asdict(found) for index, found in figures.items()),
+            )
 
     # The timeline
 

@@ -234,6 +234,29 @@ class JournalReader:
         offset, columns = last[0] if last else (0, "[]")
         return Frontier(windows, offset, tuple(orjson.loads(columns)), Figures(*figures))
 
+    # On a cluster
+
+    @property
+    def buckets(self) -> int:
+        """Into how many buckets the rows are divided; 0 if the pull is not one on a cluster, or none is decided."""
+        return int(self._value("buckets") or 0)
+
+    def scattered(self) -> dict[str, bytes]:
+        """What is recorded of scattered parts, by name."""
+        return dict(self._rows("SELECT name, facts FROM scattered"))
+
+    def accepted(self) -> list[tuple[Window, int, bytes]]:
+        """The scattered parts of the merged windows, in the order of the merge: window, number and what is recorded."""
+        rows = self._rows(
+            "SELECT window.number, start, end, activities, scattered.number, facts FROM scattered "
+            "JOIN window ON window.number = scattered.window WHERE place NOT NULL ORDER BY place"
+        )
+        return [(_window(*window), number, facts) for *window, number, facts in rows]
+
+    def bucket_facts(self) -> dict[int, bytes]:
+        """What is recorded of the buckets whose files are in the storage, by number."""
+        return dict(self._rows("SELECT number, facts FROM bucket"))
+
     # The timeline
 
     def timeline(self, format: str = "") -> Timeline:

@@ -48,6 +48,15 @@ class Figures:
     conflicts: int = 0
     outside: int = 0
 
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.parts + other.parts,
+            self.rows + other.rows,
+            self.duplicates + other.duplicates,
+            self.conflicts + other.conflicts,
+            self.outside + other.outside,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS moment (at REAL NOT NULL, kind TEXT NOT NULL, window 
     text TEXT NOT NULL)
 """
 _CONFLICTS = "CREATE TABLE IF NOT EXISTS conflict (window INTEGER NOT NULL, kept TEXT NOT NULL, other TEXT NOT NULL)"
+# Of a pull on a cluster: where the rows of parts are, and what became of each bucket. place: that of the part in the
+# merge, once its window is accepted.
+_CLUSTER = """
+CREATE TABLE IF NOT EXISTS scattered (name TEXT PRIMARY KEY, window INTEGER NOT NULL, number INTEGER NOT NULL,
+    place INTEGER, facts BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS bucket (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
+"""
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -60,6 +67,8 @@ def open_for_writing(path: Path, *, is_durable: bool) -> sqlite3.Connection:
         with db:
             db.execute(_MOMENTS)
             db.execute(_CONFLICTS)
+            for statement in _CLUSTER.split(";"):
+                db.execute(statement)
             db.execute("INSERT OR REPLACE INTO pull VALUES ('pid', ?)", (str(os.getpid()),))
         return db
 

@@ -6,7 +6,7 @@ Nothing in here waits, sends or reads: what was seen comes in as numbers, times 
 from bulkpull.pacing.backpressure import Backpressure
 from bulkpull.pacing.duration_model import DurationModel, Observation, fit
 from bulkpull.pacing.launch_queue import LaunchQueue
-from bulkpull.pacing.limits import DownloadLimit, ExportLimit
+from bulkpull.pacing.limits import DownloadLimit, ExportLimit, FixedLimit
 from bulkpull.pacing.poll_schedule import JITTER, PendingExport, PollSchedule
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "DownloadLimit",
     "DurationModel",
     "ExportLimit",
+    "FixedLimit",
     "LaunchQueue",
     "Observation",
     "PendingExport",

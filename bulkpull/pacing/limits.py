@@ -200,3 +200,16 @@ class DownloadLimit(AdaptiveLimit):
         if not self._is_lowered:
             self.reset(self.value * 3 / 4, now)
             self._is_lowered = True
+
+
+class FixedLimit:
+    """A limit on concurrent downloads that does not adapt: for workers, each of which downloads one file at a time."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def record_bytes(self, size: int, now: float, *, is_saturated: bool) -> None:
+        """A no-op."""
+
+    def record_break(self, now: float) -> None:
+        """A no-op."""

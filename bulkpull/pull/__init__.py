@@ -9,28 +9,39 @@ from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
     from bulkpull.pull.completeness import CountMismatch
+    from bulkpull.pull.doubts import Delivery, Doubts
     from bulkpull.pull.extra import default_extra
-    from bulkpull.pull.options import PullOptions, RunOptions, check_names
+    from bulkpull.pull.journey import Journey, Part, cancelled_from_within
+    from bulkpull.pull.options import MAX_BUCKETS, PullOptions, RunOptions, check_names
     from bulkpull.pull.orchestrator import plain, pull, run
     from bulkpull.pull.result import Result
     from bulkpull.pull.streaming import RowBatch, RowStream, StreamOptions, rows, stream, table
     from bulkpull.pull.verification import Recount, Verification, verify
+    from bulkpull.pull.workers import Workers
 else:
     __getattr__, __dir__ = lazily(
         __name__,
         {
             "completeness": ("CountMismatch",),
+            "doubts": ("Delivery", "Doubts"),
             "extra": ("default_extra",),
-            "options": ("PullOptions", "RunOptions", "check_names"),
+            "journey": ("Journey", "Part", "cancelled_from_within"),
+            "options": ("MAX_BUCKETS", "PullOptions", "RunOptions", "check_names"),
             "orchestrator": ("plain", "pull", "run"),
             "result": ("Result",),
             "streaming": ("RowBatch", "RowStream", "StreamOptions", "rows", "stream", "table"),
             "verification": ("Recount", "Verification", "verify"),
+            "workers": ("Workers",),
         },
     )
 
 __all__ = [
+    "MAX_BUCKETS",
     "CountMismatch",
+    "Delivery",
+    "Doubts",
+    "Journey",
+    "Part",
     "PullOptions",
     "Recount",
     "Result",
@@ -39,6 +50,8 @@ __all__ = [
     "RunOptions",
     "StreamOptions",
     "Verification",
+    "Workers",
+    "cancelled_from_within",
     "check_names",
     "default_extra",
     "plain",

@@ -22,6 +22,7 @@ from bulkpull.pacing import Backpressure
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.poll import known
 from bulkpull.pull.slots import Slots
+from bulkpull.pull.workers import Workers
 from bulkpull.rows.held_file import HeldFile, Memory
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
@@ -35,7 +36,7 @@ class Collector:
     """Downloads the files of exports, as many concurrently as `slots` and `backpressure` allow.
 
     Those that arrive fast stay in `memory`, for a second: what the merge takes until then is never written. The others
-    are written by tasks of the `group`.
+    are written by tasks of the `group`. If there are `workers`, these download, and nothing is written here.
     """
 
     source: Source
@@ -47,6 +48,7 @@ class Collector:
     slots: Slots
     backpressure: Backpressure
     on_event: OnEvent
+    workers: Workers | None = None
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
 
     async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
@@ -152,17 +154,17 @@ class Collector:
 
     async def _download_part(self, part: Part, links: Links) -> None:
         """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
-        verify = partial(verify_csv, key=self.source.columns.key)
-        downloader = Downloader(self.source.download, self.source.retry, self.slots.downloads, verify, self.memory)
         checkpoints = _PartCheckpoints(self.journal, part)
+        link, progress = PartLink(links, part.number), _PartProgress(part, self.slots, self.on_event)
         try:
-            downloaded = await downloader.download(
-                PartLink(links, part.number),
-                part.path,
-                checkpoints,
-                _PartProgress(part, self.slots, self.on_event),
-                _known(part.record),
-            )
+            if self.workers:
+                downloaded: Downloaded | HeldFile = await self.workers.fetch(part, link, checkpoints, progress)
+            else:
+                verify = partial(verify_csv, key=self.source.columns.key)
+                downloader = Downloader(
+                    self.source.download, self.source.retry, self.slots.downloads, verify, self.memory
+                )
+                downloaded = await downloader.download(link, part.path, checkpoints, progress, _known(part.record))
         except FileMissingError as error:
             raise ExportFailure(links.export_id, f"part {part.number} is missing: {error}", PartError) from error
         except MalformedPartError as error:
@@ -172,7 +174,7 @@ class Collector:
         if isinstance(downloaded, HeldFile):
             part.held = downloaded
             self.group.start_soon(self._hold, part, downloaded, checkpoints)
-        self.backpressure.part_downloaded(part.window, downloaded.size)
+        self.backpressure.part_downloaded(part.window, 0 if self.workers else downloaded.size)
         self.on_event(PartFetched(part.window, part.number, downloaded.size))
         part.size = downloaded.size  # last: a part whose listener raised a cancellation is not complete
 

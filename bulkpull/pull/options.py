@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bulkpull.durations import seconds_of
 from bulkpull.errors import UsageError
@@ -20,6 +21,7 @@ from bulkpull.source import Columns
 from bulkpull.store import ObjectUrl
 
 ALL_FIELDS = "all"
+MAX_BUCKETS = 4096  # of a pull on a cluster
 
 
 @documented
@@ -225,7 +227,7 @@ class PullOptions(RunOptions):
     partition_by: str | None = field(
         default=None,
         metadata=option(
-            "Write a directory of Parquet files, one per month.",
+            "Write a directory of Parquet files, by month; on a cluster by bucket.",
             group=WHERE_TO,
             details="Implies Parquet, unless --format or the extension says otherwise, which is an error.",
             choices=PARTITIONS,
@@ -235,9 +237,35 @@ class PullOptions(RunOptions):
         default=False,
         metadata=option("Replace the output if it exists.", group=WHERE_TO),
     )
+    cluster: str | Any | None = field(
+        default=None,
+        metadata=option(
+            "Download and merge on a Dask cluster: tcp://HOST:8786, or local:N processes.",
+            group=HOW_FAST,
+            details="Its workers need the same version of bulkpull and access to the output; the token stays here. In "
+            "Python also a `distributed.Client` with `asynchronous=True`. The output is a data set of Parquet files.",
+            metavar="ADDRESS",
+            recorded=lambda options, _source: "" if options.cluster is None else f"{options.buckets or 'auto'} buckets",
+        ),
+    )
+    buckets: int | None = field(
+        default=None,
+        metadata=option(
+            "Parts of the output that --cluster merges on their own. Defaults to one per 5 million rows.",
+            group=HOW_FAST,
+            details="Each is merged by one worker, whose disk holds its rows as CSV meanwhile.",
+            minimum=1,
+        ),
+    )
 
     def __post_init__(self) -> None:
         RunOptions.__post_init__(self)
+        if self.cluster is None and (self.buckets is not None or self.partition_by == "bucket"):
+            raise UsageError("--buckets and --partition-by bucket are for pulls on a cluster (--cluster)")
+        if self.buckets is not None and self.buckets > MAX_BUCKETS:
+            raise UsageError(f"{self.buckets:,} buckets are too many: {MAX_BUCKETS:,} at most")
+        if self.cluster is not None and self.conflicts is not None:
+            raise UsageError("--conflicts is not available on a cluster")
         if ObjectUrl.of(self.out) is None and self.state is not None:
             raise UsageError("--state is for outputs in object storage: a local output has its progress beside it")
 
@@ -251,7 +279,7 @@ class PullOptions(RunOptions):
             self.format,
             flat=self.flat,
             all_strings=self.all_strings,
-            partition_by=self.partition_by,
+            partition_by=self.partition_by or ("bucket" if self.cluster is not None else None),
         )
         if stream := byte_stream_at(self.out):
             check_stream(format, stream.name)

@@ -30,6 +30,7 @@ from bulkpull.pull.options import ALL_FIELDS, PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
+from bulkpull.pull.workers import Workers
 from bulkpull.report import check_report_path, report_page, save_report
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
@@ -104,6 +105,7 @@ async def run(
     directory: WorkDirectory,
     destination: MakeDestination,
     windows: Sequence[Window] = (),
+    workers: Workers | None = None,
 ) -> Result:
     """Run a pull whose progress is kept in a directory.
 
@@ -114,6 +116,7 @@ async def run(
         destination: Returns the destination, given the directory and a function that describes, once all rows are
             merged, where they come from.
         windows: The windows, instead of a plan of the range: in order of time, without overlaps, perhaps with gaps.
+        workers: What downloads and merges, instead of this process.
 
     Returns:
         The figures of the pull, over all its runs.
@@ -121,7 +124,7 @@ async def run(
     Raises:
         BulkpullError: See `pull`.
     """
-    work = _Pull(source, options, directory, destination, tuple(windows))
+    work = _Pull(source, options, directory, destination, tuple(windows), workers)
     started = anyio.current_time()
     try:
         # The work is a child of this task, so that a plain cancellation reaches it through the group's scope: only
@@ -154,6 +157,7 @@ class _Pull:
     directory: WorkDirectory
     make_destination: InitVar[MakeDestination]
     given: tuple[Window, ...] = ()
+    workers: Workers | None = None
     destination: Destination = field(init=False)
     identity: dict[str, str] = field(init=False)
     memory: Memory = field(init=False)
@@ -324,9 +328,20 @@ class _Pull:
         doubts, extra = await in_thread(self.doubts), await in_thread(self.extra)
         unlaunched = await in_thread(lambda: self.journal.unlaunched)
         merged = self.directory.merged
+        if self.workers:
+            await self.workers.start(self.journal, self.announce)
         async with anyio.create_task_group() as group:
             work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
+            if self.workers:
+                return await self.workers.merge(
+                    journeys,
+                    merged,
+                    names=self.names,
+                    fixed=bool(self.options.fields),
+                    doubts=doubts,
+                    release=work.collector.window_left,
+                )
             # A plain CSV is only read for its checksum, which is not worth telling.
             on_rendered = ignore if self.options.output_format.is_merged_already else self.announce
             async with feed(self.destination, merged, on_rendered) as followed:
@@ -374,7 +389,8 @@ class _Pull:
         """What all journeys share."""
         options, now = self.options, anyio.current_time()
         export_limit = ExportLimit(options.exports, options.max_exports, now)
-        slots = Slots(export_limit, DownloadLimit(options.downloads, now), self.announce)
+        download_limit = self.workers.limit if self.workers else DownloadLimit(options.downloads, now)
+        slots = Slots(export_limit, download_limit, self.announce)
         exporter = Exporter(
             self.source,
             self.journal,
@@ -394,6 +410,7 @@ class _Pull:
             path=self.directory.part,
             slots=slots,
             backpressure=Backpressure(self.options.spool_bytes, windows),
+            workers=self.workers,
             on_event=self.announce,
         )
         return Journeys(

@@ -103,6 +103,9 @@ class Tally:
                 counts["duplicates"] += event.duplicates
                 counts["conflicts"] += event.conflicts
                 counts["outside"] += event.outside
+            case events.Deduplicated():
+                for name in ("rows", "duplicates", "conflicts", "outside"):
+                    counts[name] = getattr(event, name)
 
     def result(
         self,

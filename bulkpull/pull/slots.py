@@ -5,13 +5,15 @@ from __future__ import annotations
 import anyio
 
 from bulkpull.events import Limited, OnEvent
-from bulkpull.pacing import DownloadLimit, ExportLimit
+from bulkpull.pacing import DownloadLimit, ExportLimit, FixedLimit
 
 
 class Slots:
     """The slots of one pull. Whoever records something in a limit calls `adjust` next."""
 
-    def __init__(self, export_limit: ExportLimit, download_limit: DownloadLimit, on_event: OnEvent) -> None:
+    def __init__(
+        self, export_limit: ExportLimit, download_limit: DownloadLimit | FixedLimit, on_event: OnEvent
+    ) -> None:
         self.export_limit = export_limit
         self.download_limit = download_limit
         self.exports = anyio.CapacityLimiter(export_limit.value)

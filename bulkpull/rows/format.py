@@ -11,8 +11,8 @@ from bulkpull.suggestions import did_you_mean
 
 FORMATS = ("csv", "ndjson", "parquet", "arrow")
 STREAM_FORMATS = ("csv", "ndjson", "arrow")  # what a program can read before its end is written
-PARTITIONS = ("month",)
-DATA_SET_FILE = "activity.parquet"  # the name of the file in each partition's directory
+PARTITIONS = ("month", "bucket")
+DATA_SET_FILE = "activity.parquet"  # the name of the file in each partition's directory, if it is the only one
 _SUFFIXES = {
     ".csv": "csv",
     ".ndjson": "ndjson",

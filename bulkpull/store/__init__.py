@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bulkpull.store.check import Difference, compare
     from bulkpull.store.dataset import MANIFEST, DataSet, DataSetFile, open_dataset
     from bulkpull.store.destination import Destination, destination_for, feed
+    from bulkpull.store.local import LocalDirectory
     from bulkpull.store.manifest import (
         Manifest,
         ManifestCompleteness,
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
         read_manifest,
     )
     from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
-    from bulkpull.store.render import memory_to_render
+    from bulkpull.store.remote import RemoteDataSet
+    from bulkpull.store.render import Renderer, memory_to_render
     from bulkpull.store.stream import Stream
     from bulkpull.store.upload import Upload
     from bulkpull.store.work import WorkDirectory, resolved
@@ -33,6 +35,7 @@ else:
             "check": ("Difference", "compare"),
             "dataset": ("MANIFEST", "DataSet", "DataSetFile", "open_dataset"),
             "destination": ("Destination", "destination_for", "feed"),
+            "local": ("LocalDirectory",),
             "manifest": (
                 "Manifest",
                 "ManifestCompleteness",
@@ -43,7 +46,8 @@ else:
                 "read_manifest",
             ),
             "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
-            "render": ("memory_to_render",),
+            "remote": ("RemoteDataSet",),
+            "render": ("Renderer", "memory_to_render"),
             "stream": ("Stream",),
             "upload": ("Upload",),
             "work": ("WorkDirectory", "resolved"),
@@ -60,6 +64,7 @@ __all__ = [
     "DataSetFile",
     "Destination",
     "Difference",
+    "LocalDirectory",
     "Manifest",
     "ManifestCompleteness",
     "ManifestMismatch",
@@ -67,6 +72,8 @@ __all__ = [
     "ManifestWriter",
     "ObjectUrl",
     "Pipe",
+    "RemoteDataSet",
+    "Renderer",
     "Stream",
     "Upload",
     "WorkDirectory",

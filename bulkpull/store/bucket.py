@@ -107,6 +107,13 @@ class Bucket:
         with _store_errors(f"read {self.url.bucket}/{key}"):
             return ObjectReader(obstore.open_reader(self._store, key, size=size))
 
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes of an object from `offset` on."""
+        import obstore
+
+        with _store_errors(f"read {self.url.bucket}/{key}"):
+            return bytes(obstore.get_range(self._store, key, start=offset, length=size))
+
     def keys(self, prefix: str, *, before: datetime | None = None) -> Iterator[str]:
         """Yield the keys of the objects whose key starts with a prefix and a slash, and that were written before an
         instant, if one is given."""

@@ -1,4 +1,4 @@
-"""Data sets by month, read through their manifests."""
+"""Data sets of Parquet files, by month or by bucket, read through their manifests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DataSetFile:
 
 
 class DataSet:
-    """A data set by month. A library that takes Arrow streams reads it with any number of rows in bounded memory.
+    """A data set. A library that takes Arrow streams reads it with any number of rows in bounded memory.
 
     `files` are those that make it up, `schema` is a `pyarrow.Schema`. All raise OutputError if a file cannot be read.
     """
@@ -89,7 +89,7 @@ class DataSet:
 
 
 def open_dataset(place: str | os.PathLike[str]) -> DataSet:
-    """Open a data set by month, as `partition_by="month"` writes it, or as a sync keeps it up to date.
+    """Open a data set, as `partition_by="month"` and pulls on a cluster write it, or as a sync keeps it up to date.
 
     Blocks, as all reading of the data set does.
 
@@ -122,7 +122,9 @@ def open_dataset(place: str | os.PathLike[str]) -> DataSet:
             return DataSet(directory, files_in_manifest(within.read_bytes(), str(directory)))
         if (beside := manifest_path(directory.resolve())).exists():
             return DataSet(directory, tuple(_in_directory(file) for file in read_manifest(beside).files))
-        paths = sorted({*directory.glob("month=*/*.parquet"), *directory.glob("*.parquet")})  # no month: no rows
+        paths = sorted(
+            {*directory.glob("month=*/*.parquet"), *directory.glob("bucket=*/*.parquet"), *directory.glob("*.parquet")}
+        )  # no month: no rows
         if not paths:
             raise OutputError(f"there is no data set in {directory}")
         found = []
@@ -139,7 +141,7 @@ def _in_directory(file: ManifestFile) -> DataSetFile:
 
 
 def files_in_manifest(manifest: bytes, place: str) -> tuple[DataSetFile, ...]:
-    """Return the files that a manifest names. Raises OutputError if it is not one of a data set by month."""
+    """Return the files that a manifest names. Raises OutputError if it is not one of a data set."""
     try:
         entries = orjson.loads(manifest)["files"]
         files = tuple(
@@ -147,7 +149,7 @@ def files_in_manifest(manifest: bytes, place: str) -> tuple[DataSetFile, ...]:
             for entry in entries
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise OutputError(f"the manifest of {place} is damaged, or not one of a data set by month") from None
+        raise OutputError(f"the manifest of {place} is damaged, or not one of a data set") from None
     if not files or any(".." in Path(file.path).parts or Path(file.path).is_absolute() for file in files):
         raise OutputError(f"the manifest of {place} names no files, or files elsewhere")
     return files

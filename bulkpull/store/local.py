@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors, replace_file, sync_directory
 from bulkpull.errors import OutputError
-from bulkpull.rows.format import DATA_SET_FILE
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.manifest import (
     Manifest,
@@ -24,6 +24,9 @@ from bulkpull.store.manifest import (
 )
 from bulkpull.store.render import Renderer
 from bulkpull.store.work import WorkDirectory
+
+_PARTITION = re.compile(r"(month|bucket)=.+")
+_FILE = re.compile(r"(activity|bucket-\d{4})\.parquet")
 
 
 @dataclass(slots=True)
@@ -142,14 +145,14 @@ class LocalFile:
 
 
 class LocalDirectory(LocalFile):
-    """A data set by month: a directory of files. See Destination, and ManifestWriter."""
+    """A data set: a directory of files, by month or by bucket. See Destination, and ManifestWriter."""
 
     __slots__ = ()
 
     def _files(self, rows: int) -> Iterator[ManifestFile]:
         from bulkpull.rows.parquet import count_rows  # pyarrow is optional
 
-        files = {path: count_rows(path) for path in sorted(self.path.rglob(DATA_SET_FILE))}
+        files = {path: count_rows(path) for path in sorted(self.path.rglob("*.parquet"))}
         if sum(files.values()) != rows:
             raise OutputError(f"{self.path} was changed since it was published: it does not have {rows:,} rows")
         for path, of_file in files.items():
@@ -157,7 +160,7 @@ class LocalDirectory(LocalFile):
 
     def _check_kind(self) -> None:
         if not _is_data_set(self.path):
-            raise OutputError(f"the output {self.path} exists and is no data set by month: choose another")
+            raise OutputError(f"the output {self.path} exists and is no data set: choose another")
 
     def _publish(self) -> None:
         """No rename replaces a directory that is not empty, so the former data set is moved away first."""
@@ -169,8 +172,8 @@ class LocalDirectory(LocalFile):
 
 
 def _is_data_set(path: Path) -> bool:
-    """Whether a directory holds nothing but a data set by month, so that it may be replaced."""
+    """Whether a directory holds nothing but a data set, so that it may be replaced."""
     if not path.is_dir():
         return False
-    months = {entry for entry in path.glob("month=*") if entry.is_dir()}
-    return {entry.name for entry in path.rglob("*") if entry not in months} <= {DATA_SET_FILE}
+    partitions = {entry for entry in path.iterdir() if _PARTITION.fullmatch(entry.name) and entry.is_dir()}
+    return all(_FILE.fullmatch(entry.name) for entry in path.rglob("*") if entry not in partitions)

@@ -205,8 +205,12 @@ class RemoteDataSet(RemoteFile):
                 raise OutputError(f"the output {self.url} was written by another pull meanwhile") from None
         self._remove_replaced()
 
+    def published(self) -> tuple[DataSetFile, ...]:
+        """Return the files of the published data set. Raises OutputError."""
+        return files_in_manifest(self.bucket.read(self._key) or b"", str(self.url))
+
     def _files(self, rows: int) -> Iterator[ManifestFile]:
-        for file in files_in_manifest(self.bucket.read(self._key) or b"", str(self.url)):
+        for file in self.published():
             yield ManifestFile(f"{self.url.name}/{file.path}", file.rows, file.bytes, file.sha256 or "")
 
     def discard(self) -> None:
@@ -248,7 +252,7 @@ class RemoteDataSet(RemoteFile):
             data = self.bucket.read(self._key) or b""
             files_in_manifest(data, str(self.url))
         elif any(f"-{self._token()}." not in key for key in self.bucket.keys(self.url.key)):
-            raise OutputError(f"there are objects at {self.url}, which are no data set by month: choose another output")
+            raise OutputError(f"there are objects at {self.url}, which are no data set: choose another output")
 
     def _remove_replaced(self) -> None:
         try:

@@ -84,6 +84,8 @@ def test_the_command_line_passes_every_value_on() -> None:
         "state": ("x", Path("x")),
         "report": ("x.html", Path("x.html")),
         "conflicts": ("c.ndjson", Path("c.ndjson")),
+        "cluster": ("local:2", "local:2"),
+        "buckets": ("3", 3),
     }
     arguments = [
         part
@@ -144,6 +146,11 @@ def test_a_number_out_of_bounds_is_refused_by_library_and_command_line(
         ({"fields": ["a,b"]}, "'a,b' is not a field name"),
         ({"fields": [""]}, "'' is not a field name"),
         ({"end": "2023-01-01"}, "before the start"),
+        ({"buckets": 4}, "are for pulls on a cluster"),
+        ({"partition_by": "bucket", "out": "activity"}, "are for pulls on a cluster"),
+        ({"cluster": "local:2", "out": "activity", "buckets": 5000}, "5,000 buckets are too many"),
+        ({"cluster": "local:2", "out": "activity", "conflicts": "c"}, "not available on a cluster"),
+        ({"cluster": "local:2"}, "works with Parquet only, not with csv"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_a_sentence(values: dict[str, Any], message: str) -> None:
@@ -156,6 +163,7 @@ def test_the_journal_records_the_options_that_identify_a_pull() -> None:
     assert with_fields.identity(SOURCE) == PlanOptions(start="2024-01-01").identity(SOURCE) | {
         "fields": "id,signer_id,created_time,event_type",
         "conflicts": "",
+        "cluster": "",
     }
     assert PullOptions(**REQUIRED).identity(SOURCE)["fields"] == ""
     assert PullOptions(**REQUIRED, fields=[]).identity(SOURCE)["fields"] == ""

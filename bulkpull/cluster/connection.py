@@ -1,0 +1,179 @@
+"""The connection to a cluster: a scheduler's address, workers on this machine, or a client of the caller's."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+
+from bulkpull import __version__
+from bulkpull.cluster.run import Facts, facts
+from bulkpull.cluster.storage import Storage
+from bulkpull.errors import ClusterError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_LOCAL = re.compile(r"local:([1-9]\d{0,2})")
+_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
+_CONNECT_S = 10.0  # for one attempt to connect
+_FACTS_S = 60.0  # for all workers to answer
+
+
+def check_address(cluster: object) -> None:
+    """Raise UsageError for what is neither an address nor a client, and if Dask is missing."""
+    if isinstance(cluster, str) and not _LOCAL.fullmatch(cluster):
+        parts = urlsplit(cluster)
+        if parts.scheme not in _SCHEMES or not parts.netloc:
+            raise UsageError(
+                f"{cluster!r} is no cluster: use the address of its scheduler, such as tcp://host:8786, or local:N for "
+                "N worker processes on this machine"
+            )
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("a cluster needs Dask: pip install 'bulkpull[cluster]'") from None
+    if not isinstance(cluster, str | distributed.Client):
+        raise UsageError(f"the cluster is a {type(cluster).__name__}: pass an address, or a distributed.Client")
+    if isinstance(cluster, distributed.Client) and not cluster.asynchronous:
+        raise UsageError("the cluster's client is synchronous: create it with asynchronous=True, and await it")
+
+
+class Connection:
+    """The connection to a scheduler, which is made anew when it is lost."""
+
+    def __init__(self, client: Client, address: str | None, patience: float) -> None:
+        self._client = client
+        self._address = address  # if the connection is ours
+        self._patience = patience
+        self._connecting = anyio.Lock()
+
+    async def client(self) -> Client:
+        """Return a client that is connected, after connecting anew if need be. Raises ClusterError."""
+        async with self._connecting:
+            until = anyio.current_time() + self._patience
+            while self._client.status != "running":
+                if anyio.current_time() > until:
+                    raise ClusterError(
+                        f"the scheduler has not been reachable for {self._patience:,.0f} s (--retry-for). Run the same "
+                        "command again to resume, once it is back"
+                    )
+                if self._client.status == "closed":
+                    if self._address is None:
+                        raise ClusterError("the cluster's client is closed. Run the pull again, with another client")
+                    with suppress(OSError, TimeoutError):
+                        self._client = await _connected(self._address)
+                        continue
+                await anyio.sleep(0.5)
+            return self._client
+
+    async def close(self) -> None:
+        """Close the connection, if it is ours."""
+        if self._address is not None:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_CONNECT_S):
+                await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def workers(self) -> dict[str, int]:
+        """Return the threads of each worker, by its address. Raises ClusterError."""
+        client = await self.client()
+        try:
+            with anyio.fail_after(_CONNECT_S):
+                return dict(await client.nthreads())  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError):  # the next call connects anew
+            return {}
+
+
+@asynccontextmanager
+async def connected(cluster: object, *, patience: float) -> AsyncIterator[Connection]:
+    """Connect to a cluster.
+
+    Args:
+        cluster: The address of a scheduler, `local:N`, or a `distributed.Client`, which stays open.
+        patience: Seconds that a scheduler may be unreachable.
+
+    Raises:
+        ClusterError: The scheduler cannot be reached, or no worker started.
+    """
+    if not isinstance(cluster, str):
+        yield Connection(cluster, None, patience)  # type: ignore[arg-type]
+        return
+    if local := _LOCAL.fullmatch(cluster):
+        async with _local_cluster(int(local[1])) as address, _connection(address, patience) as connection:
+            yield connection
+        return
+    async with _connection(cluster, patience) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _connection(address: str, patience: float) -> AsyncIterator[Connection]:
+    try:
+        client = await _connected(address)
+    except (OSError, TimeoutError):
+        raise ClusterError(f"the scheduler at {address} does not answer. Check the address, and that it runs") from None
+    connection = Connection(client, address, patience)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _local_cluster(workers: int) -> AsyncIterator[str]:
+    """Worker processes on this machine, which listen on loopback only."""
+    from distributed import LocalCluster
+
+    async with LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,  # tasks bound their own: a worker that is killed for it would only do the same work again
+        silence_logs=50,
+        asynchronous=True,
+    ) as cluster:
+        yield str(cluster.scheduler_address)
+
+
+async def _connected(address: str) -> Client:
+    from distributed import Client
+
+    client: Client = await Client(  # type: ignore[no-untyped-call]
+        address, asynchronous=True, set_as_default=False, timeout=_CONNECT_S, name="bulkpull"
+    )
+    return client
+
+
+async def check_workers(connection: Connection, storages: Sequence[Storage]) -> None:
+    """Raise ClusterError if a worker cannot run tasks, or cannot use one of the storages."""
+    client = await connection.client()
+    for storage in storages:
+        try:
+            with anyio.fail_after(_FACTS_S):
+                answers: dict[str, Facts | Exception] = await client.run(facts, storage, on_error="return")
+        except TimeoutError:
+            raise ClusterError(f"some workers do not answer within {_FACTS_S:.0f} s") from None
+        for address, found in answers.items():
+            if not isinstance(found, Facts):
+                raise ClusterError(
+                    f"the worker {address} cannot run bulkpull: {type(found).__name__}: {found}. Install the same "
+                    f"version there, {__version__}, with its extra: pip install 'bulkpull[cluster]'"
+                )
+            _check_facts(address, found, storage)
+
+
+def _check_facts(address: str, found: Facts, storage: Storage) -> None:
+    ours = __version__, ".".join(platform.python_version_tuple()[:2])
+    if (found.bulkpull, found.python) != ours:
+        raise ClusterError(
+            f"the worker {address} has bulkpull {found.bulkpull} on Python {found.python}, and this process "
+            f"{ours[0]} on {ours[1]}: install the same versions"
+        )
+    if found.problem:
+        raise ClusterError(f"the worker {address} cannot use the storage {storage}: {found.problem}")

@@ -1,0 +1,169 @@
+"""Scattering a part on a worker: download, verify, divide into buckets, write; and counting the ids of a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+import numpy as np
+
+from bulkpull.cluster.divide import KEY_BYTES, Divided, divide
+from bulkpull.cluster.run import ExpiredError, Failure, directory_of_task, failures, put, worker
+from bulkpull.cluster.storage import Storage
+from bulkpull.download import Downloaded, Downloader, LinkSettings, Version, link_opener, verify_csv
+from bulkpull.errors import MalformedPartError, OutputError
+from bulkpull.retry import RetryPolicy
+from bulkpull.rows.held_file import Memory
+from bulkpull.rows.records import CsvError, File
+from bulkpull.source import Columns
+from bulkpull.threads import own_threads
+
+_TALLY_BYTES = 32 * 1024 * 1024  # of keys at a time
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterTask:
+    """A part to be downloaded and divided.
+
+    `name` begins the names of what is written. `window` are its bounds as instants, `memory` are bytes for records.
+    """
+
+    storage: Storage
+    name: str
+    link: str = field(repr=False)  # a secret: it grants access to the file
+    settings: LinkSettings
+    retry: RetryPolicy
+    columns: Columns
+    window: tuple[str, str]
+    buckets: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """A part whose records are in the storage.
+
+    `name` is that of the object, `size` the bytes of the CSV, `retries` how often its transfer was retried, `worker`
+    where it was divided.
+    """
+
+    name: str
+    size: int
+    divided: Divided
+    retries: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class TallyTask:
+    """Scattered parts of one window, whose distinct ids are counted: the names, the bytes before the keys of each, and
+    how many keys each bucket has in each part."""
+
+    storage: Storage
+    parts: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+def scatter(task: ScatterTask) -> Scattered | Failure:
+    """Download a part, divide its records into buckets, and write them to the storage as one object."""
+    failed: list[Failure] = []
+    with failures(failed), directory_of_task() as directory:
+        path, size, divided, retries = anyio.run(_download_and_divide, task, directory)
+        name = f"{task.name}-{uuid4().hex}"
+        put(task.storage, task.storage, {name: path})
+        return Scattered(name, size, divided, retries, worker())
+    return failed[0]
+
+
+def tally(task: TallyTask) -> int | Failure:
+    """Count the distinct ids of several parts of a window."""
+    failed: list[Failure] = []
+    with failures(failed):
+        counts = np.array([ids for _, _, ids in task.parts], np.int64)
+        ends = np.cumsum(counts, axis=1)
+        found, bucket, buckets = 0, 0, counts.shape[1]
+        while bucket < buckets:  # as many as fit into memory, of all parts
+            last = bucket + 1
+            while last < buckets and counts[:, bucket : last + 1].sum() * KEY_BYTES <= _TALLY_BYTES:
+                last += 1
+            runs = []
+            for (name, before, _), end, count in zip(task.parts, ends, counts, strict=True):
+                first = int(end[bucket] - count[bucket])
+                size = (int(end[last - 1]) - first) * KEY_BYTES
+                if size:
+                    data = task.storage.read(name, before + first * KEY_BYTES, size)
+                    if len(data) != size:
+                        raise OutputError(f"{task.storage}/{name} is shorter than it was written")
+                    runs.append(np.frombuffer(data, "<u8"))
+            found += len(np.unique(np.concatenate(runs))) if runs else 0
+            bucket = last
+        return found
+    return failed[0]
+
+
+async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path, int, Divided, int]:
+    found: list[Divided] = []
+    path, progress = directory / "rows", _Retries()
+    with own_threads(2):
+        async with link_opener(task.settings) as opener:
+            downloader = Downloader(
+                opener,
+                task.retry,
+                anyio.CapacityLimiter(1),
+                partial(_verify, task=task, path=path, found=found),
+                Memory(0),
+            )
+            downloaded = await downloader.download(
+                _TaskLink(task.link), directory / "part.csv", _NoCheckpoints(), progress
+            )
+    return path, downloaded.size, found[-1], progress.count
+
+
+def _verify(source: File, *, task: ScatterTask, path: Path, found: list[Divided]) -> None:
+    """Divide a file that was downloaded: what cannot be divided is downloaded again."""
+    verify_csv(source, key=task.columns.key)
+    source.seek(0)
+    start, end = (bound.encode() for bound in task.window)
+    try:
+        found.append(
+            divide(
+                source,
+                path,
+                columns=task.columns,
+                buckets=task.buckets,
+                window=(start, end),
+                memory=task.memory,
+            )
+        )
+    except CsvError as error:
+        raise MalformedPartError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskLink:
+    link: str = field(repr=False)
+
+    async def get(self, expired: str | None = None) -> str:
+        if expired is not None:
+            raise ExpiredError("the file host rejects the link")
+        return self.link
+
+
+class _NoCheckpoints:
+    def save_partial(self, version: Version) -> None:
+        """A no-op: another run of the task begins anew."""
+
+    def save_complete(self, downloaded: Downloaded) -> None:
+        """A no-op: what counts is the object that the task writes."""
+
+
+class _Retries:
+    count = 0
+
+    def received(self, size: int) -> None:
+        """A no-op: the result has the size."""
+
+    def retried(self, attempt: int, wait: float, reason: str) -> None:
+        self.count += 1

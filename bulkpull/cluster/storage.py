@@ -1,0 +1,144 @@
+"""Shared storage: a folder that all workers see, or a prefix in object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
+from bulkpull.errors import OutputError
+from bulkpull.store import Bucket, ObjectUrl
+
+_PART_BYTES = 16 * 1024 * 1024  # of an upload, and of each read
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What is below `place`, by names with slashes. It can be sent to workers: it holds no credentials.
+
+    All methods block, and raise OutputError.
+    """
+
+    place: Path | ObjectUrl
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def put(self, name: str, file: Path) -> None:
+        """Write an object from a file, in one step."""
+        if isinstance(self.place, Path):
+            target = self.place / name
+            draft = target.with_name(f".{target.name}.{uuid4().hex}")
+            with disk_errors(f"write {target}", at=target):
+                target.parent.mkdir(exist_ok=True)  # the storage itself may have been removed
+                try:
+                    with file.open("rb") as source, draft.open("xb") as copy:
+                        while data := source.read(_PART_BYTES):
+                            copy.write(data)
+                        copy.flush()
+                        sync_file(copy.fileno())
+                    draft.replace(target)
+                except BaseException:
+                    draft.unlink(missing_ok=True)
+                    raise
+                sync_directory(target.parent)
+            return
+        with disk_errors(f"read {file}"):
+            bucket, size = Bucket(self.place), file.stat().st_size
+            if size > _PART_BYTES:
+                bucket.put_parts(self._key(name), _parts(file), receipt="", content="")
+            else:
+                bucket.put(self._key(name), file.read_bytes(), mode="overwrite", content="")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small object."""
+        if isinstance(self.place, Path):
+            target = self.place / name
+            with disk_errors(f"write {target}", at=target):
+                target.parent.mkdir(exist_ok=True)  # the storage itself may have been removed
+                draft = target.with_name(f".{target.name}.{uuid4().hex}")
+                draft.write_bytes(data)
+                draft.replace(target)
+            return
+        Bucket(self.place).put(self._key(name), data, mode="overwrite", content="")
+
+    def read_all(self, name: str) -> bytes:
+        """Return an object."""
+        if isinstance(self.place, Path):
+            with disk_errors(f"read {self.place / name}"):
+                return (self.place / name).read_bytes()
+        data = Bucket(self.place).read(self._key(name))
+        if data is None:
+            raise OutputError(f"{self}/{name} is missing")
+        return data
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Return `size` bytes of an object from `offset` on; fewer at its end."""
+        return b"".join(self.pieces(name, offset, size))
+
+    def pieces(self, name: str, offset: int, size: int) -> Iterator[bytes]:
+        """Yield `size` bytes of an object from `offset` on, in pieces; fewer at its end."""
+        if isinstance(self.place, Path):
+            path = self.place / name
+            with disk_errors(f"read {path}"), path.open("rb") as file:
+                file.seek(offset)
+                while size and (data := file.read(min(size, _PART_BYTES))):
+                    size -= len(data)
+                    yield data
+            return
+        bucket = Bucket(self.place)
+        while size:
+            data = bucket.read_range(self._key(name), offset, min(size, _PART_BYTES))
+            yield data
+            offset, size = offset + len(data), size - len(data)
+            if len(data) < _PART_BYTES:  # beyond its end, a server answers with an error
+                return
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is an object of this name."""
+        if isinstance(self.place, Path):
+            with disk_errors(f"read {self.place}"):
+                return (self.place / name).exists()
+        return Bucket(self.place).find(self._key(name)) is not None
+
+    def names(self) -> set[str]:
+        """Return the names of all objects."""
+        if isinstance(self.place, Path):
+            with disk_errors(f"read {self.place}"):
+                return {path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if not path.is_dir()}
+        return {key.removeprefix(f"{self.place.key}/") for key in Bucket(self.place).keys(self.place.key)}
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove objects, which need not exist."""
+        if isinstance(self.place, Path):
+            with disk_errors(f"remove files from {self.place}"):
+                for name in names:
+                    (self.place / name).unlink(missing_ok=True)
+            return
+        Bucket(self.place).delete([self._key(name) for name in names])
+
+    def clear(self) -> None:
+        """Remove all objects."""
+        if isinstance(self.place, Path):
+            with disk_errors(f"remove {self.place}"):
+                discard(self.place)
+            return
+        self.delete(sorted(self.names()))
+
+    def below(self, name: str) -> Storage:
+        """Return the storage below a name."""
+        if isinstance(self.place, Path):
+            return Storage(self.place / name)
+        return Storage(ObjectUrl(self.place.bucket, f"{self.place.key}/{name}"))
+
+    def _key(self, name: str) -> str:
+        assert isinstance(self.place, ObjectUrl)
+        return f"{self.place.key}/{name}"
+
+
+def _parts(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while data := opened.read(_PART_BYTES):
+            yield data

@@ -1,0 +1,516 @@
+"""The coordinator: it hands parts and buckets to the workers, and decides which of their results count.
+
+Launches, polls and the quota stay with the pull, in one process; what is in here is what fans out. See
+`bulkpull.pull.Workers`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import numpy as np
+import orjson
+from anyio.abc import TaskGroup
+
+from bulkpull import patience
+from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
+from bulkpull.cluster.connection import Connection, check_workers
+from bulkpull.cluster.destination import ClusterDataSet, ClusterDirectory
+from bulkpull.cluster.divide import Divided
+from bulkpull.cluster.plan import PlannedPart, write_plan
+from bulkpull.cluster.run import Failure
+from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter, tally
+from bulkpull.cluster.storage import Storage
+from bulkpull.disk import disk_errors
+from bulkpull.download import Checkpoints, Downloaded, FileMissingError, Link, LinkSettings, Progress
+from bulkpull.errors import ClusterError, MalformedPartError, OutputError, PartError
+from bulkpull.events import (
+    BucketMerged,
+    ColumnsDiffer,
+    ColumnsEmpty,
+    Deduplicated,
+    OnEvent,
+    PartMerged,
+    Retried,
+    TaskEnded,
+    WindowMerged,
+    WorkersChanged,
+)
+from bulkpull.journal import Figures, Journal
+from bulkpull.pacing import FixedLimit
+from bulkpull.pull import MAX_BUCKETS, Delivery, Doubts, Journey, Part, PullOptions, cancelled_from_within
+from bulkpull.source import Source
+from bulkpull.store import DataSetFile
+from bulkpull.threads import in_thread
+from bulkpull.window import Window, instant, total_count
+
+_TASKS_PER_THREAD = 2  # one that runs, and one that waits, whose link is still fresh
+_MAX_ATTEMPTS = 6  # at a task that fails, or kills its worker
+_MAX_RENEWALS = 5  # of a link
+_TALLIES_AHEAD = 32
+_WATCH_S = 1.0
+_ROWS_PER_BUCKET = 5_000_000  # about a gigabyte of CSV, on the disk of a worker
+_BUCKETS = 64  # if the rows were not counted
+_TASK_S = 4 * 3600.0  # for one attempt at a task
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class ClusterWorkers:
+    """Workers of a cluster, as `bulkpull.pull.Workers`. The `destination` is set before `start`."""
+
+    connection: Connection
+    source: Source
+    options: PullOptions
+    settings: LinkSettings
+    destination: ClusterDirectory | ClusterDataSet = field(init=False)
+    limit: FixedLimit = field(default_factory=lambda: FixedLimit(1))
+    _journal: Journal = field(init=False)
+    _on_event: OnEvent = field(init=False)
+    _standing: dict[str, Scattered] = field(default_factory=dict)  # of earlier runs, by name
+    _scattered: dict[tuple[int, int], Scattered] = field(default_factory=dict)  # by window and number of the part
+    _tallies: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _tallying: set[tuple[str, ...]] = field(default_factory=set)
+    _tallied: anyio.Event = field(default_factory=anyio.Event)
+    _parts: Storage = field(init=False)
+    _output: Storage = field(init=False)
+    _buckets: int = 0
+    _attempts: int = 0
+
+    async def start(self, journal: Journal, on_event: OnEvent) -> None:
+        """Take up what earlier runs have left: the scattered parts that are still in the storage."""
+        self._journal, self._on_event = journal, on_event
+        await in_thread(self._open)
+        await self._check_workers()
+
+    def _open(self) -> None:
+        journal = self._journal
+        self.destination.open()
+        self._parts, self._output = self.destination.parts, self.destination.output
+        names = self._parts.names()
+        recorded = {name: _scattered(facts) for name, facts in journal.scattered().items()}
+        self._standing = {name: found for name, found in recorded.items() if name in names}
+        if lost := [part.name for _, _, part in self._accepted() if part.name not in names]:
+            raise OutputError(
+                f"{self._parts} was changed since it was written: {lost[0]} is missing. Start over with --fresh"
+            )
+        self._buckets = journal.buckets
+        if not self._buckets:
+            self._buckets = self.options.buckets or _buckets_for(total_count(journal.windows) or journal.total)
+            journal.record_buckets(self._buckets)
+
+    async def _check_workers(self) -> None:
+        """Wait for the first worker. Raises ClusterError if there is none in time, or if one cannot do the work."""
+        client = await self.connection.client()
+        try:
+            await client.wait_for_workers(1, timeout=self.source.retry.seconds)
+        except TimeoutError:
+            raise self._no_workers() from None
+        workers = await self.connection.workers()
+        await check_workers(self.connection, (self._parts,))
+        self._follow(workers)
+
+    async def fetch(self, part: Part, link: Link, checkpoints: Checkpoints, progress: Progress) -> Downloaded:
+        """Let a worker download and divide a part. See `bulkpull.pull.Workers`."""
+        place = part.window.index, part.number
+        if part.record.checksum in self._standing:
+            self._scattered[place] = found = self._standing[part.record.checksum]
+            return Downloaded(found.size, found.name)
+        found = await self._scatter(part, link)
+        self._scattered[place] = found
+        progress.received(found.size)
+        downloaded = Downloaded(found.size, found.name)
+        await in_thread(self._journal.record_scattered, part.window, part.number, found.name, _facts(found))
+        await in_thread(checkpoints.save_complete, downloaded)
+        return downloaded
+
+    async def merge(
+        self,
+        journeys: Iterable[Journey],
+        path: Path,
+        *,
+        names: Sequence[str],
+        fixed: bool,
+        doubts: Doubts,
+        release: Callable[[Window], None],
+    ) -> Path:
+        """Accept the windows in plan order, then merge the buckets. See `bulkpull.pull.Workers`."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch)
+            columns = await self._accept_all(group, journeys, names, doubts, release, fixed=fixed)
+            buckets = await self._merge_buckets(columns)
+            group.cancel_scope.cancel()
+        await in_thread(self._conclude, buckets, columns)
+        files = sorted((file for bucket in buckets for file in bucket.files), key=lambda file: file.path)
+        await in_thread(_write_files, path, files)
+        return path
+
+    # Parts
+
+    async def _scatter(self, part: Part, link: Link) -> Scattered:
+        window, renewals = part.window, 0
+        name = f"window-{window.index + 1:06d}-part-{part.number:04d}"
+        url = await link.get()
+        while True:
+            outcome = await self._run(
+                scatter,
+                ScatterTask(
+                    self._parts,
+                    name,
+                    url,
+                    self.settings,
+                    self.source.retry,
+                    self.source.columns,
+                    (instant(window.start), instant(window.end)),
+                    self._buckets,
+                    self.options.divided_memory.parts,
+                ),
+                f"scatter-{name}",
+                str(part),
+            )
+            if isinstance(outcome, Scattered):
+                return outcome
+            if outcome.kind == "missing":
+                raise FileMissingError(outcome.message)
+            if outcome.kind == "malformed":
+                raise MalformedPartError(outcome.message)
+            if outcome.kind == "part":
+                raise PartError(f"{outcome.message} (on the worker {outcome.worker})")
+            renewals += 1
+            if renewals > _MAX_RENEWALS:
+                raise FileMissingError(f"the file host rejects {_MAX_RENEWALS} fresh links")
+            if renewals > 1:  # the first link may simply have been old
+                await anyio.sleep(patience.LAG / _MAX_RENEWALS)
+            url = await link.get(expired=url)
+
+    # Windows
+
+    async def _accept_all(
+        self,
+        group: TaskGroup,
+        journeys: Iterable[Journey],
+        names: Sequence[str],
+        doubts: Doubts,
+        release: Callable[[Window], None],
+        *,
+        fixed: bool,
+    ) -> tuple[str, ...]:
+        """Judge what each window delivered, in plan order. Returns the columns of the output."""
+        frontier = await in_thread(lambda: self._journal.frontier)
+        columns = list(frontier.columns or names)
+        pending = deque(journeys)
+        while pending:
+            journey = pending[0]
+            while not journey.settled.is_set():
+                self._tally_ahead(group, pending)
+                with anyio.move_on_after(_WATCH_S):
+                    await journey.settled.wait()
+            if journey.pieces or journey.is_skipped:
+                pending.popleft()
+                pending.extendleft(reversed(journey.pieces))
+                continue
+            self._tally_ahead(group, pending)
+            delivery = await self._delivery(journey)
+            if doubt := doubts.judge(journey.window, delivery, journey.evidence):
+                journey.reject(doubt)
+                continue
+            pending.popleft()
+            pending.extendleft(reversed(journey.after))
+            journey.accept(delivery)
+            await self._accept(journey, delivery, columns, fixed=fixed)
+            release(journey.window)
+        return tuple(columns)
+
+    async def _delivery(self, journey: Journey) -> Delivery:
+        """What a window delivered. Which of its ids an earlier window has delivered is unknown before buckets are
+        merged: so its rows are those with a time in the window, which only it can deliver."""
+        parts = self._parts_of(journey)
+        names = tuple(part.name for part in parts)
+        if len(parts) > 1:
+            while names not in self._tallies:
+                await self._tallied.wait()
+            ids = self._tallies.pop(names)
+        else:
+            ids = sum(int(part.divided.ids.sum()) for part in parts)
+        newest = [
+            self._scattered[part.window.index, part.number].divided.records
+            for part in journey.parts
+            if part.record.export_id == journey.export_id
+        ]
+        return Delivery(records=sum(newest), ids=ids, rows=max(0, ids - sum(part.divided.outside for part in parts)))
+
+    async def _accept(self, journey: Journey, delivery: Delivery, columns: list[str], *, fixed: bool) -> None:
+        parts = self._parts_of(journey)
+        for number, part in zip((part.number for part in journey.parts), parts, strict=True):
+            if part.divided.columns:
+                known = frozenset(columns)
+                unasked = tuple(column for column in part.divided.columns if column not in known)
+                if not fixed:
+                    columns += unasked
+                    unasked = ()
+                missing = tuple(column for column in columns if column not in frozenset(part.divided.columns))
+                if missing or unasked:
+                    self._on_event(ColumnsDiffer(journey.window, number, missing, unasked))
+        records = sum(part.divided.records for part in parts)
+        outside = sum(part.divided.outside for part in parts)
+        figures = Figures(len(parts), delivery.ids, records - delivery.ids, 0, outside)
+        await in_thread(
+            lambda: self._journal.record_merge(
+                journey.window,
+                figures,
+                0,
+                columns,
+                records=delivery.records,
+                ids=delivery.ids,
+                scattered=[part.name for part in parts],
+            )
+        )
+        for number, part in zip((part.number for part in journey.parts), parts, strict=True):
+            ids = int(part.divided.ids.sum())
+            repeats = part.divided.records - ids
+            self._on_event(PartMerged(journey.window, number, ids, repeats, 0, part.divided.outside))
+            self._scattered.pop((journey.window.index, number))
+        self._on_event(WindowMerged(journey.window))
+
+    def _parts_of(self, journey: Journey) -> list[Scattered]:
+        return [self._scattered[part.window.index, part.number] for part in journey.parts]
+
+    def _tally_ahead(self, group: TaskGroup, pending: Iterable[Journey]) -> None:
+        """Let the ids of the next windows with several parts be counted."""
+        for journey in islice(pending, _TALLIES_AHEAD):
+            if journey.settled.is_set() and len(journey.parts) > 1:
+                parts = self._parts_of(journey)
+                names = tuple(part.name for part in parts)
+                if names not in self._tallying:
+                    self._tallying.add(names)
+                    group.start_soon(self._tally, journey.window, parts, names)
+
+    async def _tally(self, window: Window, parts: Sequence[Scattered], names: tuple[str, ...]) -> None:
+        keys = tuple((part.name, int(part.divided.sizes.sum()), tuple(part.divided.ids.tolist())) for part in parts)
+        task = TallyTask(self._parts, keys)
+        outcome = await self._run(tally, task, f"tally-window-{window.index + 1:06d}", str(window))
+        if isinstance(outcome, Failure):
+            raise ClusterError(f"{window}: {outcome.message}")
+        self._tallies[names] = outcome
+        self._tallied.set()
+        self._tallied = anyio.Event()
+
+    # Buckets
+
+    async def _merge_buckets(self, columns: tuple[str, ...]) -> list[Bucket]:
+        """Merge the buckets that no earlier run has merged. Returns all, in order."""
+        done = await in_thread(self._merged_before)
+        left = [number for number in range(self._buckets) if number not in done]
+        total = self._buckets
+        if left:
+            planned = await in_thread(self._plan)
+            is_empty = not any(part.sizes.any() for part in planned)
+            name = f"plan-{anyio.current_time():.6f}"
+            await in_thread(write_plan, self._parts, name, planned)
+            limiter = anyio.CapacityLimiter(max(1, self.limit.value))
+
+            async def work(number: int) -> None:
+                async with limiter:
+                    limiter.total_tokens = max(1, self.limit.value)
+                    done[number] = await self._merge_bucket(number, name, columns, is_first=is_empty and not number)
+                    self._on_event(BucketMerged(number, total, len(done)))
+
+            async with anyio.create_task_group() as group:
+                for number in left:
+                    group.start_soon(work, number)
+        if len(done) < total:
+            raise cancelled_from_within()
+        return [done[number] for number in range(total)]
+
+    async def _merge_bucket(self, number: int, plan: str, columns: tuple[str, ...], *, is_first: bool) -> Bucket:
+        format = self.options.output_format
+        task = BucketTask(
+            self._parts,
+            plan,
+            self._output,
+            self.destination.suffix,
+            number,
+            columns,
+            self.source.columns,
+            all_strings=format.all_strings,
+            by_month=format.partition_by == "month",
+            provenance=self._provenance(number),
+            memory=self.options.divided_memory.ids,
+            writes_empty=is_first,
+        )
+        outcome = await self._run(merge_bucket, task, f"merge-bucket-{number:04d}", f"bucket {number}")
+        if isinstance(outcome, Failure):
+            raise OutputError(f"bucket {number}: {outcome.message}")
+        await in_thread(self._journal.record_bucket, number, _bucket_facts(outcome))
+        return outcome
+
+    def _merged_before(self) -> dict[int, Bucket]:
+        names = self._output.names()
+        found = {number: _bucket(facts) for number, facts in self._journal.bucket_facts().items()}
+        return {number: one for number, one in found.items() if names.issuperset(file.path for file in one.files)}
+
+    def _plan(self) -> list[PlannedPart]:
+        return [
+            PlannedPart(part.name, window.index, instant(window.start), instant(window.end), part.divided.sizes)
+            for window, _, part in self._accepted()
+        ]
+
+    def _accepted(self) -> list[tuple[Window, int, Scattered]]:
+        """The parts of the accepted windows, in the order of the merge. Blocks."""
+        return [(window, number, _scattered(facts)) for window, number, facts in self._journal.accepted()]
+
+    def _provenance(self, bucket: int) -> dict[str, str]:
+        """Where the rows of a bucket come from, for the metadata of its files."""
+        journal, options = self._journal, self._journal.options
+        return {
+            "start": options["start"],
+            "end": journal.end,
+            "filter": options["filter"],
+            "fields": ",".join(self.options.names(self.source.columns)),
+            "bucket": f"{bucket} of {self._buckets}",
+        }
+
+    def _conclude(self, buckets: Sequence[Bucket], columns: tuple[str, ...]) -> None:
+        """Record the figures of the windows, which only the merged buckets tell. Blocks."""
+        parts: dict[int, int] = {}
+        for window, _, _ in self._journal.accepted():
+            parts[window.index] = parts.get(window.index, 0) + 1
+        figures = {window: Figures(parts=count) for window, count in parts.items()}
+        for bucket in buckets:
+            for index, came in bucket.figures.items():
+                figures[index] += came
+        self._journal.record_figures(figures)
+        total = self._journal.frontier.figures
+        self._on_event(Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside))
+        filled = frozenset(column for bucket in buckets for column in bucket.filled)
+        if filled and (empty := tuple(column for column in columns if column not in filled)):
+            self._on_event(ColumnsEmpty(empty))
+
+    # Tasks
+
+    async def _run(self, function: Callable[[Any], T | Failure], task: object, key: str, what: str) -> T | Failure:
+        """Run a task on a worker, again if it is lost, or its storage fails. Raises ClusterError and OutputError."""
+        from distributed import CancelledError, KilledWorker
+
+        began = anyio.current_time()
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            client = await self.connection.client()
+            self._attempts += 1
+            future = client.submit(function, task, key=f"{key}-{self._attempts}", pure=False)
+            try:
+                with anyio.fail_after(_TASK_S):
+                    outcome: T | Failure = await future.result()  # type: ignore[misc]
+            except CancelledError:  # the scheduler is gone, and with it all tasks
+                reason: str = "the scheduler has forgotten the task"
+                if attempt == _MAX_ATTEMPTS:
+                    raise ClusterError(
+                        f"{what}: {reason}, {attempt} times. Run the same command again to resume"
+                    ) from None
+            except KilledWorker:
+                reason = "workers died of it, one after another: is their memory too small?"
+            except TimeoutError:
+                reason = f"it did not end within {_TASK_S:,.0f} s"
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                if not isinstance(outcome, Failure) or outcome.kind not in ("storage", "closed"):
+                    self._on_event(TaskEnded(key, getattr(outcome, "worker", ""), anyio.current_time() - began))
+                    return outcome
+                reason = f"{outcome.message} (on the worker {outcome.worker})"
+                if attempt == _MAX_ATTEMPTS:
+                    raise OutputError(f"{what}: {reason}. Run the same command again to resume")
+            finally:
+                with suppress(Exception):
+                    future.release()  # type: ignore[no-untyped-call]
+            if attempt < _MAX_ATTEMPTS:
+                wait = self.source.retry.backoff(attempt)
+                self._on_event(Retried(what, attempt, wait, reason))
+                await anyio.sleep(wait)
+        raise ClusterError(
+            f"{what}: its task failed {_MAX_ATTEMPTS} times: {reason}. Run the same command again to resume"
+        )
+
+    async def _watch(self) -> None:
+        """Follow how many workers there are. Raises ClusterError if there is none for long."""
+        alone_since: float | None = None
+        known: dict[str, int] = {}
+        while True:
+            await anyio.sleep(_WATCH_S)
+            workers = await self.connection.workers()
+            if workers != known:
+                known = workers
+                self._follow(workers)
+            if workers:
+                alone_since = None
+                continue
+            alone_since = alone_since or anyio.current_time()
+            if anyio.current_time() - alone_since > self.source.retry.seconds:
+                raise self._no_workers()
+
+    def _no_workers(self) -> ClusterError:
+        return ClusterError(
+            f"the cluster has had no worker for {self.source.retry.seconds:,.0f} s (--retry-for). Start some, and run "
+            "the same command again to resume"
+        )
+
+    def _follow(self, workers: dict[str, int]) -> None:
+        threads = sum(workers.values())
+        if workers:
+            self.limit.value = max(1, threads * _TASKS_PER_THREAD)
+        self._on_event(WorkersChanged(len(workers), threads))
+
+
+def _buckets_for(rows: int | None) -> int:
+    """Return how many buckets there are for so many rows."""
+    return _BUCKETS if rows is None else max(1, min(MAX_BUCKETS, -(-rows // _ROWS_PER_BUCKET)))
+
+
+def _write_files(path: Path, files: Sequence[DataSetFile]) -> None:
+    with disk_errors(f"write {path}", at=path):
+        path.write_bytes(orjson.dumps(files))
+
+
+def _facts(found: Scattered) -> bytes:
+    """What the journal records of a scattered part."""
+    return orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _scattered(facts: bytes) -> Scattered:
+    values = orjson.loads(facts)
+    divided = values["divided"]
+    return Scattered(
+        **values
+        | {
+            "divided": Divided(
+                **divided
+                | {
+                    "columns": tuple(divided["columns"]),
+                    "sizes": np.array(divided["sizes"], np.uint64),
+                    "ids": np.array(divided["ids"], np.uint64),
+                }
+            )
+        }
+    )
+
+
+def _bucket_facts(found: Bucket) -> bytes:
+    """What the journal records of a merged bucket."""
+    return orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _bucket(facts: bytes) -> Bucket:
+    values = orjson.loads(facts)
+    return replace(
+        Bucket(**values),
+        files=tuple(DataSetFile(**file) for file in values["files"]),
+        figures={int(window): Figures(**figures) for window, figures in values["figures"].items()},
+        filled=tuple(values["filled"]),
+    )
