@@ -326,6 +326,8 @@ class Progress:
             if not self.windows:
                 return Wait("count" if self.counting_requests else "start")
             if self.windows_merged >= self.windows:
+                if self.buckets and (left := self.buckets[1] - self.buckets[0]):
+                    return Wait("buckets", left)
                 is_rendering = self.rendered and self.rendered[0] < self.rendered[1]
                 return Wait("render" if is_rendering else "publish")
             if behind := self._forecast.windows_behind:

@@ -22,6 +22,7 @@ Kind = Literal[
     "downloads",
     "merge",
     "backlog",
+    "buckets",
     "render",
     "publish",
     "quota",
@@ -37,9 +38,10 @@ class Wait:
     Args:
         kind: `start`: for the plan. `count`: for counts. `launch`: for launches. `exports`: for exports in flight.
             `downloads`: for files. `merge`: for the merge of the last windows. `backlog`: for the merge, which is
-            slower than the downloads. `render`: for the conversion. `publish`: for the output to be published.
-            `quota`: for the request budget. `outage`: for the host to answer. `end`: for nothing.
-        number: Of exports, of files, or of windows that wait for the merge.
+            slower than the downloads. `buckets`: for workers that merge them. `render`: for the conversion. `publish`:
+            for the output to be published. `quota`: for the request budget. `outage`: for the host to answer. `end`:
+            for nothing.
+        number: Of exports, of files, of windows that wait for the merge, or of buckets.
         oldest: Seconds since the oldest export in flight was launched.
         oldest_window: The index of its window.
         usual: Seconds that exports usually take; None while none has finished.
@@ -69,6 +71,8 @@ class Wait:
                 return f"downloading {plural(self.number, 'file')}"
             case "backlog":
                 return f"merge is the bottleneck: {plural(self.number, 'window')} behind"
+            case "buckets":
+                return f"workers merge {plural(self.number, 'bucket')}"
             case "quota":
                 return f"quota: next request in {short(self.left or 0.0)}"
             case "outage":

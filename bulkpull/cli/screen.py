@@ -8,7 +8,7 @@ from rich.text import Text
 
 from bulkpull.eta import Estimate
 from bulkpull.progress import Progress
-from bulkpull.waits import clock, short
+from bulkpull.waits import clock, plural, short
 
 MIN_BAR, MAX_BAR = 10, 30  # cells
 NARROW = 60  # cells: below, figures are abbreviated
@@ -34,6 +34,8 @@ def lines(progress: Progress, width: int, *, is_unicode: bool, requests_per_minu
             Text(_exports(progress, narrow=narrow)),
             Text(_data(progress, narrow=narrow)),
         ]
+        if cluster := _cluster(progress):
+            found.append(Text(f"cluster  {cluster}"))
         if progress.requests:
             found.append(Text(_requests(progress, requests_per_minute, narrow=narrow), "dim"))
     elif progress.counting_requests:
@@ -66,6 +68,8 @@ def sentence(progress: Progress) -> str:
             f"{decimal(progress.bytes)} downloaded",
             *([left] if left else []),
         ]
+    if cluster := _cluster(progress):
+        parts.append(cluster)
     if progress.rendered and progress.rendered[0] < progress.rendered[1]:
         parts.append(f"{decimal(progress.rendered[0])} of {decimal(progress.rendered[1])} converted")
     return "; ".join(parts)
@@ -131,6 +135,14 @@ def _exports(progress: Progress, *, narrow: bool) -> str:
         return f"exports {progress.exports_done:,}/{progress.windows:,}, {states}{failed}"
     limit = f" (limit {progress.export_limit:,})" if progress.export_limit else ""
     return f"exports  {progress.exports_done:,} of {progress.windows:,} done, {states}{limit}{failed}"
+
+
+def _cluster(progress: Progress) -> str:
+    """The workers of a cluster and the buckets that they have merged; empty on one machine."""
+    if progress.workers is None:
+        return ""
+    merged = f", {progress.buckets[0]:,} of {plural(progress.buckets[1], 'bucket')} merged" if progress.buckets else ""
+    return f"{plural(progress.workers, 'worker')}{merged}"
 
 
 def _data(progress: Progress, *, narrow: bool) -> str:

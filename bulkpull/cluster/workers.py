@@ -111,7 +111,9 @@ class ClusterWorkers:
         """Wait for the first worker. Raises ClusterError if there is none in time, or if one cannot do the work."""
         client = await self.connection.client()
         try:
-            await client.wait_for_workers(1, timeout=self.source.retry.seconds)
+            await client.wait_for_workers(  # type: ignore[func-returns-value, misc]
+                1, timeout=self.source.retry.seconds
+            )
         except TimeoutError:
             raise self._no_workers() from None
         workers = await self.connection.workers()

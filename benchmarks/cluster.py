@@ -1,0 +1,133 @@
+"""A pull on a cluster: how throughput grows with workers whose work takes a fixed time, and what the coordinator bears.
+
+    python benchmarks/cluster.py [--workers 1,2,4,8,16] [--parts 96] [--seconds 1.0] [--tasks 2000]
+
+Each task on a part, and on a bucket, sleeps for `--seconds` in addition to its real work on a small file: so two cores
+show what many would do, as long as the real work of all workers together fits into them. Throughput counts the parts
+from the first finished export until the last window is accepted. The coordinator's bound is measured with tasks that
+return at once, handed out in the same way, with 32 in flight: tasks a second through coordinator and scheduler on this
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+from distributed import Client, LocalCluster
+from measure import machine, table
+
+import bulkpull.cluster.workers as coordinator
+from bulkpull import Clickwrap, events, pull
+from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
+from bulkpull.cluster.run import Failure
+from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter
+from bulkpull.sandbox import Sandbox, SandboxConfig
+
+ROWS_PER_FILE = 200
+PARTS_PER_WINDOW = 8
+
+
+def slowed(function: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
+    """Return a task function that takes `seconds` longer."""
+
+    def slow(task: Any) -> Any:
+        time.sleep(seconds)
+        return function(task)
+
+    return slow
+
+
+def nothing(task: TallyTask) -> int:
+    """A task without work."""
+    return 0
+
+
+async def throughput(workers: int, parts: int, seconds: float) -> tuple[float, float]:
+    """Return the parts a second while parts come in, and the buckets a second afterwards."""
+    rows = parts * ROWS_PER_FILE * 95 // 100  # some occur twice
+    config = SandboxConfig(rows=rows, rows_per_file=ROWS_PER_FILE, export_seconds=0.05, workers=32, file_latency=0.0)
+    at: dict[str, list[float]] = {}
+
+    def listen(event: events.Event) -> None:
+        at.setdefault(type(event).__name__, []).append(time.perf_counter())
+
+    slow_scatter: Callable[[ScatterTask], Scattered | Failure] = slowed(scatter, seconds)
+    slow_bucket: Callable[[BucketTask], Bucket | Failure] = slowed(merge_bucket, seconds)
+    coordinator.scatter, coordinator.merge_bucket = slow_scatter, slow_bucket
+    cluster = LocalCluster(
+        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, asynchronous=True
+    )
+    async with cluster, Client(cluster, asynchronous=True, set_as_default=False) as client:
+        await client.wait_for_workers(workers)
+        with tempfile.TemporaryDirectory() as directory:
+            async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
+                await pull(
+                    clickwrap,
+                    start=config.start,
+                    end=config.end,
+                    rows_per_export=ROWS_PER_FILE * PARTS_PER_WINDOW,
+                    out=Path(directory, "activity"),
+                    cluster=client,
+                    buckets=max(16, 2 * workers),
+                    on_event=listen,
+                )
+    fetched, merged, buckets = at["PartFetched"], at["WindowMerged"], at["BucketMerged"]
+    return len(fetched) / (merged[-1] - at["Exported"][0]), len(buckets) / (buckets[-1] - merged[-1])
+
+
+async def tasks_per_second(tasks: int) -> float:
+    """Return how many tasks without work a second go through the coordinator's code and the scheduler."""
+    cluster = LocalCluster(
+        n_workers=2, threads_per_worker=8, host="127.0.0.1", dashboard_address=None, asynchronous=True
+    )
+    async with cluster, Client(cluster, asynchronous=True, set_as_default=False) as client:
+        await client.wait_for_workers(2)
+        limiter, began = anyio.CapacityLimiter(32), time.perf_counter()
+
+        async def one(number: int) -> None:
+            async with limiter:
+                future = client.submit(nothing, number, key=f"nothing-{number}", pure=False)
+                await future.result()
+                future.release()
+
+        async with anyio.create_task_group() as group:
+            for number in range(tasks):
+                group.start_soon(one, number)
+        return tasks / (time.perf_counter() - began)
+
+
+async def main(workers: list[int], parts: int, seconds: float, tasks: int) -> None:
+    """Print both tables."""
+    print(machine())
+    rows, first = [], None
+    for number in workers:
+        found, buckets = await throughput(number, parts, seconds)
+        first = first or (found / number, buckets / number)
+        rows.append(
+            (
+                str(number),
+                f"{found:.2f}",
+                f"{found / number / first[0]:.2f}",
+                f"{buckets:.2f}",
+                f"{buckets / number / first[1]:.2f}",
+            )
+        )
+        print(rows[-1], flush=True)
+    print(table(("workers", "parts/s", "of linear", "buckets/s", "of linear"), rows))
+    print(f"coordinator: {await tasks_per_second(tasks):,.0f} tasks/s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1,2,4,8,16")
+    parser.add_argument("--parts", type=int, default=96)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--tasks", type=int, default=2000)
+    given = parser.parse_args()
+    anyio.run(main, [int(number) for number in given.workers.split(",")], given.parts, given.seconds, given.tasks)
