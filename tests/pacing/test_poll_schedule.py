@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull.pacing import PendingExport, PollSchedule
-from bulkpull.pacing.poll_schedule import FIRST_PROBE_S, MIN_INTERVAL_S, SECOND_PROBE_S
+from bulkpull.pacing.poll_schedule import FIRST_PROBE_S, MIN_INTERVAL_S, SECOND_PROBE_S, SOLE_INTERVAL_S
 
 TIMEOUT = 3600.0
 
@@ -27,12 +27,14 @@ def finish(schedule: PollSchedule, seconds: float, *, at: float = 0.0) -> None:
 @pytest.mark.parametrize(
     ("elapsed", "pending", "due"),
     [
-        (0.0, 1, MIN_INTERVAL_S),
-        (0.2, 1, 0.4),
+        (0.0, 1, SOLE_INTERVAL_S),
+        (0.2, 1, 0.35),
+        (0.2, 2, 0.4),
         (0.2, 5, 0.5),
-        (0.2, 50, 0.65),  # several run: no sooner, for the sake of the quota
-        (1.0, 1, 1.25),
-        (10.0, 1, 12.5),  # a quarter of the time that it has run
+        (0.2, 50, 0.7),  # several run: no sooner, for the sake of the quota
+        (1.5, 1, 1.65),
+        (9.0, 1, 11.0),  # a quarter of the time that it has run beyond the first second, if it is alone
+        (10.0, 2, 12.5),  # or of all of it, where others run
         (10.0, 4, 14.0),  # a tenth for each export that runs: any teaches about all
         (10.0, 15, 25.0),
         (10.0, 50, 30.0),  # but no more than twice
@@ -69,7 +71,7 @@ def test_what_has_finished_teaches_when_others_will(finished: list[float], earli
 
 @pytest.mark.parametrize(
     ("requests_per_minute", "running", "interval"),
-    [(1800, 1, MIN_INTERVAL_S), (1800, 60, 4.0), (60, 10, 20.0), (60, 1, 2.0)],
+    [(1800, 1, SOLE_INTERVAL_S), (1800, 60, 4.0), (60, 10, 20.0), (60, 1, 2.0)],
 )
 def test_polls_take_half_of_the_quota_at_most(requests_per_minute: int, running: int, interval: float) -> None:
     schedule = PollSchedule(requests_per_minute)
@@ -80,8 +82,17 @@ def test_polls_take_half_of_the_quota_at_most(requests_per_minute: int, running:
         assert schedule.next_poll_at(export, export_timeout=TIMEOUT) == pytest.approx(interval)
 
 
+@pytest.mark.parametrize("jitter", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize(("others", "varies"), [(0, False), (1, True)])
+def test_only_exports_that_are_not_alone_drift_apart(jitter: float, others: int, varies: bool) -> None:
+    schedule = PollSchedule(1800)
+    export, *_ = [schedule.add(0.0, 0.0) for _ in range(1 + others)]
+    at = schedule.next_poll_at(export, export_timeout=TIMEOUT, jitter=jitter)
+    assert at == pytest.approx(MIN_INTERVAL_S * jitter if varies else SOLE_INTERVAL_S)
+
+
 @pytest.mark.parametrize(
-    ("polls", "pause", "interval"), [(0, 0, 0.45), (225, 0, 2.0), (450, 0, 4.0), (450, 15, 2.0), (450, 100, 0.45)]
+    ("polls", "pause", "interval"), [(0, 0, 0.5), (225, 0, 2.0), (450, 0, 4.0), (450, 15, 2.0), (450, 100, 0.5)]
 )
 def test_polls_are_spread_as_the_burst_is_used_up(polls: int, pause: float, interval: float) -> None:
     schedule = PollSchedule(1800)

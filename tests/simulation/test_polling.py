@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+import anyio
 import pytest
 
 from bulkpull import pull
@@ -15,15 +16,20 @@ from tests.simulation.server import END, START, Model, Server, SimulatedClickwra
 
 def pulled(model: Model, windows: int, **options: Any) -> Server:
     """What a server saw of a pull of so many windows of five rows each."""
-    server = Server(model, evenly(5 * windows, START, END), 7)
+    return timed(model, windows, 7, **options)[0]
 
-    async def main() -> None:
+
+def timed(model: Model, windows: int, seed: int, **options: Any) -> tuple[Server, float]:
+    """The same, and the seconds that the pull took."""
+    server = Server(model, evenly(5 * windows, START, END), seed)
+
+    async def main() -> float:
         with memory() as directory:
             every: dict[str, Any] = {"rows_per_export": 5, "export_timeout": 1e6, "out": directory / "a.csv"}
             await pull(SimulatedClickwrap(server), start=START, end=END, **(every | options))
+            return anyio.current_time()
 
-    simulated(7, main)
-    return server
+    return server, simulated(seed, main)
 
 
 @pytest.mark.parametrize("seconds", [1, 3600])
@@ -47,3 +53,19 @@ def test_polls_leave_half_of_the_quota_to_launches() -> None:
 def test_an_export_may_wait_longer_than_its_timeout_for_others() -> None:
     server = pulled(Model(workers=1, seconds=3000), 12, exports=12, export_timeout=3600)
     assert len(server.tasks) == 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_pull_ends_soon_after_its_export(seed: int) -> None:
+    server, seconds = timed(Model(seconds=1, spread=0.5, latency=0.02), 1, seed)
+    [task] = server.tasks.values()
+    assert seconds - task.finished <= 0.3
+    assert task.polls <= 12
+
+
+def test_the_queue_of_short_exports_stays_short_and_no_worker_is_idle() -> None:
+    server, seconds = timed(Model(workers=8, seconds=2, sigma=0.6, latency=0.02), 53, 7, window="14d")
+    assert server.peak <= 2 * 8
+    assert seconds <= 1.05 * server.unforeseen
+    assert fmean(task.polls for task in server.tasks.values()) <= 6.5
+    assert server.throttled == 0
