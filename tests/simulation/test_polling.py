@@ -55,12 +55,12 @@ def test_an_export_may_wait_longer_than_its_timeout_for_others() -> None:
     assert len(server.tasks) == 12
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [26, 27, 43])  # their exports end just after a poll of a sparser schedule
 def test_a_small_pull_ends_soon_after_its_export(seed: int) -> None:
     server, seconds = timed(Model(seconds=1, spread=0.5, latency=0.02), 1, seed)
     [task] = server.tasks.values()
     assert seconds - task.finished <= 0.3
-    assert task.polls <= 12
+    assert task.polls <= 10
 
 
 def test_the_queue_of_short_exports_stays_short_and_no_worker_is_idle() -> None:
