@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import insort
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from heapq import heapify, heappop, heappush, heapreplace
-from statistics import NormalDist, fmean
+from heapq import heapify, heappop, heapreplace
+from statistics import NormalDist
 
-from bulkpull.pacing import DurationModel, Observation, fit
+from bulkpull.export_durations import DELAY, Durations, ExportHistory, explained, has_hanging
 
 SAMPLES = 40  # simulated ends of a pull
 LOWER, UPPER = 0.06, 0.94  # quantiles of the samples that bound the estimate
 MARGIN = 0.05  # by which the bounds are widened: what the model does not know
 MAX_RATIO = 4.0  # of the bounds; an estimate that is less certain is of no use
 WORKERS_DOUBT = 0.12  # of the logarithm of the time, where the number of workers is guessed
-HANGING_RATIO = 3.0  # of the longest duration seen, after which an export seems to hang
+EARLIER_DOUBT = 0.15  # of the logarithm of the time, where the durations are those of an earlier pull
 LEAST_SPREAD = 0.25  # of the logarithm of what downloads, the merge and the request budget need
-DELAY = 0.04  # share of its duration after which the last export is noticed
-_MAX_FINISHED = 160  # exports that are remembered
-_MIN_FOR_WORKERS = 6  # observations before the number of workers is sought
-_MIN_GAIN = 0.7  # factor of the spread that a number of workers must bring, where no export was seen queued
-_ITERATIONS = 6
-_MIN_SPREAD, _PRIOR_SPREAD = 0.01, 0.4
 _MAX_SIMULATED = 150  # exports beyond those in flight; those before them take their mean duration
 _NORMAL = NormalDist()
 _STEPS = 512  # of the table of quantiles
 _OVERDUE_SHARE = 0.2  # of its age that an overdue export is expected to take still
-_MIN_FOR_ROWS = 8  # observations before durations may depend on rows
-_MIN_EXPLAINED = 0.3  # share of the variance that rows must explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,200 +42,23 @@ class Estimate:
         return Estimate(max(0.0, self.low - seconds), max(0.0, self.high - seconds))
 
 
-@dataclass(slots=True, eq=False)
-class SeenExport:
-    """An export and when it was seen: queued last, running first, unfinished last, and finished; infinite if never."""
-
-    index: int
-    rows: int | None
-    launched_at: float
-    unfinished_at: float
-    queued_at: float = -math.inf
-    running_at: float = math.inf
-    finished_at: float = math.inf
-    has_succeeded: bool = False
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether it is in flight."""
-        return self.finished_at == math.inf
-
-
-@dataclass(slots=True)
-class ExportHistory:
-    """What was seen of the exports of one pull, from their events.
-
-    As in `bulkpull.pacing`, a server is assumed to have workers that take exports in the order of their launch. How
-    many is learned from which exports are queued; None while none was. Times are seconds on any monotonic clock.
-    """
-
-    workers: int | None = None
-    failed: int = 0
-    succeeded: int = 0
-    exports: list[SeenExport] = field(default_factory=list)  # in the order of their launch, the latest ones
-    median: float | None = None  # of the durations, as fitted last
-
-    def launched(self, index: int, rows: int | None, launched_at: float) -> None:
-        """Record an export in flight."""
-        insort(self.exports, SeenExport(index, rows, launched_at, launched_at), key=lambda one: one.launched_at)
-        excess = len(self.exports) - _MAX_FINISHED - len(self.pending)
-        if excess > _MAX_FINISHED // 4:
-            oldest = next((at for at, one in enumerate(self.exports) if one.is_pending), excess)
-            del self.exports[: min(excess, oldest)]
-
-    def seen(self, index: int, *, is_queued: bool, now: float) -> None:
-        """Record that an export was seen queued, or running."""
-        pending = self.pending
-        position = next((at for at, one in enumerate(pending) if one.index == index), None)
-        if position is None:
-            return
-        export = pending[position]
-        export.unfinished_at = now
-        if is_queued:
-            export.queued_at = now
-            if position < (math.inf if self.workers is None else self.workers):
-                self.workers = max(1, position)
-            return
-        export.running_at = min(export.running_at, now)
-        at = export.running_at
-        together = sum(one.running_at <= at <= one.unfinished_at for one in self.exports)
-        if self.workers is not None:
-            self.workers = max(self.workers, together)
-
-    def ended(self, index: int, now: float, *, has_succeeded: bool) -> None:
-        """Record that an export was found finished, or is of no use. A no-op if it is not in flight."""
-        for export in self.pending:
-            if export.index == index:
-                export.finished_at, export.has_succeeded = now, has_succeeded
-                self.succeeded += has_succeeded
-                self.failed += not has_succeeded
-
-    def copied(self) -> ExportHistory:
-        """Return a copy that further events do not change."""
-        return replace(self, exports=[copy(one) for one in self.exports])
-
-    @property
-    def pending(self) -> list[SeenExport]:
-        """The exports in flight."""
-        return [one for one in self.exports if one.is_pending]
-
-    @property
-    def failure_rate(self) -> float:
-        """The share of exports that fail."""
-        return min(0.8, self.failed / max(1, self.failed + self.succeeded))
-
-
-@dataclass(slots=True)
-class Reconstruction:
-    """When workers took the exports, if they are so many.
-
-    `observations` are the durations of finished exports, with their rows; `running` the start of those that run, with
-    their rows; `queued` the rows of the others.
-    """
-
-    workers: int | None
-    observations: list[tuple[int | None, Observation]] = field(default_factory=list)
-    running: list[tuple[float, int | None]] = field(default_factory=list)
-    queued: list[int | None] = field(default_factory=list)
-
-
-def reconstruct(history: ExportHistory, workers: int | None) -> Reconstruction:
-    """Return when so many workers took the exports; None for one worker for each export."""
-    found = Reconstruction(workers)
-    free: list[float] = [-math.inf] * (workers or 0)  # a heap
-    is_cut = history.succeeded + history.failed > sum(not one.is_pending for one in history.exports)
-    for number, export in enumerate(history.exports):
-        start = export.launched_at
-        if workers is not None:
-            start = max(start, heappop(free), min(export.queued_at, export.finished_at))
-            if history.workers is not None:  # else a queue is not reported, and what runs is not known either
-                start = min(start, export.running_at)
-        if export.is_pending:
-            if start == math.inf:
-                found.queued.append(export.rows)
-            else:
-                found.running.append((start, export.rows))
-            end = math.inf
-        else:
-            start = min(start, export.finished_at - 1e-3)
-            lower = max(0.0, export.unfinished_at - start)
-            upper = export.finished_at - start
-            likely = (lower + upper) / 2 if history.median is None else min(max(history.median, lower), upper)
-            end = start + likely
-            if is_cut and number < (workers or 0):  # its start depends on exports that are forgotten
-                end = max(export.unfinished_at, export.finished_at - DELAY * (history.median or 0.0))
-            elif export.has_succeeded:
-                found.observations.append((export.rows, Observation(lower, upper)))
-        if workers is not None:
-            heappush(free, end)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
-class Durations:
-    """The model of durations: log-normal, and proportional to `base` plus the rows if these matter.
+class Prior:
+    """What is assumed until an export has finished.
 
-    `observed` is the number of exports that it was fitted to.
+    Args:
+        durations: Of exports.
+        workers: How many exports the server works on at a time; None if unknown.
+        doubt: Standard deviation of the logarithm of the time: the server may be faster or slower than assumed.
     """
 
-    model: DurationModel
-    observed: int
-    base: float | None = None
-    mean_rows: float = 0.0
+    durations: Durations
+    workers: int | None = None
+    doubt: float = 0.0
 
-    def factor(self, rows: int | None) -> float:
-        """Return the duration of an export with so many rows, relative to the median."""
-        if self.base is None or rows is None:
-            return 1.0
-        return (self.base + rows) / (self.base + self.mean_rows)
-
-
-def fitted(found: Reconstruction, now: float) -> Durations | None:
-    """Return the durations that fit what was seen; None if no export has finished.
-
-    Exports that still run count as well: at the beginning, those that have finished are the short ones.
-    """
-    if not found.observations:
-        return None
-    base, mean_rows = _rows_matter(found.observations)
-    durations = Durations(DurationModel(1.0, 0.1), len(found.observations), base, mean_rows)
-    bounds = []
-    for rows, one in found.observations:
-        factor = durations.factor(rows)
-        bounds.append((one.lower / factor, one.upper / factor))
-    model = fit([Observation(*one) for one in bounds])
-    for start, rows in found.running:
-        age = (now - start) / durations.factor(rows)
-        if age > 0.5 * model.median:
-            bounds.append((age, math.inf))
-    return Durations(_within(bounds, model), len(found.observations), base, mean_rows)
-
-
-def _hangs(found: Reconstruction, now: float) -> bool:
-    """Return whether an export has run for so much longer than others that nobody knows when it will finish."""
-    longest = max((one.upper for _, one in found.observations), default=math.inf)
-    return len(found.observations) >= _MIN_FOR_WORKERS and any(
-        now - start > HANGING_RATIO * longest for start, _ in found.running
-    )
-
-
-def _best(history: ExportHistory, now: float) -> tuple[Reconstruction, Durations | None]:
-    """Return the reconstruction with the number of workers that is known, or else explains the durations best."""
-    found = reconstruct(history, history.workers)
-    durations = fitted(found, now)
-    if history.workers is not None or durations is None or len(found.observations) < _MIN_FOR_WORKERS:
-        return found, durations
-    best = durations.model.spread * _MIN_GAIN
-    for workers in sorted({max(1, round(1.25**step)) for step in range(24)}):
-        if workers >= len(found.running):
-            break
-        other = reconstruct(history, workers)
-        if len(other.observations) < _MIN_FOR_WORKERS:
-            break
-        spread = fit([one for _, one in other.observations]).spread
-        if spread < best:
-            best, found, durations = spread, other, None
-    return found, durations or fitted(found, now)
+    def concurrent(self, limit: int) -> int:
+        """Return how many exports the server works on at a time, if at most `limit` are in flight."""
+        return max(1, limit if self.workers is None else min(limit, self.workers))
 
 
 def estimate(
@@ -253,7 +66,7 @@ def estimate(
     waiting: Sequence[int | None],
     now: float,
     *,
-    prior: Durations | None = None,
+    prior: Prior | None = None,
     concurrent: int,
     least: float = 0.0,
     tail: float = 0.0,
@@ -264,18 +77,23 @@ def estimate(
         history: The exports that were seen.
         waiting: The rows of the windows that are still to be launched, in the order of their launch.
         now: The time.
-        prior: Durations to assume until an export has finished.
+        prior: What to assume until an export has finished.
         concurrent: Maximum exports in flight.
         least: Seconds that downloads, the merge or the request budget need at least.
         tail: Seconds from the last export to the end.
     """
-    found, durations = _best(history, now)
+    found, durations = explained(history, now)
     if durations:
         history.median = durations.model.median
-    durations = durations or prior
-    if durations is None or _hangs(found, now):
+        prior = None
+    elif prior:
+        durations = prior.durations
+    if durations is None or has_hanging(found, now):
         return None
-    workers = max(1, concurrent if found.workers is None else min(concurrent, found.workers))
+    if prior and found.workers is None:
+        workers = prior.concurrent(concurrent)
+    else:
+        workers = max(1, concurrent if found.workers is None else min(concurrent, found.workers))
     is_guessed = found.workers is not None and history.workers is None
     left = _simulated(
         durations,
@@ -285,80 +103,24 @@ def estimate(
         repeats=history.failure_rate / (1 - history.failure_rate),
         least=least,
         tail=tail,
-        workers_doubt=WORKERS_DOUBT if is_guessed else 0.0,
+        doubt=prior.doubt if prior else WORKERS_DOUBT if is_guessed else 0.0,
     )
     return left if left.high <= max(MAX_RATIO * left.low, 60.0) else None
 
 
-def _rows_matter(seen: Sequence[tuple[int | None, Observation]]) -> tuple[float | None, float]:
-    """Return the rows that weigh as much as an empty export takes, and the mean rows; or None if rows do not matter."""
-    pairs = [(float(rows), one.seconds) for rows, one in seen if rows is not None]
-    if len(pairs) < max(_MIN_FOR_ROWS, len(seen)):
-        return None, 0.0
-    mean_rows, mean_seconds = fmean(rows for rows, _ in pairs), fmean(seconds for _, seconds in pairs)
-    variance = fmean((rows - mean_rows) ** 2 for rows, _ in pairs)
-    covariance = fmean((rows - mean_rows) * (seconds - mean_seconds) for rows, seconds in pairs)
-    spread = fmean((seconds - mean_seconds) ** 2 for _, seconds in pairs)
-    if variance <= 0 or covariance <= 0 or covariance**2 < _MIN_EXPLAINED * variance * spread:
-        return None, 0.0
-    slope = covariance / variance
-    return max(0.05 * mean_rows, (mean_seconds - slope * mean_rows) / slope), mean_rows
-
-
-def _within(bounds: Sequence[tuple[float, float]], start: DurationModel) -> DurationModel:
-    """Return the model of durations that lie within these bounds, by expectation maximization from `start`."""
-    logarithms = [(math.log(max(low, high / 50, 1e-6) if high < math.inf else low), high) for low, high in bounds]
-    intervals = [(low, math.log(high) if high < math.inf else math.inf) for low, high in logarithms]
-    mean, spread = math.log(start.median), max(start.spread, 0.05)
-    for _ in range(_ITERATIONS):
-        first = second = 0.0
-        for low, high in intervals:
-            a, b = (low - mean) / spread, (high - mean) / spread
-            if b - a < 0.02:
-                moment, square = (a + b) / 2, ((a + b) / 2) ** 2
-            else:
-                moment, square = _truncated(a, b)
-            first += mean + spread * moment
-            second += mean**2 + 2 * mean * spread * moment + spread**2 * square
-        mean = first / len(intervals)
-        spread = math.sqrt(max(0.0, second / len(intervals) - mean**2))
-        spread = min(2.0, max(spread, _PRIOR_SPREAD / len(bounds), _MIN_SPREAD))
-    return DurationModel(math.exp(mean), spread)
-
-
-def _truncated(a: float, b: float) -> tuple[float, float]:
-    """Return the mean and the mean square of a standard normal variable between `a` and `b`."""
-    if a > 4.0:  # so improbable that it lies near the bound
-        return a, a * a
-    if b < -4.0:
-        return b, b * b
-    b = min(b, 8.0)
-    mass = _cdf(b) - _cdf(a)
-    if mass < 1e-9:
-        return (a + b) / 2, ((a + b) / 2) ** 2
-    at_a, at_b = _pdf(a), _pdf(b)
-    return (at_a - at_b) / mass, max(0.0, 1 + (a * at_a - b * at_b) / mass)
-
-
-def _cdf(deviation: float) -> float:
-    return 0.5 * math.erfc(-deviation / math.sqrt(2))
-
-
-def _pdf(deviation: float) -> float:
-    return math.exp(-deviation * deviation / 2) / math.sqrt(2 * math.pi)
-
-
-def of_plan(rows: Sequence[int | None], durations: Durations, concurrent: int, least: float) -> Estimate:
+def of_plan(rows: Sequence[int | None], prior: Prior, limit: int, least: float) -> Estimate:
     """Estimate the seconds of a pull that has not begun.
 
     Args:
         rows: The counts of its windows.
-        durations: Those of exports.
-        concurrent: Maximum exports in flight.
+        prior: What is assumed of exports.
+        limit: Maximum exports in flight.
         least: Seconds that the request budget needs at least.
     """
+    durations = prior.durations
     factors = [durations.factor(one) for one in rows]
-    return _simulated(durations, [], factors, concurrent, repeats=0.0, least=least, tail=0.0)
+    workers = prior.concurrent(min(limit, len(rows)))
+    return _simulated(durations, [], factors, workers, repeats=0.0, least=least, tail=0.0, doubt=prior.doubt)
 
 
 def _simulated(
@@ -370,7 +132,7 @@ def _simulated(
     repeats: float,
     least: float,
     tail: float,
-    workers_doubt: float = 0.0,
+    doubt: float,
 ) -> Estimate:
     """Estimate from simulated ends: `running` are the ages and factors of exports that run, `factors` those of the
     exports to come, in order, each of which is repeated `repeats` times on average."""
@@ -380,7 +142,7 @@ def _simulated(
     bulk = factors[: excess - excess % workers]  # whole rounds: exports that take equally long end together
     rest = factors[len(bulk) :]
     mean = math.exp(spread**2 / 2)
-    doubt = math.hypot(spread / math.sqrt(durations.observed), workers_doubt)
+    doubt = math.hypot(spread / math.sqrt(durations.observed), doubt)
     ends = []
     for number in range(SAMPLES):
         typical = median * math.exp(doubt * _quantile((number + 0.5) / SAMPLES))

@@ -7,8 +7,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from bulkpull import events
-from bulkpull.eta import Durations, Estimate, ExportHistory, SeenExport, estimate
+from bulkpull.eta import Estimate, Prior, estimate
 from bulkpull.events import Event
+from bulkpull.export_durations import ExportHistory, SeenExport
 from bulkpull.window import Window
 
 MAX_IDLE_S = 1.0  # between two arrivals of bytes; more counts as a pause of the downloads
@@ -28,17 +29,17 @@ class Question:
     paced: Estimate | None
     least: float
     tail: float
-    prior: Durations | None
+    prior: Prior | None
 
 
 @dataclass(slots=True)
 class Forecast:
     """Follows the events of a pull. Times are seconds on any monotonic clock.
 
-    `prior` are the durations of an earlier pull, used until an export has finished.
+    `prior` is what an earlier pull has shown, used until an export has finished.
     """
 
-    prior: Durations | None = None
+    prior: Prior | None = None
     _history: ExportHistory = field(default_factory=ExportHistory)
     _waiting: dict[int, Window] = field(default_factory=dict)  # to be launched, in order
     _rows: dict[int, int | None] = field(default_factory=dict)  # counted, of windows that are not merged

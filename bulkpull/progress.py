@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Any
 
 from bulkpull import events
-from bulkpull.eta import Estimate
+from bulkpull.eta import Estimate, Prior
 from bulkpull.events import Event
 from bulkpull.forecast import Forecast
 from bulkpull.waits import Troubles, Wait
@@ -121,6 +121,11 @@ class Progress:
             self._count(event, now)
             self._troubles(event, now)
             self._forecast(event, now)
+
+    def assume(self, prior: Prior) -> None:
+        """Estimate from what an earlier pull has shown until an export has finished."""
+        with self._lock:
+            self._forecast.prior = prior
 
     def snapshot(self) -> ProgressSnapshot:
         """Return all figures, of the same moment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,11 +78,14 @@ def pull(
     resolved = resolved_dates(values, options)
     if not quiet:
         click.echo(f"range: {range_text(options)}", err=True)
+    figures = _figures(observers, quiet=quiet)
+    if figures and values["out"] is not None and stream is None:
+        _learn(figures, values["out"], values["state"], base_url)
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
         async with client(base_url, requests_per_minute, retry_for) as clickwrap, observers.watching():
-            with shown_progress(verbose, quiet, requests_per_minute, observers.figures) as show:
+            with shown_progress(verbose, quiet, requests_per_minute, figures) as show:
 
                 def listener(event: bulkpull.Event) -> None:
                     nonlocal begun
@@ -122,6 +126,21 @@ def pull(
         with suppress(ReaderGone):  # the output is complete all the same
             click.echo(orjson.dumps(asdict(result) | {"output": path_json(result.output)} | windows))
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
+
+
+def _figures(observers: Observers, *, quiet: bool) -> Progress | None:
+    """The figures that the terminal and the observers show; None if there is nobody to see them."""
+    from bulkpull.progress import Progress
+
+    return observers.figures or (None if quiet else Progress())
+
+
+def _learn(figures: Progress, out: Path | str, state: Path | None, base_url: str) -> None:
+    """Start with an estimate from an earlier pull, if there was one."""
+    from bulkpull.journal import earlier_pull
+
+    if earlier := earlier_pull(out, state, base_url):
+        figures.assume(earlier.prior)
 
 
 def _load_options(of_table: Mapping[str, Any], values: Mapping[str, Any], *, fresh: bool) -> bulkpull.LoadOptions:

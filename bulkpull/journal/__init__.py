@@ -1,5 +1,6 @@
 """What a pull has done, so that it is never done twice."""
 
+from bulkpull.journal.earlier import EarlierPull, earlier_pull
 from bulkpull.journal.journal import Journal
 from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.recorder import Recorder
@@ -9,6 +10,7 @@ from bulkpull.journal.status import Status, WindowStatus, has_journal, is_runnin
 from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow, decoded, encoded
 
 __all__ = [
+    "EarlierPull",
     "ExportRecord",
     "Figures",
     "Frontier",
@@ -25,6 +27,7 @@ __all__ = [
     "Verdict",
     "WindowStatus",
     "decoded",
+    "earlier_pull",
     "encoded",
     "has_begun",
     "has_journal",

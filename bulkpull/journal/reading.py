@@ -259,13 +259,23 @@ class JournalReader:
 
     # The timeline
 
+    def latest_moments(self, number: int) -> list[Moment]:
+        """Return the latest moments except for traffic, in the order in which they were recorded."""
+        if not self._has_moments:
+            return []
+        query = "SELECT at, kind, window, number, other, text FROM moment WHERE kind != 'traffic' ORDER BY rowid DESC "
+        return [Moment(*row) for row in reversed(self._rows(f"{query} LIMIT ?", number))]
+
+    @property
+    def _has_moments(self) -> bool:
+        """Whether a version has written the journal that records moments."""
+        return bool(self._count("SELECT count(*) FROM sqlite_master WHERE name = 'moment'"))
+
     def timeline(self, format: str = "") -> Timeline:
         """The timeline of all runs, as far as it is recorded. `format` is that of the output."""
         options = self.options
-        is_recorded = self._count("SELECT count(*) FROM sqlite_master WHERE name = 'moment'")  # by older versions: not
-        moments = (
-            self._rows("SELECT at, kind, window, number, other, text FROM moment ORDER BY rowid") if is_recorded else []
-        )
+        query = "SELECT at, kind, window, number, other, text FROM moment ORDER BY rowid"
+        moments = self._rows(query) if self._has_moments else []
         return Timeline(
             start=options.get("start", ""),
             end=self.end,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bulkpull.store.destination import Destination, destination_for, feed
     from bulkpull.store.local import LocalDirectory
     from bulkpull.store.manifest import (
+        MANIFEST_SUFFIX,
         Manifest,
         ManifestCompleteness,
         ManifestMismatch,
@@ -37,6 +38,7 @@ else:
             "destination": ("Destination", "destination_for", "feed"),
             "local": ("LocalDirectory",),
             "manifest": (
+                "MANIFEST_SUFFIX",
                 "Manifest",
                 "ManifestCompleteness",
                 "ManifestMismatch",
@@ -56,6 +58,7 @@ else:
 
 __all__ = [
     "MANIFEST",
+    "MANIFEST_SUFFIX",
     "SCHEMES",
     "AlreadyExists",
     "Bucket",

@@ -27,7 +27,7 @@ from bulkpull.rows.records import File
 
 VERSION = 1  # of the manifest; any change of its members is another version
 FORMAT = "bulkpull manifest"
-SUFFIX = ".manifest.json"  # after the name of the output
+MANIFEST_SUFFIX = ".manifest.json"  # after the name of the output
 _START = re.compile(rb'\s*\{\s*"format"\s*:\s*"bulkpull manifest"')
 _START_BYTES = 256  # in which `_START` must match
 _MAX_BYTES = 1_000_000_000
@@ -142,7 +142,7 @@ class ManifestWriter(Protocol):
 
 def manifest_path(output: Path) -> Path:
     """Return where the manifest of a local output is."""
-    return output.with_name(f"{output.name}{SUFFIX}")
+    return output.with_name(f"{output.name}{MANIFEST_SUFFIX}")
 
 
 def is_manifest(path: Path) -> bool:

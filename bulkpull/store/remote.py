@@ -18,7 +18,7 @@ from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import AlreadyExists, Bucket, Found
 from bulkpull.store.dataset import MANIFEST, DataSetFile, files_in_manifest
-from bulkpull.store.manifest import SUFFIX, Manifest, ManifestFile, manifest_bytes, sha256_of
+from bulkpull.store.manifest import MANIFEST_SUFFIX, Manifest, ManifestFile, manifest_bytes, sha256_of
 from bulkpull.store.render import Renderer
 from bulkpull.store.upload import Upload
 from bulkpull.store.work import WorkDirectory
@@ -46,8 +46,8 @@ class RemoteFile:
         found = None if self.overwrite else self.bucket.find(self._manifest_key)
         if found and not found.receipt:
             raise OutputError(
-                f"{self.url}{SUFFIX}, where the output's manifest belongs, exists and is not a manifest: move it away, "
-                "or overwrite it with --overwrite"
+                f"{self.url}{MANIFEST_SUFFIX}, where the output's manifest belongs, exists and is not a manifest: move "
+                "it away, or overwrite it with --overwrite"
             )
 
     def holds(self, receipt: str) -> bool:
@@ -89,7 +89,7 @@ class RemoteFile:
         """Write the manifest of the published output as an object beside it. See ManifestWriter."""
         described = replace(manifest, files=tuple(self._files(manifest.rows)))
         self.bucket.put(self._manifest_key, manifest_bytes(described), mode="overwrite", receipt=self._receipt())
-        return f"{self.url}{SUFFIX}"
+        return f"{self.url}{MANIFEST_SUFFIX}"
 
     def discard(self) -> None:
         """Remove what earlier runs have rendered."""
@@ -115,7 +115,7 @@ class RemoteFile:
 
     @property
     def _manifest_key(self) -> str:
-        return f"{self.url.key}{SUFFIX}"
+        return f"{self.url.key}{MANIFEST_SUFFIX}"
 
     def _files(self, rows: int) -> Iterator[ManifestFile]:
         """Yield the files of the published output, which has `rows` rows. What an earlier run has published is read."""

@@ -131,6 +131,7 @@ def test_plan_shows_the_windows_and_makes_no_request() -> None:
         "probes": 0,
         "requests": 4,
         "assumed_seconds_per_export": 60.0,
+        "earlier_pull": None,
         "uncounted": None,
         "doubt": None,
         "max_extra_exports": 101,
