@@ -97,6 +97,7 @@ class Progress:
         self.rendered: tuple[int, int] | None = None  # bytes of merged CSV: converted, and in all so far
         self.workers: int | None = None  # of the cluster, if there is one
         self.buckets: tuple[int, int] | None = None  # merged, and in all
+        self.reported: Wait | None = None  # what the pull waits out, if another process has said so
         self._now = now or (lambda: time.monotonic())  # looked up at each call, for tests
         self._merged_before = 0  # windows merged by earlier runs
         self._launched: set[int] = set()  # indices of windows launched by this run
@@ -290,7 +291,7 @@ class Progress:
         with self._lock:
             if self.is_published:
                 return Estimate(0.0, 0.0)
-            wait = self._troubles.wait(self._now())
+            wait = self.reported or self._troubles.wait(self._now())
             if not self.windows or (wait and wait.kind == "outage"):
                 return None
             question = self._forecast.question(self._now(), self.export_limit)
@@ -326,7 +327,7 @@ class Progress:
             now = self._now()
             if self.is_published:
                 return Wait("end")
-            if trouble := self._troubles.wait(now):
+            if trouble := self.reported or self._troubles.wait(now):
                 return trouble
             if not self.windows:
                 return Wait("count" if self.counting_requests else "start")

@@ -7,8 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bulkpull import events
-from bulkpull.events import Event
+from bulkpull.events import (
+    Event,
+    Exported,
+    Launched,
+    PartFetched,
+    Planned,
+    Polled,
+    QuotaExhausted,
+    Received,
+    Recovered,
+    Retried,
+    Throttled,
+)
 
 MIN_SHOWN_WAIT_S = 1.0  # a shorter wait for the quota is not worth telling
 EXPIRY_S = 120.0  # after the time of the next attempt, when a trouble that is not heard of is over
@@ -134,7 +145,7 @@ class Troubles:
         """Take account of an event."""
         self._order += 1
         match event:
-            case events.Retried() if event.wait > 0:
+            case Retried() if event.wait > 0:
                 before = self._failing.get(event.what)
                 self._failing[event.what] = _Trouble(
                     since=before.since if before else now,
@@ -144,19 +155,24 @@ class Troubles:
                     host=_host(event),
                     reason=_reason(event),
                 )
-            case events.Recovered():
+            case Recovered():
                 self._failing.pop(event.what, None)
                 self._succeeded = self._order
-            case events.Throttled() | events.QuotaExhausted():
+            case Throttled() | QuotaExhausted():
                 if event.wait >= MIN_SHOWN_WAIT_S:
                     self.quota_waits += 1
                 self.quota_until = max(self.quota_until, now + event.wait)
-            case events.Received() | events.PartFetched():
+            case Received() | PartFetched():
                 if self._failing:
                     self._failing.pop(f"{event.window}, part {event.part}", None)
                 self._succeeded = self._order
-            case events.Planned() | events.Launched() | events.Polled() | events.Exported():
+            case Planned() | Launched() | Polled() | Exported():
                 self._succeeded = self._order
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a request has failed that is to be retried."""
+        return bool(self._failing)
 
     def wait(self, now: float) -> Wait | None:
         """Return the wait that the troubles cause; None if the pull makes progress all the same."""
@@ -178,11 +194,11 @@ class Troubles:
                 yield trouble
 
 
-def _host(event: events.Retried) -> str:
+def _host(event: Retried) -> str:
     return "file host" if ", part " in event.what else "API"
 
 
-def _reason(event: events.Retried) -> str:
+def _reason(event: Retried) -> str:
     return f"answers {event.reason[:3]}" if _STATUS.match(event.reason) else f"fails: {event.reason}"
 
 

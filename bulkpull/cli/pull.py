@@ -130,9 +130,11 @@ def pull(
 
 def _figures(observers: Observers, *, quiet: bool) -> Progress | None:
     """The figures that the terminal and the observers show; None if there is nobody to see them."""
+    if observers.figures or quiet:
+        return observers.figures
     from bulkpull.progress import Progress
 
-    return observers.figures or (None if quiet else Progress())
+    return Progress()
 
 
 def _learn(figures: Progress, out: Path | str, state: Path | None, base_url: str) -> None:

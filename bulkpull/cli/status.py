@@ -61,6 +61,8 @@ def status(file: Path | str, state: Path | None, as_json: bool, watches: bool) -
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.options.items() if value)
     click.echo(f"{found.output}: {options}")
     running = f"running (pid {found.pid})" if found.running else "not running"
+    if found.trouble:
+        click.echo(str(found.trouble))
     states = Counter(one.state for one in found.windows)
     click.echo(
         f"{running}, run {found.runs:,}; {len(found.windows):,} windows: "

@@ -28,7 +28,7 @@ _STAGES = {"exporting": 1, "exported": 2, "fetched": 3, "merged": 4}  # others: 
 class Follower:
     """Turns one status after the other into the events that lie between, so that `figures` count them.
 
-    What the journal does not hold, such as requests and retries, stays unknown.
+    What the journal does not hold, such as the number of requests, stays unknown.
     """
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class Follower:
         self._now = now
         self.figures.rows, self.figures.duplicates = found.merged.rows, found.merged.duplicates
         self.figures.bytes = found.size
+        self.figures.reported = found.trouble
 
     def _begin(self, found: Status, now: float) -> None:
         """Begin with what is merged: at first, and when windows were split."""

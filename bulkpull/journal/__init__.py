@@ -2,12 +2,13 @@
 
 from bulkpull.journal.earlier import EarlierPull, earlier_pull
 from bulkpull.journal.journal import Journal
-from bulkpull.journal.reading import JournalReader
+from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.recorder import Recorder
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
 from bulkpull.journal.resume import has_begun, resume
-from bulkpull.journal.status import Status, WindowStatus, has_journal, is_running, status, unfinished
+from bulkpull.journal.status import Status, WindowStatus, is_running, status, unfinished
 from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow, decoded, encoded
+from bulkpull.journal.trouble import Trouble
 
 __all__ = [
     "EarlierPull",
@@ -24,6 +25,7 @@ __all__ = [
     "Status",
     "Timeline",
     "TimelineWindow",
+    "Trouble",
     "Verdict",
     "WindowStatus",
     "decoded",

@@ -13,8 +13,7 @@ import orjson
 from bulkpull.errors import OutputError
 from bulkpull.eta import EARLIER_DOUBT, Prior
 from bulkpull.export_durations import DELAY, ExportHistory, explained
-from bulkpull.journal.reading import JournalReader
-from bulkpull.journal.status import has_journal
+from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.timeline import Moment, decoded
 from bulkpull.store import MANIFEST_SUFFIX, ObjectUrl, WorkDirectory, manifest_path
 

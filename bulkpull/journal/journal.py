@@ -27,6 +27,7 @@ from bulkpull.journal.reading import JournalReader
 from bulkpull.journal.records import Figures, PartRecord, Verdict
 from bulkpull.journal.tables import open_for_writing
 from bulkpull.journal.timeline import Moment
+from bulkpull.journal.trouble import Trouble
 from bulkpull.window import Window, instant
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -89,6 +90,7 @@ class Journal(JournalReader):
             if before.get("boot") != boot:
                 db.execute("UPDATE part SET validator = NULL, length = NULL WHERE size IS NULL")
             run = int(before.get("runs", 0)) + 1
+            _set(db, "trouble", "")
             _set(db, "boot", boot)
             _set(db, "runs", str(run))
         return run
@@ -102,6 +104,11 @@ class Journal(JournalReader):
         """Record whether exports are truncated at this number of records."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO cap VALUES (?, ?)", (records, verdict))
+
+    def record_trouble(self, trouble: Trouble | None) -> None:
+        """Record what the pull waits out; None if it is over."""
+        with self._transaction() as db:
+            _set(db, "trouble", trouble.encoded() if trouble else "")
 
     def record_receipt(self, receipt: str) -> None:
         """Record that the output with the destination's `receipt` is about to be published."""

@@ -16,9 +16,16 @@ from bulkpull.disk import disk_errors
 from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
 from bulkpull.journal.tables import open_for_reading
 from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow
+from bulkpull.journal.trouble import Trouble
+from bulkpull.store import WorkDirectory
 from bulkpull.window import Window, instant
 
 _MIN_AGE_S = 0.001  # of an export, whatever the clocks say
+
+
+def has_journal(work: WorkDirectory) -> bool:
+    """Return whether there is an unfinished pull, whose journal can be opened without blocking. Raises OutputError."""
+    return work.journal.exists() and all(map(_is_safe_to_open, work.journal_files))
 
 
 class JournalReader:
@@ -70,6 +77,12 @@ class JournalReader:
         """The process that last opened the journal for writing."""
         text = self._value("pid")
         return int(text) if text else None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What the pull waits out, while it runs."""
+        text = self._value("trouble")
+        return Trouble.decoded(text) if text else None
 
     @property
     def receipt(self) -> str:
@@ -323,3 +336,8 @@ class JournalReader:
 
 def _window(number: int, start: str, end: str, activities: int | None) -> Window:
     return Window(number, datetime.fromisoformat(start), datetime.fromisoformat(end), activities)
+
+
+def _is_safe_to_open(path: Path) -> bool:
+    """False for a pipe or a device, which could block for ever."""
+    return not path.exists() or path.is_file()

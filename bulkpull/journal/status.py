@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bulkpull.errors import OutputError
-from bulkpull.journal.reading import JournalReader
+from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.records import Figures, Progress
 from bulkpull.store import WorkDirectory
+from bulkpull.waits import Wait
 from bulkpull.window import Window
 
 SUFFIX = ".bulkpull"  # of the directories that hold progress
@@ -43,7 +45,7 @@ class Status:
     `pid` is the process that is `running` it, in that process's own PID namespace; None if none is. `runs` counts its
     runs, `launches` its exports, `splits` the windows that were split. `merged` are the figures of its merged windows,
     whose rows take `size` bytes of CSV. Its progress is in `directory`; its first export was launched `since`, an
-    instant.
+    instant. `trouble` is what it waits out, if it is running: an outage, or the request budget.
     """
 
     output: Path | str
@@ -58,6 +60,7 @@ class Status:
     windows: tuple[WindowStatus, ...]
     directory: Path
     since: str | None
+    trouble: Wait | None = None
 
 
 def status(out: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> Status:
@@ -114,6 +117,7 @@ def _status(work: WorkDirectory) -> Status:
     journal = JournalReader(work.journal)
     try:
         frontier, pid, running = journal.frontier, journal.pid, is_running(work, journal)
+        trouble = journal.trouble if running else None
         return Status(
             output=work.output,
             running=running,
@@ -127,14 +131,10 @@ def _status(work: WorkDirectory) -> Status:
             windows=tuple(map(_window_status, journal.progress())),
             directory=work.path,
             since=journal.since,
+            trouble=trouble.wait(time.time()) if trouble else None,
         )
     finally:
         journal.close()
-
-
-def has_journal(work: WorkDirectory) -> bool:
-    """Return whether there is an unfinished pull, whose journal can be opened without blocking. Raises OutputError."""
-    return work.journal.exists() and all(map(_is_safe_to_open, work.journal_files))
 
 
 def is_running(work: WorkDirectory, journal: JournalReader) -> bool:
@@ -172,11 +172,6 @@ def _state(progress: Progress) -> str:
     if not progress.has_succeeded:
         return "exporting"
     return "fetched" if progress.complete_parts == progress.parts else "exported"
-
-
-def _is_safe_to_open(path: Path) -> bool:
-    """False for a pipe or a device, which could block for ever."""
-    return not path.exists() or path.is_file()
 
 
 def _is_alive(pid: int) -> bool:

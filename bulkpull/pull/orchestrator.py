@@ -31,6 +31,7 @@ from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.pull.workers import Workers
+from bulkpull.pull.troubles import TroubleRecorder
 from bulkpull.report import check_report_path, report_page, save_report
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
@@ -164,6 +165,7 @@ class _Pull:
     journal: Journal = field(init=False)
     tally: Tally = field(default_factory=Tally)
     recorder: Recorder = field(init=False)
+    troubles: TroubleRecorder = field(default_factory=TroubleRecorder)
     skipped: tuple[Window, ...] = ()
     completeness: Completeness | None = None
     doubt: str = ""
@@ -188,6 +190,7 @@ class _Pull:
         log(event)
         self.tally(event)
         self.recorder(event)
+        self.troubles(event)
         tell(self.options.on_event, event)
 
     @property
@@ -333,18 +336,20 @@ class _Pull:
         async with anyio.create_task_group() as group:
             work = self.journeys(group, waiting, doubts, extra, unlaunched)
             group.start_soon(work.start, journeys)
+            recorded = self.troubles.recorded(self.journal)
             if self.workers:
-                return await self.workers.merge(
-                    journeys,
-                    merged,
-                    names=self.names,
-                    fixed=bool(self.options.fields),
-                    doubts=doubts,
-                    release=work.collector.window_left,
-                )
+                async with recorded:
+                    return await self.workers.merge(
+                        journeys,
+                        merged,
+                        names=self.names,
+                        fixed=bool(self.options.fields),
+                        doubts=doubts,
+                        release=work.collector.window_left,
+                    )
             # A plain CSV is only read for its checksum, which is not worth telling.
             on_rendered = ignore if self.options.output_format.is_merged_already else self.announce
-            async with feed(self.destination, merged, on_rendered) as followed:
+            async with recorded, feed(self.destination, merged, on_rendered) as followed:
                 finished = await merge(
                     journeys,
                     merged,
