@@ -13,10 +13,12 @@ import click
 from bulkpull.cli.settings import Setting
 from bulkpull.durations import duration_text, seconds_of
 from bulkpull.errors import UsageError
-from bulkpull.options import DISPLAY, TROUBLE, Option, Options, declared
+from bulkpull.options import DISPLAY, TROUBLE, WHERE_TO, Option, Options, declared
 from bulkpull.sizes import bytes_of, size_text
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+JSON_HELP = "Print one JSON object."
 
 _RUN_OPTIONS = (
     (("-q", "--quiet"), DISPLAY, True, "Show errors only."),
@@ -127,6 +129,18 @@ def run_options(command: F, *, shown: Collection[str] | None = None) -> F:
             help=text,
         )(command)
     return command
+
+
+def state_option(command: F) -> F:
+    """Add `--state` to a command that looks at a pull."""
+    return click.option(
+        "--state",
+        cls=Setting,
+        group=WHERE_TO,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Directory of the progress, as given to a pull to object storage.",
+    )(command)
 
 
 def _click_option(

@@ -7,18 +7,24 @@ from pathlib import Path
 import click
 
 import bulkpull
-from bulkpull.cli.options import Output
+from bulkpull.cli.options import Output, state_option
+from bulkpull.cli.settings import Command, Setting, config_options
+from bulkpull.options import WHERE_TO
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=Output())
 @click.option(
     "--to",
+    cls=Setting,
+    group=WHERE_TO,
+    is_persistent=False,
     type=click.Path(path_type=Path),
     metavar="FILE.html",
     help="The page. Defaults to FILE.report.html.",
 )
-@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="As given to the pull.")
+@state_option
+@config_options
 def report(file: Path | str, to: Path | None, state: Path | None) -> None:
     """Write a report of the pull to FILE: one HTML page that says what took the time.
 

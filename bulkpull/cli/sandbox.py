@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -16,13 +18,31 @@ from bulkpull.sandbox.modes import MODES
 from bulkpull.sandbox.storage import FORMS
 
 DEFAULTS = SandboxConfig()
-_KINDS = "\n".join(f"  {kind:<24}{meaning}" for kinds in KINDS.values() for kind, meaning in kinds.items())
-_MODES = "\n".join(
-    f"  {kind:<24}{mode.meaning}"
-    if mode.default is None
-    else f"  {kind + ':N':<24}{mode.meaning} (N: {mode.default:,})"
-    for kinds in MODES.values()
-    for kind, mode in kinds.items()
+_NAME_WIDTH, _HELP_WIDTH = 26, 78  # click adds two columns
+
+
+def _described(names: Mapping[str, str]) -> str:
+    """Return names with their meanings as two columns."""
+    return "\n".join(
+        textwrap.fill(
+            meaning,
+            _HELP_WIDTH,
+            initial_indent=f"  {name}".ljust(_NAME_WIDTH - 1) + " ",
+            subsequent_indent=" " * _NAME_WIDTH,
+            break_on_hyphens=False,
+        )
+        for name, meaning in names.items()
+    )
+
+
+_KINDS = _described({kind: meaning for kinds in KINDS.values() for kind, meaning in kinds.items()})
+_MODES = _described(
+    {
+        kind if mode.default is None else f"{kind}:N": mode.meaning
+        + ("" if mode.default is None else f" (N: {mode.default:,})")
+        for kinds in MODES.values()
+        for kind, mode in kinds.items()
+    }
 )
 _EPILOG = f"""\b
 Faults, injected at random:

@@ -90,7 +90,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group; those without one come last."""
-        options = self.get_params(ctx)
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
         for group in (*GROUPS, ""):
             shown = [option for option in options if getattr(option, "group", "") == group]
             records = [record for option in shown if (record := option.get_help_record(ctx))]

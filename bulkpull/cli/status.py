@@ -9,16 +9,27 @@ from pathlib import Path
 import click
 
 import bulkpull
-from bulkpull.cli.options import Output
+from bulkpull.cli.options import JSON_HELP, Output, state_option
+from bulkpull.cli.settings import Command, Setting, config_options
 from bulkpull.cli.tables import path_json, show, table, window_json
+from bulkpull.options import DISPLAY
 from bulkpull.window import instant
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=Output())
-@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="As given to the pull.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--watch", "watches", is_flag=True, help="Show it live until the pull ends.")
+@state_option
+@click.option("--json", "as_json", cls=Setting, group=DISPLAY, is_persistent=False, is_flag=True, help=JSON_HELP)
+@click.option(
+    "--watch",
+    "watches",
+    cls=Setting,
+    group=DISPLAY,
+    is_persistent=False,
+    is_flag=True,
+    help="Show it live until the pull ends.",
+)
+@config_options
 def status(file: Path | str, state: Path | None, as_json: bool, watches: bool) -> None:
     """Show the progress of the unfinished pull to FILE.
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import click
 
 import bulkpull
+from bulkpull.cli.options import JSON_HELP
+from bulkpull.cli.settings import Command, Setting
 from bulkpull.cli.tables import path_json, show, table
+from bulkpull.options import DISPLAY
 
 
-@click.command(name="list")
+@click.command(name="list", cls=Command)
 @click.argument("directory", type=click.Path(path_type=Path), default=".")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", cls=Setting, group=DISPLAY, is_persistent=False, is_flag=True, help=JSON_HELP)
 def list(directory: Path, as_json: bool) -> None:
     """List the unfinished pulls below DIRECTORY, which defaults to the current one.
 

@@ -319,8 +319,9 @@ def test_each_kind_is_documented() -> None:
 
 def test_the_help_lists_each_kind_with_its_value() -> None:
     _, _, shown = CliRunner().invoke(sandbox_command, ["--help"]).output.partition("Faults, injected")
+    entries = re.sub(r"\n {28}(?=\S)", " ", shown).splitlines()
     for kind in ALL:
-        [line] = [line for line in shown.splitlines() if line.strip().split(" ")[0] in (kind, f"{kind}:N")]
+        [line] = [line for line in entries if line[4:].split(" ")[0] in (kind, f"{kind}:N")]
         default = MODE_KINDS.get(kind)
         assert (default is None) == ("(N: " not in line), line
         assert default is None or f"(N: {default:,})" in line
