@@ -1,8 +1,9 @@
 """Take pictures of pulls in a terminal: each runs in tmux against a sandbox, and the screen becomes an SVG.
 
-    python -m tools.screenshots [NAME ...] [--columns 80] [--text]
+    python -m tools.screenshots [NAME ...] [--columns 80] [--text] [--resize 40 120]
 
-With `--text` the screens are printed, and nothing is written.
+With `--text` the screens are printed, and nothing is written. With `--resize` the terminal then gets other widths, one
+after the other, while the pull runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -28,6 +29,8 @@ from bulkpull.sandbox.process import SandboxProcess, sandbox_process
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "assets"
 TIMEOUT_S = 180.0
+COLUMNS = 80
+RESIZED_S = 2.5  # after which the screen is taken
 # rich's own format, which would load a font from another host.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code", "Menlo")
 RANGE = "--start 2024-01-01 --end 2026-01-01 --out activity.csv"
@@ -84,6 +87,14 @@ SCENES = {
         8,
         command="watch",
     ),
+    "watched-quota": Scene(
+        "bulkpull status --watch",
+        "--rows 100000 --workers 16 --export-seconds 2",
+        "--rows-per-export 2000 --requests-per-minute 60",
+        "next request in",
+        3,
+        command="watch",
+    ),
 }
 
 
@@ -91,23 +102,25 @@ def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENES)}")
-    parser.add_argument("--columns", type=int, default=80)
+    parser.add_argument("--columns", type=int, default=COLUMNS)
     parser.add_argument("--text", action="store_true", help="print the screens")
+    parser.add_argument("--resize", type=int, nargs="*", default=[], metavar="COLUMNS", help="with --text")
     options = parser.parse_args()
     for name in options.names or SCENES:
         scene = SCENES[name]
         with sandbox_process(*scene.sandbox.split()) as sandbox:
-            shown = screen(scene, sandbox, options.columns)
+            screens = screens_of(scene, sandbox, [options.columns, *options.resize])
         if options.text:
-            print(f"--- {name}, {options.columns} columns\n{Text.from_ansi(shown).plain}")
+            for columns, shown in zip([options.columns, *options.resize], screens, strict=True):
+                print(f"--- {name}, {columns} columns\n{Text.from_ansi(shown).plain}")
             continue
-        path = PICTURES / f"terminal-{name}.svg"
-        path.write_text(picture(scene, shown, options.columns), encoding="utf-8")
+        path = PICTURES / (f"terminal-{name}.svg" if options.columns == COLUMNS else f"terminal-{name}-wide.svg")
+        path.write_text(picture(scene, screens[0], options.columns), encoding="utf-8")
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def screen(scene: Scene, sandbox: SandboxProcess, columns: int) -> str:
-    """Run the scene in tmux; return its screen, with escape sequences."""
+def screens_of(scene: Scene, sandbox: SandboxProcess, widths: Sequence[int]) -> list[str]:
+    """Run the scene in tmux; return its screen at each of the widths, with escape sequences."""
     with tempfile.TemporaryDirectory() as directory:
         socket = str(Path(directory) / "tmux")
 
@@ -132,7 +145,7 @@ def screen(scene: Scene, sandbox: SandboxProcess, columns: int) -> str:
             "new-session",
             "-d",
             "-x",
-            str(columns),
+            str(widths[0]),
             "-y",
             "30",
             "-c",
@@ -150,7 +163,13 @@ def screen(scene: Scene, sandbox: SandboxProcess, columns: int) -> str:
             tmux("send-keys", typed, "Enter")
             _wait(lambda: scene.words in " ".join(tmux("capture-pane", "-p").split("\n")[1:]))
             time.sleep(scene.seconds)
-            return tmux("capture-pane", "-e", "-p").rstrip().replace(f"{Path(directory).resolve()}/", "")
+            screens: list[str] = []
+            for width in widths:
+                if screens:
+                    tmux("resize-window", "-x", str(width), "-y", "30")
+                    time.sleep(RESIZED_S)
+                screens.append(tmux("capture-pane", "-e", "-p").rstrip().replace(f"{Path(directory).resolve()}/", ""))
+            return screens
         finally:
             tmux("kill-server")
 

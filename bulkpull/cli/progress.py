@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from threading import Event as Flag
 from threading import Thread
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
 from bulkpull.cli.lines import line
-from bulkpull.cli.screen import ascii_only, lines, sentence
+from bulkpull.cli.live import LiveScreen, is_unicode
+from bulkpull.cli.screen import ascii_only, sentence
 from bulkpull.events import Event, OnEvent, Requested, Retried
 from bulkpull.progress import Progress
 from bulkpull.waits import Wait, clock
@@ -50,35 +50,16 @@ def progress(
         yield listener
 
 
-def is_unicode(console: Console) -> bool:
-    """Return whether a console shows more than ASCII."""
-    return console.encoding.startswith("utf")
-
-
-class _Screen:
-    """The live lines, made anew at each refresh."""
-
-    def __init__(self, figures: Progress, requests_per_minute: int | None) -> None:
-        self._figures = figures
-        self._requests_per_minute = requests_per_minute
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # One cell stays free, since some terminals wrap when the last one is written.
-        shown = lines(
-            self._figures,
-            max(1, options.max_width - 1),
-            is_unicode=is_unicode(console),
-            requests_per_minute=self._requests_per_minute,
-        )
-        yield Text("\n", no_wrap=True, end="").join(shown)
-
-
 @contextmanager
 def _live(
     console: Console, figures: Progress, requests_per_minute: int | None, *, verbose: bool, is_transient: bool
 ) -> Iterator[OnEvent]:
-    screen = _Screen(figures, requests_per_minute)
-    live = Live(screen, console=console, refresh_per_second=REFRESHES_PER_SECOND, vertical_overflow="crop")
+    live = LiveScreen(
+        lambda: figures,
+        console,
+        refreshes_per_second=REFRESHES_PER_SECOND,
+        requests_per_minute=requests_per_minute,
+    )
     show = _printer(live.console, is_unicode=is_unicode(console))
     listener = _listener(show, figures, verbose=verbose, is_live=True)
     with live:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 import bulkpull
 from bulkpull import events
-from bulkpull.cli.progress import is_unicode
-from bulkpull.cli.screen import lines, sentence
+from bulkpull.cli.live import LiveScreen
+from bulkpull.cli.screen import sentence
 from bulkpull.journal import Status, WindowStatus
 from bulkpull.progress import Progress
 
@@ -119,9 +117,10 @@ def watch(file: Path | str, state: Path | None) -> None:
     console = Console(highlight=False)
     with suppress(KeyboardInterrupt):
         if console.is_terminal and not console.is_dumb_terminal:
-            with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-                for shown in _followed(follower, found, file, state):
-                    live.update(_screen(shown, console), refresh=True)
+            follower.follow(found, time.time())
+            with LiveScreen(lambda: follower.figures, console) as live:
+                for _ in _followed(follower, found, file, state):
+                    live.refresh()
         else:
             shown_at = -LINE_INTERVAL_S
             for shown in _followed(follower, found, file, state):
@@ -143,11 +142,6 @@ def _followed(follower: Follower, found: Status, file: Path | str, state: Path |
             found = bulkpull.status(file, state)
         except bulkpull.OutputError:  # it has ended
             return
-
-
-def _screen(figures: Progress, console: Console) -> Text:
-    shown: Sequence[Text] = lines(figures, max(1, console.width - 1), is_unicode=is_unicode(console))
-    return Text("\n").join(shown)
 
 
 def _end(file: Path | str, state: Path | None) -> str:

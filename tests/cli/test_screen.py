@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bulkpull import Progress, Window
 from bulkpull.cli import progress as shown_progress
+from bulkpull.cli.live import LiveScreen, is_unicode
 from bulkpull.cli.progress import progress
 from bulkpull.cli.screen import duration_range, lines, sentence
 from bulkpull.eta import Estimate
@@ -225,4 +226,26 @@ def test_signals_are_restored_after_a_run_that_was_not_interrupted() -> None:
 def test_the_console_of_a_plain_locale_gets_ascii() -> None:
     for encoding, expected in (("utf-8", True), ("ascii", False)):
         file = TextIOWrapper(BytesIO(), encoding)
-        assert shown_progress.is_unicode(Console(file=file)) is expected
+        assert is_unicode(Console(file=file)) is expected
+
+
+def test_a_terminal_that_gets_narrower_keeps_no_wrapped_lines() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=80, height=30, _environ={"TERM": "xterm"})
+    assert isinstance(console.file, StringIO)
+    pull = figures(running)
+
+    def erased_lines() -> int:
+        assert isinstance(console.file, StringIO)
+        before = len(console.file.getvalue())
+        live.refresh()
+        return console.file.getvalue()[before:].count("\x1b[1A\x1b[2K")
+
+    with LiveScreen(lambda: pull, console) as live:
+        live.refresh()
+        drawn = [cell_len(line.plain) for line in lines(pull, 79, is_unicode=True)]
+        assert erased_lines() == len(drawn) - 1
+        console.width = 40
+        assert erased_lines() == sum(-(-cells // 40) for cells in drawn) - 1 > len(drawn)
+        assert erased_lines() == len(drawn) - 1
+        console.width = 120
+        assert erased_lines() == len(drawn) - 1
