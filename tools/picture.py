@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from io import StringIO
 from itertools import groupby
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "assets" / "demo.svg"
 COLUMNS, LINES = 110, 60
 BAR = "━"  # what rich draws progress with
-END = "The output begins so:"  # what follows are rows, wider than a terminal
+SHOWN_PERCENT = 60  # of the pull are done in the frame that is shown
+END = "The first lines of the output:"  # what follows are rows, wider than a terminal
 # rich's own format, which would load a font from another host.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code", "Menlo")
 
@@ -34,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         frames = _run(screen, Path(directory))
         end = _lines(screen, Path(directory).resolve())
-    running = frames[2 * len(frames) // 3]
+    running = min(frames, key=lambda frame: abs(_percent(frame) - SHOWN_PERCENT))
     shown = [*running, Text("..."), *(line for line in end if line not in running)]
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor")
     for line in shown:
@@ -66,6 +68,11 @@ def _run(screen: pyte.Screen, directory: Path) -> list[list[Text]]:
     if demo.returncode:
         raise subprocess.CalledProcessError(demo.returncode, command)
     return frames
+
+
+def _percent(frame: Sequence[Text]) -> int:
+    found = re.search(rf"{BAR} +(\d+)%", "\n".join(line.plain for line in frame))
+    return int(found[1]) if found else 0
 
 
 def _lines(screen: pyte.Screen, directory: Path) -> list[Text]:
