@@ -28,6 +28,7 @@ from bulkpull.options import WHERE_TO
 def report(file: Path | str, to: Path | None, state: Path | None) -> None:
     """Write a report of the pull to FILE: one HTML page that says what took the time.
 
-    The pull may be running, unfinished or complete. No request is made, and a pull that is running is not disturbed.
+    The pull may be running, unfinished or complete. The API gets no request, and a pull that is running is not
+    disturbed.
     """
     click.echo(bulkpull.write_report(file, to, state=state))

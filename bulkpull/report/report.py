@@ -13,7 +13,15 @@ from bulkpull.errors import OutputError
 from bulkpull.journal import JournalReader, Timeline, decoded, has_journal, is_running
 from bulkpull.report.figures import figures_of
 from bulkpull.report.page import MARK, page
-from bulkpull.store import WorkDirectory, manifest_path, read_manifest, resolved
+from bulkpull.store import (
+    MANIFEST_SUFFIX,
+    ObjectUrl,
+    WorkDirectory,
+    manifest_path,
+    read_manifest,
+    read_remote_manifest,
+    resolved,
+)
 
 SUFFIX = ".report.html"  # after the name of the output
 _START_CHARACTERS = 100  # in which a report says that it is one
@@ -28,8 +36,8 @@ def write_report(
     """Write the report of the pull to `out`: one HTML page of figures and charts. Returns its path.
 
     Of an unfinished pull it is made from the progress beside the output, of a finished one from the manifest. Blocks
-    on the disk, and changes nothing else there: a pull that is running is not disturbed. The page holds no rows, no
-    filter, no links and no tokens.
+    on the disk, and for a finished output in object storage on the network; changes nothing else there: a pull that is
+    running is not disturbed. The page holds no rows, no filter, no links and no tokens.
 
     Args:
         out: The output.
@@ -47,7 +55,7 @@ def write_report(
             timeline, running = journal.timeline(), is_running(work, journal)
         text = report_page(timeline, work.output, now=time.time() if running else None)
     else:
-        text = report_page(_timeline_of_manifest(work), work.output)
+        text = report_page(_timeline_of_manifest(out, work), work.output)
     save_report(path, text)
     return path
 
@@ -87,19 +95,17 @@ def _default_path(work: WorkDirectory) -> Path:
     return work.path.with_name(f"{work.path.name.removesuffix('.bulkpull')}{SUFFIX}")
 
 
-def _timeline_of_manifest(work: WorkDirectory) -> Timeline:
-    if not isinstance(work.output, Path):
-        raise OutputError(
-            f"there is no unfinished pull to {work.output}. The report of a finished pull to object storage is written "
-            "by the pull itself (--report)"
-        )
-    path = manifest_path(work.output)
-    if not path.exists():
+def _timeline_of_manifest(out: str | os.PathLike[str], work: WorkDirectory) -> Timeline:
+    if url := ObjectUrl.of(out):
+        path, manifest = f"{url}{MANIFEST_SUFFIX}", read_remote_manifest(url)
+    else:
+        beside = manifest_path(Path(work.output))
+        path, manifest = str(beside), read_manifest(beside) if beside.exists() else None
+    if manifest is None:
         raise OutputError(f"there is neither an unfinished pull to {work.output}, nor a manifest {path}")
-    text = read_manifest(path).timeline
-    if not text:
+    if not manifest.timeline:
         raise OutputError(f"the manifest {path} does not say how the pull went: an older bulkpull has written it")
     try:
-        return decoded(text)
+        return decoded(manifest.timeline)
     except ValueError as error:
         raise OutputError(f"the manifest {path} is damaged: {error}") from error

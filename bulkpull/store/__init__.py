@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         read_manifest,
     )
     from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
-    from bulkpull.store.remote import RemoteDataSet
+    from bulkpull.store.remote import RemoteDataSet, read_remote_manifest
     from bulkpull.store.render import Renderer, memory_to_render
     from bulkpull.store.stream import Stream
     from bulkpull.store.upload import Upload
@@ -48,7 +48,7 @@ else:
                 "read_manifest",
             ),
             "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
-            "remote": ("RemoteDataSet",),
+            "remote": ("RemoteDataSet", "read_remote_manifest"),
             "render": ("Renderer", "memory_to_render"),
             "stream": ("Stream",),
             "upload": ("Upload",),
@@ -88,5 +88,6 @@ __all__ = [
     "memory_to_render",
     "open_dataset",
     "read_manifest",
+    "read_remote_manifest",
     "resolved",
 ]

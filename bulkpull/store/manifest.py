@@ -185,9 +185,16 @@ def read_manifest(path: Path) -> Manifest:
         raise OutputError(f"there is no manifest {path}")
     with disk_errors(f"read the manifest {path}"):
         if not is_manifest(path):
-            raise OutputError(f"{path} is not a manifest of bulkpull")
+            raise _not_a_manifest(path)
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES)
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: bytes, path: Path | str) -> Manifest:
+    """Return the manifest that a text holds; `path` is where it is from. Raises OutputError: see `read_manifest`."""
+    if not _START.match(text):
+        raise _not_a_manifest(path)
     try:
         found = orjson.loads(text)
         if (version := found.pop("version", None)) != VERSION:
@@ -201,6 +208,10 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:  # orjson's error is a ValueError
         raise OutputError(f"the manifest {path} is damaged: {error}") from error
     return manifest
+
+
+def _not_a_manifest(path: Path | str) -> OutputError:
+    return OutputError(f"{path} is not a manifest of bulkpull")
 
 
 def sha256_of(file: File, checkpoint: Callable[[], None]) -> str:

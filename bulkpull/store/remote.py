@@ -18,7 +18,14 @@ from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import AlreadyExists, Bucket, Found
 from bulkpull.store.dataset import MANIFEST, DataSetFile, files_in_manifest
-from bulkpull.store.manifest import MANIFEST_SUFFIX, Manifest, ManifestFile, manifest_bytes, sha256_of
+from bulkpull.store.manifest import (
+    MANIFEST_SUFFIX,
+    Manifest,
+    ManifestFile,
+    manifest_bytes,
+    parse_manifest,
+    sha256_of,
+)
 from bulkpull.store.render import Renderer
 from bulkpull.store.upload import Upload
 from bulkpull.store.work import WorkDirectory
@@ -262,6 +269,16 @@ class RemoteDataSet(RemoteFile):
         self.bucket.delete(keys)
         with disk_errors(f"remove {self._replaced}"):
             self._replaced.unlink()
+
+
+def read_remote_manifest(url: ObjectUrl) -> Manifest | None:
+    """Return the manifest of an output in object storage; None if there is none. Blocks on the network.
+
+    Raises:
+        OutputError: It is damaged, another version of bulkpull has written it, or the bucket cannot be read.
+    """
+    text = Bucket(url).read(f"{url.key}{MANIFEST_SUFFIX}")
+    return None if text is None else parse_manifest(text, f"{url}{MANIFEST_SUFFIX}")
 
 
 def _size(path: Path) -> int:

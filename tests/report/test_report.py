@@ -245,8 +245,6 @@ def test_what_is_not_a_report_is_not_replaced(tmp_path: Path) -> None:
         write_report(tmp_path / "a.csv", tmp_path / "missing" / "a.html")
     with pytest.raises(OutputError, match=r"neither an unfinished pull .* nor a manifest"):
         write_report(tmp_path / "a.csv")
-    with pytest.raises(OutputError, match="--report"):
-        write_report("s3://bucket/a.csv", state=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.html"]
 
 

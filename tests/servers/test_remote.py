@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,10 @@ async def test_its_manifest_is_that_of_the_local_output(
         window["exports"] = len(window["exports"])
     of_each = {"created": "", "timeline": ""}
     assert found | of_each == expected | of_each
+    page = await to_thread.run_sync(partial(bulkpull.write_report, f"s3://{BUCKET}/{name}", tmp_path / "report.html"))
+    assert f"{remote.rows:,}" in page.read_text()
+    with pytest.raises(OutputError, match=rf"nor a manifest s3://{BUCKET}/missing\.manifest\.json"):
+        await to_thread.run_sync(bulkpull.write_report, f"s3://{BUCKET}/missing")
 
 
 async def test_a_foreign_object_at_the_manifest_is_not_replaced(store: Store) -> None:
