@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from bulkpull import CountMismatch, Result, Window
+from bulkpull.waits import plural
 
 _MAX_NAMED = 10  # windows
 
@@ -17,8 +18,8 @@ def summary(result: Result) -> str:
     lines = [
         f"{result.rows:,} rows in {result.output}{_size(result.output)}, in {result.seconds:.1f} s"
         + (f" (run {result.runs:,})" if result.runs > 1 else ""),
-        f"{result.windows:,} windows, {result.exports:,} exports, {result.parts:,} parts, "
-        f"{decimal(result.bytes)} downloaded, {result.requests:,} requests, {result.retries:,} retries, "
+        f"{plural(result.windows, 'window')}, {plural(result.exports, 'export')}, {plural(result.parts, 'part')}, "
+        f"{decimal(result.bytes)} downloaded, {plural(result.requests, 'request')}, {result.retries:,} retries, "
         f"{result.throttled:,} throttled",
         f"{result.duplicates:,} duplicates dropped, {result.conflicts:,} of them conflicts "
         "(same id, different values; the first row is kept)",
