@@ -13,6 +13,7 @@ from bulkpull.journal import Figures, Moment, Timeline, TimelineWindow
 
 MINUTE_S = 60
 _NUMBER = re.compile(r"\d[\d,.]*")  # reasons that differ in these only are one
+_OF_WINDOWS = frozenset({"launched", "queued", "running", "ready", "failed", "downloading", "downloaded", "merged"})
 _ID = re.compile(r"\b[0-9a-f]{16,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")  # the same reason, another export
 
 
@@ -185,8 +186,14 @@ class _Reader:
         if moment.kind == "run":
             self._start_run(moment)
             return
-        time = max(self._run_from, self._run_from + moment.at - self._run_at)
-        self._time = max(self._time, time)
+        time = self._run_from + moment.at - self._run_at
+        if time > self._time:
+            self._time = time
+        elif time < self._run_from:
+            time = self._run_from
+        if moment.window is not None and moment.kind in _OF_WINDOWS:  # first, since there are very many
+            self._read_window(moment, moment.window, time)
+            return
         figures, number = self._figures, moment.number
         match moment.kind:
             case "options":
@@ -205,8 +212,6 @@ class _Reader:
             case "retried" | "throttled" | "refused" | "split" | "skipped":
                 waited = float(number or 0) if moment.kind in ("retried", "throttled") else 0.0
                 self._repeat(moment, waited)
-            case _ if moment.window is not None:
-                self._read_window(moment, moment.window, time)
 
     def _read_window(self, moment: Moment, window: int, time: float) -> None:
         if moment.kind == "merged":

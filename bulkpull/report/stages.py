@@ -105,13 +105,16 @@ def _merged_segments(windows: Sequence[Sequence[Segment]], elapsed: float) -> li
     # The number of windows in a stage rises and falls at the bounds of segments; its integral is the time spent there.
     changes: dict[Stage, list[float]] = {stage: [0.0] * (_STEPS + 2) for stage in STAGES}
     for segments in windows:
-        for segment in segments:
-            change = changes[segment.stage]
-            for time, direction in ((segment.start, 1), (segment.end, -1)):
-                place = min(float(_STEPS), time / step_s)
-                step = int(place)
-                change[step] += direction * (step + 1 - place)
-                change[step + 1] += direction * (place - step)
+        for stage, start, end in segments:
+            change = changes[stage]
+            place = min(float(_STEPS), start / step_s)
+            step = int(place)
+            change[step] += step + 1 - place
+            change[step + 1] += place - step
+            place = min(float(_STEPS), end / step_s)
+            step = int(place)
+            change[step] -= step + 1 - place
+            change[step + 1] -= place - step
     sums = {stage: list(accumulate(change)) for stage, change in changes.items() if any(change)}
     spent = [{stage: so_far[step] * step_s for stage, so_far in sums.items()} for step in range(_STEPS)]
     steps = [_main_stage(some, len(windows) * step_s) for some in spent]
