@@ -48,8 +48,10 @@ class LiveScreen(Live):
         """Erase the lines that were drawn before, also where a terminal that became narrower has wrapped them."""
         width = max(1, self.console.width)
         wrapped = sum(max(0, cells - 1) // width for cells in self._lines.widths)
-        erased, *rest = super().process_renderables(renderables)
-        return [erased, Control(*_ERASED_LINE * wrapped), *rest] if wrapped else [erased, *rest]
+        processed = super().process_renderables(renderables)
+        if wrapped and self.console.is_interactive:  # else nothing is erased
+            processed.insert(1, Control(*_ERASED_LINE * wrapped))
+        return processed
 
 
 class _Lines:

@@ -125,7 +125,7 @@ def _duration(time: Estimate, earlier: EarlierPull | None, limit: int, now: date
     if earlier is None:
         return f"{takes}, assuming one minute per export and up to {limit:,} concurrent exports; a pull measures both"
     durations = earlier.prior.durations
-    seen = datetime.fromtimestamp(earlier.seen_at, UTC).date()
+    seen = earlier.seen_at.date()
     day = {0: "today", 1: "yesterday"}.get((now.date() - seen).days, f"on {seen}")
     which = f"the pull to {earlier.name} that ended {day}"
     if not earlier.is_finished:
@@ -143,7 +143,7 @@ def _earlier_json(earlier: EarlierPull | None) -> dict[str, object] | None:
     return {
         "output": earlier.name,
         "is_finished": earlier.is_finished,
-        "seen": instant(datetime.fromtimestamp(earlier.seen_at, UTC)),
+        "seen": instant(earlier.seen_at),
         "exports": earlier.prior.durations.observed,
     }
 

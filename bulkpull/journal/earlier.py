@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -30,13 +31,13 @@ class EarlierPull:
     Args:
         name: Of its output.
         is_finished: Whether its output was published.
-        seen_at: When its last export ended, in seconds since 1970.
+        seen_at: When its last export ended.
         prior: What a later pull may assume.
     """
 
     name: str
     is_finished: bool
-    seen_at: float
+    seen_at: datetime
     prior: Prior
 
 
@@ -63,7 +64,7 @@ def earlier_pull(
 
 
 def _unfinished(work: WorkDirectory, base_url: str) -> EarlierPull | None:
-    with suppress(OutputError, ValueError):
+    with suppress(OutputError, ValueError, ArithmeticError):
         if not has_journal(work):
             return None
         with closing(JournalReader(work.journal)) as journal:
@@ -128,4 +129,5 @@ def _seen(
     workers = found.workers
     if workers is None and is_adaptive and in_flight < len(rows):
         workers = in_flight  # the limit that the server was found to have
-    return EarlierPull(name, is_finished, seen_at, Prior(durations, workers, EARLIER_DOUBT))
+    at = datetime.fromtimestamp(seen_at, UTC)
+    return EarlierPull(name, is_finished, at, Prior(durations, workers, EARLIER_DOUBT))

@@ -249,3 +249,15 @@ def test_a_terminal_that_gets_narrower_keeps_no_wrapped_lines() -> None:
         assert erased_lines() == len(drawn) - 1
         console.width = 120
         assert erased_lines() == len(drawn) - 1
+
+
+def test_a_terminal_that_is_not_interactive_is_shown_the_end_only() -> None:
+    variables = {"TERM": "xterm", "TTY_INTERACTIVE": "0"}
+    console = Console(file=StringIO(), force_terminal=True, force_interactive=False, width=80, _environ=variables)
+    pull = figures(running)
+    with LiveScreen(lambda: pull, console) as live:
+        live.refresh()
+        console.width = 40
+        live.refresh()
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().count("exports") == 2

@@ -63,7 +63,7 @@ def test_finds_the_durations_in_the_manifest_of_the_output(tmp_path: Path) -> No
     assert (found.name, found.is_finished) == ("a.csv", True)
     assert found.prior.durations.model.median == pytest.approx(90, rel=0.05)
     assert found.prior.durations.observed == 40
-    assert found.seen_at == pytest.approx(AT + 5 * 90 * 1.02, rel=1e-6)
+    assert found.seen_at.timestamp() == pytest.approx(AT + 5 * 90 * 1.02, rel=1e-6)
 
 
 def test_an_unfinished_pull_comes_first(tmp_path: Path) -> None:
@@ -114,6 +114,13 @@ def test_what_cannot_be_read_is_passed_over(tmp_path: Path, text: str) -> None:
     assert earlier_pull(tmp_path / "a.csv", None, SITE) is None
     write_manifest(tmp_path / "b.csv", made(10, 20.0).timeline())
     assert earlier_pull(tmp_path / "a.csv", None, SITE) is not None
+
+
+def test_a_damaged_time_is_passed_over(tmp_path: Path) -> None:
+    pull = made(10, 20.0)
+    pull.moments = [one._replace(at=one.at + 1e18) for one in pull.moments]
+    write_manifest(tmp_path / "a.csv", pull.timeline())
+    assert earlier_pull(tmp_path / "a.csv", None, SITE) is None
 
 
 def test_a_pull_without_a_finished_export_shows_nothing(tmp_path: Path) -> None:
