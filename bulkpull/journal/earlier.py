@@ -129,5 +129,5 @@ def _seen(
     workers = found.workers
     if workers is None and is_adaptive and in_flight < len(rows):
         workers = in_flight  # the limit that the server was found to have
-    at = datetime.fromtimestamp(seen_at, UTC)
-    return EarlierPull(name, is_finished, at, Prior(durations, workers, EARLIER_DOUBT))
+    prior = Prior(durations, workers, EARLIER_DOUBT)
+    return EarlierPull(name, is_finished, datetime.fromtimestamp(seen_at, UTC), prior)
