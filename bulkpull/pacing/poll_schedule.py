@@ -13,8 +13,8 @@ SECOND_PROBE_S = 1.0  # after the launch, if it was queued then, though perhaps 
 # Between two polls of an export: so much for each that runs, within bounds.
 INTERVAL_PER_RUNNING_S = 0.06
 MIN_INTERVAL_S, MIN_INTERVAL_OF_MANY_S = 0.2, 0.5
-# The only export in flight, whose delay is the pull's. The time it has run counts for the next poll from then on.
-SOLE_INTERVAL_S, SOLE_GRACE_S = 0.15, 1.0
+# Of the only export in flight, whose delay is the pull's: at first its interval does not grow.
+SOLE_INTERVAL_S, SOLE_GRACE_S = 0.18, 1.6
 MIN_QUEUED_INTERVAL_S = 600.0  # to the next poll of an export that should still be queued
 JITTER = 0.3  # share by which intervals vary, so that exports launched together drift apart
 POLLING_SHARE = 0.5  # of the request quota, that polls may use: the rest is for launches
@@ -157,7 +157,7 @@ class PollSchedule:
         """
         shortest = min(MIN_INTERVAL_OF_MANY_S, max(MIN_INTERVAL_S, INTERVAL_PER_RUNNING_S * self._running))
         if self._is_alone:
-            shortest, jitter = SOLE_INTERVAL_S, 1.0  # there are none to drift apart from
+            shortest = SOLE_INTERVAL_S
         spread = self._running / self._polls_per_second * (1 - self._burst_left / self._burst)
         interval = max(jitter * max(shortest, spread), self._interval(export, jitter))
         waited = export.unfinished_at - export.launched_at
@@ -196,8 +196,8 @@ class PollSchedule:
             due = self.model.next_poll(export.elapsed, jitter=jitter, is_urgent=is_urgent)
             return max(export.assumed_start + due - export.unfinished_at, jitter * stuck)
         share = min(MAX_COLD_SHARE, max(MIN_COLD_SHARE, COLD_SHARE * self._running))
-        counted = max(0.0, export.elapsed - SOLE_GRACE_S) if self._is_alone else export.elapsed
-        return jitter * max(counted * share, stuck)
+        is_fresh = self._is_alone and export.elapsed < SOLE_GRACE_S
+        return jitter * max(0.0 if is_fresh else export.elapsed * share, stuck)
 
     def _should_be_queued(self, export: PendingExport) -> bool:
         return self._workers is not None and export.started_at is None

@@ -30,8 +30,8 @@ from bulkpull.pull.options import ALL_FIELDS, PullOptions, RunOptions
 from bulkpull.pull.reconcile import Reconciler
 from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
-from bulkpull.pull.workers import Workers
 from bulkpull.pull.troubles import TroubleRecorder
+from bulkpull.pull.workers import Workers
 from bulkpull.report import check_report_path, report_page, save_report
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
