@@ -85,6 +85,7 @@ SIZES = {  # medium, narrow, wide: about half a gigabyte each
     "narrow": Size(20, 400_000, Shape(NARROW)),
     "wide": Size(20, 45_000, Shape(WIDE)),
     "large": Size(200, 100_000),
+    "long": Size(50, 400_000, Shape(NARROW)),
     "single": Size(1, 4_000_000),
 }
 

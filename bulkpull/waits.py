@@ -143,6 +143,8 @@ class Troubles:
 
     def __call__(self, event: Event, now: float) -> None:
         """Take account of an event."""
+        if not self._failing and isinstance(event, Received):  # of which there are very many
+            return
         self._order += 1
         match event:
             case Retried() if event.wait > 0:
@@ -168,11 +170,6 @@ class Troubles:
                 self._succeeded = self._order
             case Planned() | Launched() | Polled() | Exported():
                 self._succeeded = self._order
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether a request has failed that is to be retried."""
-        return bool(self._failing)
 
     def wait(self, now: float) -> Wait | None:
         """Return the wait that the troubles cause; None if the pull makes progress all the same."""

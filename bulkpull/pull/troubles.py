@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 
 from bulkpull.errors import OutputError
-from bulkpull.events import Event, QuotaExhausted, Received, Retried, Throttled
+from bulkpull.events import Event, QuotaExhausted, Retried, Throttled
 from bulkpull.journal import Journal, Trouble
 from bulkpull.threads import in_thread
 from bulkpull.waits import Troubles
@@ -29,10 +29,8 @@ class TroubleRecorder:
 
     def __call__(self, event: Event) -> None:
         """Take account of an event."""
-        is_trouble = isinstance(event, Retried | QuotaExhausted | Throttled)
-        if is_trouble or self._troubles.is_failing or not isinstance(event, Received):  # of which there are very many
-            self._troubles(event, self._clock())
-        if is_trouble or self._is_recorded:
+        self._troubles(event, self._clock())
+        if self._is_recorded or isinstance(event, Retried | QuotaExhausted | Throttled):
             self._changed.set()
 
     @asynccontextmanager
