@@ -71,6 +71,7 @@ def plan(
     found = run(work)
     from bulkpull.eta import of_plan
     from bulkpull.journal import earlier_pull
+    from bulkpull.waits import plural
 
     windows = found.windows
     concurrent = exports or max_exports
@@ -102,7 +103,9 @@ def plan(
         click.echo(f"The API's counts are unreliable: {found.doubt}")
     if found.rows is not None:
         click.echo(f"{found.rows:,} activities, counted with {found.probes:,} requests")
-    click.echo(f"{len(windows):,} exports, at least {requests:,} requests: one to launch each export, the rest to poll")
+    click.echo(
+        f"{plural(len(windows), 'export')}, at least {requests:,} requests: one to launch each export, the rest to poll"
+    )
     click.echo(f"Up to {extra:,} more exports if some fail or are incomplete (--max-extra-exports)")
     click.echo(_duration(time, earlier, concurrent, datetime.now(UTC)))
 

@@ -115,7 +115,7 @@ def test_a_command_takes_its_values_from_the_file(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("BULKPULL_WINDOW", "1mo")
     assert len(json.loads(run("plan").output)["windows"]) == 1
     monkeypatch.setenv("BULKPULL_JSON", "no")
-    assert "1 exports, at least 2 requests" in run("plan").output
+    assert "1 export, at least 2 requests" in run("plan").output
 
 
 def test_an_invalid_value_says_where_it_is_from() -> None:
