@@ -24,9 +24,8 @@ from measure import machine, table
 
 import bulkpull.cluster.workers as coordinator
 from bulkpull import Clickwrap, events, pull
-from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
-from bulkpull.cluster.run import Failure
-from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter
+from bulkpull.cluster.bucket import merge_bucket
+from bulkpull.cluster.scatter import scatter
 from bulkpull.sandbox import Sandbox, SandboxConfig
 
 ROWS_PER_FILE = 200
@@ -43,7 +42,7 @@ def slowed(function: Callable[[Any], Any], seconds: float) -> Callable[[Any], An
     return slow
 
 
-def nothing(task: TallyTask) -> int:
+def nothing(task: object) -> int:
     """A task without work."""
     return 0
 
@@ -57,13 +56,13 @@ async def throughput(workers: int, parts: int, seconds: float) -> tuple[float, f
     def listen(event: events.Event) -> None:
         at.setdefault(type(event).__name__, []).append(time.perf_counter())
 
-    slow_scatter: Callable[[ScatterTask], Scattered | Failure] = slowed(scatter, seconds)
-    slow_bucket: Callable[[BucketTask], Bucket | Failure] = slowed(merge_bucket, seconds)
-    coordinator.scatter, coordinator.merge_bucket = slow_scatter, slow_bucket
-    cluster = LocalCluster(
+    for function in (scatter, merge_bucket):
+        setattr(coordinator, function.__name__, slowed(function, seconds))
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, asynchronous=True
     )
-    async with cluster, Client(cluster, asynchronous=True, set_as_default=False) as client:
+    client_of = Client(cluster, asynchronous=True, set_as_default=False)  # type: ignore[no-untyped-call]
+    async with cluster, client_of as client:
         await client.wait_for_workers(workers)
         with tempfile.TemporaryDirectory() as directory:
             async with Sandbox(config) as sandbox, Clickwrap(config.token, base_url=sandbox.url) as clickwrap:
@@ -83,10 +82,11 @@ async def throughput(workers: int, parts: int, seconds: float) -> tuple[float, f
 
 async def tasks_per_second(tasks: int) -> float:
     """Return how many tasks without work a second go through the coordinator's code and the scheduler."""
-    cluster = LocalCluster(
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=2, threads_per_worker=8, host="127.0.0.1", dashboard_address=None, asynchronous=True
     )
-    async with cluster, Client(cluster, asynchronous=True, set_as_default=False) as client:
+    client_of = Client(cluster, asynchronous=True, set_as_default=False)  # type: ignore[no-untyped-call]
+    async with cluster, client_of as client:
         await client.wait_for_workers(2)
         limiter, began = anyio.CapacityLimiter(32), time.perf_counter()
 

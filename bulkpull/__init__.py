@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bulkpull.events import Event
     from bulkpull.functions import load, plan, pull, rows, stream, sync, table
     from bulkpull.journal import Status, status, unfinished
+    from bulkpull.many import Job, JobResult, pull_many
     from bulkpull.planning import Plan, PlanOptions
     from bulkpull.progress import Progress, ProgressSnapshot
     from bulkpull.pull import (
@@ -79,6 +80,8 @@ __all__ = [
     "ExportError",
     "FileNotReadyError",
     "FormatError",
+    "Job",
+    "JobResult",
     "LinkExpiredError",
     "LoadOptions",
     "MalformedPartError",
@@ -116,6 +119,7 @@ __all__ = [
     "open_dataset",
     "plan",
     "pull",
+    "pull_many",
     "rows",
     "status",
     "stream",
@@ -135,6 +139,7 @@ if not TYPE_CHECKING:
             "events": ("Event",),
             "functions": ("load", "plan", "pull", "rows", "stream", "sync", "table"),
             "journal": ("Status", "status", "unfinished"),
+            "many": ("Job", "JobResult", "pull_many"),
             "planning": ("Plan", "PlanOptions"),
             "progress": ("Progress", "ProgressSnapshot"),
             "pull": (

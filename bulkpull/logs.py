@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextvars import ContextVar
 from dataclasses import fields
 from logging import DEBUG, INFO, WARNING
 from typing import Any
@@ -18,6 +19,9 @@ from bulkpull.window import Window, instant
 
 LOGGER = "bulkpull"
 FIELDS_KEY = "bulkpull_fields"  # the attribute of a record that has all its fields
+
+# The name of the job, where one call runs several pulls: each in a task of its own.
+job_name: ContextVar[str] = ContextVar("name of the job whose events are logged")
 
 _API, _PULL, _EXPORT, _DOWNLOAD, _MERGE, _CLUSTER = (
     logging.getLogger(f"{LOGGER}.{name}") for name in ("api", "pull", "export", "download", "merge", "cluster")
@@ -70,8 +74,10 @@ def log(event: Event) -> None:
         return
     found = RECORDS.get(kind)
     if found and found[0].isEnabledFor(found[1]):
-        values = event_fields(event)
-        found[0].log(found[1], "%s", message(event), extra=values | {FIELDS_KEY: values})
+        values, text = event_fields(event), message(event)
+        if job := job_name.get(None):
+            values, text = {"job": job} | values, f"{job}: {text}"
+        found[0].log(found[1], "%s", text, extra=values | {FIELDS_KEY: values})
 
 
 def event_name(kind: type[Event]) -> str:

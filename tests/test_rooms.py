@@ -16,6 +16,7 @@ ROOMS = (
     "cluster",
     "download",
     "journal",
+    "many",
     "pacing",
     "planning",
     "pull",

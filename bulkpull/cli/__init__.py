@@ -12,18 +12,12 @@ import click
 from click.shell_completion import get_completion_class
 
 import bulkpull
+from bulkpull.cli.exit_codes import EXIT_BUG, EXIT_READER_GONE, EXIT_USAGE, exit_code
 from bulkpull.cli.running import EXIT_INTERRUPTED, Interrupted
 from bulkpull.cli.streams import ReaderGone, forgiving_streams
-from bulkpull.errors import AuthenticationError, BulkpullError, OutputError, ReaderGoneError, ShrinkError, UsageError
+from bulkpull.errors import BulkpullError, OutputError, ReaderGoneError
 from bulkpull.suggestions import did_you_mean
 
-EXIT_BUG = 1
-EXIT_USAGE = 2
-EXIT_AUTHENTICATION = 3
-EXIT_API = 4
-EXIT_LOCAL = 5
-EXIT_SHRINK = 7
-EXIT_READER_GONE = 141  # what a shell reports of a program that SIGPIPE ended
 SCANNER = "compiled" if find_spec("bulkpull.rows._kernel") else "NumPy"
 
 _MODULES = {  # of the commands
@@ -33,6 +27,7 @@ _MODULES = {  # of the commands
     "list": "unfinished",
     "plan": "plan",
     "pull": "pull",
+    "pull-many": "pull_many",
     "report": "report",
     "sandbox": "sandbox",
     "status": "status",
@@ -51,7 +46,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _MODULES:
             return super().get_command(context, name)
-        command = getattr(import_module(f"bulkpull.cli.{_MODULES[name]}"), name)
+        command = getattr(import_module(f"bulkpull.cli.{_MODULES[name]}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
@@ -100,6 +95,9 @@ def cli() -> None:
       7    sync: more rows would go than --max-shrink allows; nothing was changed
       130  interrupted
       141  the reader of the output, a pipe, exited before the end
+
+    pull-many exits with the code of the job that fared worst: the first of 1, 2,
+    3, 5, 4, 141 and 6.
     """
 
 
@@ -138,18 +136,10 @@ def _run() -> int:
         return EXIT_USAGE
     except (Interrupted, click.Abort, KeyboardInterrupt) as interruption:
         return _fail(interruption, EXIT_INTERRUPTED)
-    except UsageError as error:
-        return _fail(error, EXIT_USAGE)
-    except AuthenticationError as error:
-        return _fail(error, EXIT_AUTHENTICATION)
     except ReaderGoneError:  # usually on purpose, as with head(1)
         return EXIT_READER_GONE
-    except ShrinkError as error:
-        return _fail(error, EXIT_SHRINK)
-    except OutputError as error:
-        return _fail(error, EXIT_LOCAL)
     except BulkpullError as error:
-        return _fail(error, EXIT_API)
+        return _fail(error, exit_code(error))
     except SystemExit as end:  # from shell completion
         return end.code if isinstance(end.code, int) else EXIT_BUG
     except Exception as error:

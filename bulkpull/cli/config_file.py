@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -58,8 +58,8 @@ def load(named: str | None, profile: str | None, known: Callable[[], Mapping[str
     default_profile = table.pop("profile", None)
     profile = profile or default_profile
     names = known()
-    common = _values(table, str(path), names)
-    each = {name: _values(one, f"{path}, profile {name}", names) for name, one in profiles.items()}
+    common = values(table, str(path), names)
+    each = {name: values(one, f"{path}, profile {name}", names) for name, one in profiles.items()}
     if profile is None:
         return Configuration(path, None, tuple(each), common)
     if profile not in each:
@@ -73,7 +73,7 @@ def load(named: str | None, profile: str | None, known: Callable[[], Mapping[str
 
 def _named(path: Path) -> tuple[Path, dict[str, Any]]:
     """Read the file that the user has named, whoever owns it."""
-    text, _status = _read(path)
+    text, _status = read(path)
     return path, _table(path, text) or {}
 
 
@@ -86,7 +86,7 @@ def _found() -> tuple[Path | None, dict[str, Any]]:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '')}/.config")
     for path in (*_PROJECT_FILES, home / "bulkpull" / "config.toml"):
         if _is_file(path):
-            text, status = _read(path)
+            text, status = read(path)
             table = _table(path, text)
             if table is not None:
                 _check_owner(path, status)
@@ -101,12 +101,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[bytes, os.stat_result]:
+def read(path: Path, what: str = "configuration file") -> tuple[bytes, os.stat_result]:
+    """Return the bytes and the status of a file. Raises UsageError."""
     try:
         with path.open("rb") as file:
             return file.read(_MAX_BYTES), os.fstat(file.fileno())
     except OSError as error:
-        raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -141,8 +142,21 @@ def _table(path: Path, text: bytes) -> dict[str, Any] | None:
     return table
 
 
-def _values(table: Mapping[str, Any], origin: str, known: Mapping[str, bool]) -> dict[str, Configured]:
-    values = {}
+def values(
+    table: Mapping[str, Any], origin: str, known: Mapping[str, bool], suggested: Iterable[str] = ("profile", "profiles")
+) -> dict[str, Configured]:
+    """Return what a table sets, by name.
+
+    Args:
+        table: The table.
+        origin: Where it is, for messages.
+        known: The names that it may have, and whether they are those of flags.
+        suggested: More names that a mistyped one may stand for.
+
+    Raises:
+        UsageError: A name is unknown, or a value of the wrong type.
+    """
+    found = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name == "token":
@@ -151,11 +165,11 @@ def _values(table: Mapping[str, Any], origin: str, known: Mapping[str, bool]) ->
                 "path of a file that only you can read, or token_command"
             )
         if name not in known:
-            raise UsageError(f"{origin}: unknown option {key!r}.{did_you_mean(name, (*known, 'profile', 'profiles'))}")
-        values[name] = Configured(_text(value, f"{origin}: {key}", is_flag=known[name]), origin)
-    if values.keys() >= set(_TOKEN_SOURCES):
+            raise UsageError(f"{origin}: unknown option {key!r}.{did_you_mean(name, (*known, *suggested))}")
+        found[name] = Configured(_text(value, f"{origin}: {key}", is_flag=known[name]), origin)
+    if found.keys() >= set(_TOKEN_SOURCES):
         raise UsageError(f"{origin}: has both {' and '.join(_TOKEN_SOURCES)}; choose one")
-    return values
+    return found
 
 
 def _text(value: object, what: str, *, is_flag: bool) -> str:

@@ -69,9 +69,16 @@ def next_step_of_table(end: Exception, options: Sequence[click.Parameter]) -> st
     """
     if isinstance(end, UsageError | AuthenticationError | ShrinkError):
         return None
-    return (
-        f"What was exported so far is kept. Go on with: {_command(without_fresh(sys.argv[1:], taking_values(options)))}"
-    )
+    return f"What was exported so far is kept. Go on with: {resuming_command(options)}"
+
+
+def resuming_command(options: Sequence[click.Parameter]) -> str:
+    """Return the command that resumes what this one has begun.
+
+    Args:
+        options: Those of the command.
+    """
+    return _command(without_fresh(sys.argv[1:], taking_values(options)))
 
 
 def _other_range(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -101,14 +101,23 @@ def observed(command: F) -> F:
 
     It must have `requests_per_minute`, `verbose` and `quiet`, and return its exit code.
     """
+    return _observed(command, _OPTIONS)
 
+
+def observed_without_metrics(command: F) -> F:
+    """Do what `observed` does for a command that runs several pulls: a log, a monitor and systemd watch them together.
+    Metrics and traces are those of one pull. The command need not have `requests_per_minute`."""
+    return _observed(command, [one for one in _OPTIONS if not one[0].startswith("--metrics")])
+
+
+def _observed(command: F, options: Sequence[tuple[str, dict[str, Any]]]) -> F:
     @functools.wraps(command)
-    def wrapper(*, requests_per_minute: int, verbose: bool, quiet: bool, **values: Any) -> int:
+    def wrapper(*, verbose: bool, quiet: bool, **values: Any) -> int:
         context = click.get_current_context()
         settings = context.meta[_META]
-        with _observing(settings, context.command.name or "", requests_per_minute, is_verbose=verbose) as observers:
+        budget: int | None = values.get("requests_per_minute")
+        with _observing(settings, context.command.name or "", budget, is_verbose=verbose) as observers:
             code = command(
-                requests_per_minute=requests_per_minute,
                 verbose=verbose,
                 quiet=quiet or observers.log_is_on_stderr,
                 observers=observers,
@@ -118,9 +127,9 @@ def observed(command: F) -> F:
         return code
 
     decorated: Any = wrapper
-    for flag, options in reversed(_OPTIONS):
+    for flag, declared in reversed(options):
         decorated = click.option(
-            flag, cls=Setting, group=MONITORING, expose_value=False, callback=_remember, **options
+            flag, cls=Setting, group=MONITORING, expose_value=False, callback=_remember, **declared
         )(decorated)
     return decorated  # type: ignore[no-any-return]
 
@@ -141,6 +150,7 @@ class Observers:
     service_manager: ServiceManager | None = None
     healthcheck: Healthcheck | None = None
     write_metrics: Callable[[], None] | None = None
+    status: Callable[[], str] | None = None  # for systemd, instead of that of the figures
     on_end: list[Callable[[bool], None]] = field(default_factory=list)
     secret: str = ""
     summary: str = ""
@@ -163,7 +173,7 @@ class Observers:
     def finished(self, text: str, figures: Mapping[str, Any]) -> None:
         """Log what the command has done, and remember it for the monitor."""
         self.summary = text
-        self._log("info", text.replace("\n", "; "), {"event": "finished", **figures})
+        self.log("info", text.replace("\n", "; "), {"event": "finished", **figures})
 
     def ended(self, code: int) -> None:
         """Tell all that the command ends with an exit code of its own."""
@@ -174,7 +184,7 @@ class Observers:
         is_known = isinstance(error, BulkpullError | Interrupted)
         text = (str(error) or "interrupted") if is_known else f"a bug in bulkpull: {error!r}"
         figures = {"event": "failed", "error": type(error).__name__, "notes": list(getattr(error, "__notes__", ()))}
-        self._log("error", "; ".join([text, *figures["notes"]]), figures, with_traceback=not is_known)
+        self.log("error", "; ".join([text, *figures["notes"]]), figures, with_traceback=not is_known)
         self._end(text)
 
     def warn(self, name: str, text: str) -> None:
@@ -182,7 +192,7 @@ class Observers:
         if name in self._told:
             return
         self._told.add(name)
-        self._log("warning", text, {"event": "observer_failed", "observer": name})
+        self.log("warning", text, {"event": "observer_failed", "observer": name})
         if not self.log_is_on_stderr:
             click.echo(f"bulkpull: {self._masked(text)}", err=True)
 
@@ -230,7 +240,8 @@ class Observers:
         messages = ["WATCHDOG=1"] if manager.watchdog_s else []
         interval = min(STATUS_INTERVAL_S, (manager.watchdog_s or STATUS_INTERVAL_S) / 2)
         while True:
-            manager.notify(*messages, f"STATUS={sentence(self.figures)}")
+            status = self.status() if self.status else sentence(self.figures)
+            manager.notify(*messages, f"STATUS={status}")
             await anyio.sleep(interval)
 
     def _end(self, failure: str | None) -> None:
@@ -250,7 +261,11 @@ class Observers:
         except Exception as error:
             self.warn(name, str(error) if isinstance(error, BulkpullError) else f"{name} failed: {error!r}")
 
-    def _log(self, level: str, text: str, figures: Mapping[str, Any], *, with_traceback: bool = False) -> None:
+    def log(
+        self, level: str, text: str, figures: Mapping[str, Any], *, with_traceback: bool | Exception = False
+    ) -> None:
+        """Log a text and its fields, at a level such as `info`; also the traceback of an exception, or of the current
+        one."""
         import logging
 
         from bulkpull.logs import FIELDS_KEY
@@ -272,9 +287,10 @@ class Observers:
 
 @contextmanager
 def _observing(
-    settings: Mapping[str, Any], command: str, requests_per_minute: int, *, is_verbose: bool
+    settings: Mapping[str, Any], command: str, requests_per_minute: int | None, *, is_verbose: bool
 ) -> Iterator[Observers]:
-    """Open the observers that are wanted. Raises BulkpullError where one cannot start."""
+    """Open the observers that are wanted; without a budget, there are no metrics and traces. Raises BulkpullError where
+    one cannot start."""
     observers = Observers(secret=settings["healthcheck"] or "")
     with ExitStack() as stack:
         if settings["log_file"] is not None or settings["log_format"] is not None:
@@ -290,9 +306,11 @@ def _observing(
             )
             stack.enter_context(log)
         try:
-            _open_metrics(observers, settings, command, requests_per_minute, stack)
+            if requests_per_minute is not None:
+                _open_metrics(observers, settings, command, requests_per_minute, stack)
             _open_service_manager(observers, stack)
-            _open_telemetry(observers, command, requests_per_minute, stack)
+            if requests_per_minute is not None:
+                _open_telemetry(observers, command, requests_per_minute, stack)
             if settings["healthcheck"]:
                 from bulkpull.cli.healthcheck import Healthcheck
 

@@ -28,6 +28,10 @@ _RUN_OPTIONS = (
     (("--fresh",), TROUBLE, False, "Discard the progress of earlier runs and start over."),
     (("--accept-short",), TROUBLE, True, "Exit with 0 even if windows have fewer rows than counted."),
 )
+# The names of these options in files and the environment.
+RUN_NAMES = frozenset(
+    flag.removeprefix("--").replace("-", "_") for flags, *_ in _RUN_OPTIONS for flag in flags if flag.startswith("--")
+)
 
 
 class Size(click.ParamType[int]):

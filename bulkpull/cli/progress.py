@@ -44,8 +44,8 @@ def progress(
         with _live(console, figures, requests_per_minute, verbose=verbose, is_transient=is_transient) as listener:
             yield listener
         return
-    show = _printer(console, is_unicode=is_unicode(console))
-    listener = _listener(show, figures, verbose=verbose)
+    show = line_printer(console, is_unicode=is_unicode(console))
+    listener = line_listener(show, figures, verbose=verbose)
     with _regular_lines(show, figures):
         yield listener
 
@@ -60,8 +60,8 @@ def _live(
         refreshes_per_second=REFRESHES_PER_SECOND,
         requests_per_minute=requests_per_minute,
     )
-    show = _printer(live.console, is_unicode=is_unicode(console))
-    listener = _listener(show, figures, verbose=verbose, is_live=True)
+    show = line_printer(live.console, is_unicode=is_unicode(console))
+    listener = line_listener(show, figures, verbose=verbose, is_live=True)
     with live:
         try:
             yield listener
@@ -69,16 +69,18 @@ def _live(
             live.transient = figures.is_published or is_transient
 
 
-def _printer(console: Console, *, is_unicode: bool) -> Callable[[str], None]:
+def line_printer(console: Console, *, is_unicode: bool) -> Callable[[str], None]:
+    """Return a function that prints one line."""
+
     def show(text: str) -> None:
         console.print(Text(text if is_unicode else ascii_only(text)), soft_wrap=True)
 
     return show
 
 
-def _listener(show: Callable[[str], None], figures: Progress, *, verbose: bool, is_live: bool = False) -> OnEvent:
-    """A listener that counts, and shows the events that have a line. Retries have none, unless `verbose`: an outage has
-    one when it begins, unless it `is_live`, where the state counts it up, and one when it ends."""
+def line_listener(show: Callable[[str], None], figures: Progress, *, verbose: bool, is_live: bool = False) -> OnEvent:
+    """Return a listener that counts, and shows the events that have a line. Retries have none, unless `verbose`: an
+    outage has one when it begins, unless it `is_live`, where the state counts it up, and one when it ends."""
     outage: Wait | None = None  # that was told
     began = 0.0
 

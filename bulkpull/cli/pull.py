@@ -13,6 +13,7 @@ import click
 import bulkpull
 from bulkpull.cli.client import client, client_options
 from bulkpull.cli.dates import range_text, resolved_dates
+from bulkpull.cli.exit_codes import EXIT_INCOMPLETE
 from bulkpull.cli.next_step import next_step, next_step_of_table
 from bulkpull.cli.observers import Observers, figures_of, observed
 from bulkpull.cli.options import options_of, run_options
@@ -26,8 +27,6 @@ from bulkpull.sync import TableOptions
 
 if TYPE_CHECKING:
     from bulkpull.progress import Progress
-
-EXIT_INCOMPLETE = 6
 
 
 @click.command(cls=Command)
@@ -116,15 +115,8 @@ def pull(
     if as_json:
         import orjson
 
-        windows = {
-            "complete": result.complete,
-            "skipped": [window_json(window) for window in result.skipped],
-            "short": [_mismatch(one) for one in result.short],
-            "over": [_mismatch(one) for one in result.over],
-            "manifest": result.manifest and path_json(result.manifest),
-        }
         with suppress(ReaderGone):  # the output is complete all the same
-            click.echo(orjson.dumps(asdict(result) | {"output": path_json(result.output)} | windows))
+            click.echo(orjson.dumps(result_json(result)))
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
@@ -167,6 +159,18 @@ def shown_progress(
     from bulkpull.cli.progress import progress
 
     return progress(verbose=verbose, requests_per_minute=requests_per_minute, figures=figures)
+
+
+def result_json(result: bulkpull.Result) -> dict[str, object]:
+    """Return the result of a pull as an object for JSON."""
+    return asdict(result) | {
+        "output": path_json(result.output),
+        "complete": result.complete,
+        "skipped": [window_json(window) for window in result.skipped],
+        "short": [_mismatch(one) for one in result.short],
+        "over": [_mismatch(one) for one in result.over],
+        "manifest": result.manifest and path_json(result.manifest),
+    }
 
 
 def _mismatch(found: bulkpull.CountMismatch) -> dict[str, object]:

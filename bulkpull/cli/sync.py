@@ -10,10 +10,11 @@ import click
 
 import bulkpull
 from bulkpull.cli.client import client, client_options
+from bulkpull.cli.exit_codes import EXIT_INCOMPLETE
 from bulkpull.cli.next_step import next_step_of_table
 from bulkpull.cli.observers import Observers, figures_of, observed
 from bulkpull.cli.options import options_of, run_options
-from bulkpull.cli.pull import EXIT_INCOMPLETE, shown_progress
+from bulkpull.cli.pull import shown_progress
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command
 from bulkpull.cli.tables import window_json

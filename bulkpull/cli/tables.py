@@ -28,11 +28,12 @@ def table(*headers: str) -> Table:
     return table
 
 
-def show(table: Table) -> None:
-    """Print a table to standard output."""
+def show(table: Table, *, to_stderr: bool = False) -> None:
+    """Print a table to standard output or standard error."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, highlight=False).print(table)
+    is_terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
+    Console(width=None if is_terminal else _WIDTH_OF_A_PIPE, highlight=False, stderr=to_stderr).print(table)
 
 
 def window_json(window: bulkpull.Window) -> dict[str, object]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bulkpull.pull.doubts import Delivery, Doubts
     from bulkpull.pull.extra import default_extra
     from bulkpull.pull.journey import Journey, Part, cancelled_from_within
+    from bulkpull.pull.memory import shared_memory
     from bulkpull.pull.options import MAX_BUCKETS, PullOptions, RunOptions, check_names
     from bulkpull.pull.orchestrator import plain, pull, run
     from bulkpull.pull.result import Result
@@ -27,6 +28,7 @@ else:
             "extra": ("default_extra",),
             "journey": ("Journey", "Part", "cancelled_from_within"),
             "options": ("MAX_BUCKETS", "PullOptions", "RunOptions", "check_names"),
+            "memory": ("shared_memory",),
             "orchestrator": ("plain", "pull", "run"),
             "result": ("Result",),
             "streaming": ("RowBatch", "RowStream", "StreamOptions", "rows", "stream", "table"),
@@ -58,6 +60,7 @@ __all__ = [
     "pull",
     "rows",
     "run",
+    "shared_memory",
     "stream",
     "table",
     "verify",

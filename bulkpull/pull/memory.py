@@ -39,6 +39,12 @@ def divided(memory: int | None, format: Format) -> MemoryLimits:
     return MemoryLimits(parts, (memory - fixed - parts) // _IDS_FACTOR)
 
 
+def shared_memory(memory: int, pulls: int) -> int:
+    """Return the target peak memory of each of several pulls in one process, which together take `memory` bytes: what
+    the process takes in any case is there once."""
+    return BASE_BYTES + max(0, memory - BASE_BYTES) // pulls
+
+
 def _fixed(format: Format) -> int:
     from bulkpull.store import memory_to_render  # imports the event loop; the command line needs only the options
 

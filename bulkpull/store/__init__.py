@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         read_manifest,
     )
     from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
+    from bulkpull.store.published import published_manifest
     from bulkpull.store.remote import RemoteDataSet, read_remote_manifest
     from bulkpull.store.render import Renderer, memory_to_render
     from bulkpull.store.stream import Stream
@@ -50,6 +51,7 @@ else:
             "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
             "remote": ("RemoteDataSet", "read_remote_manifest"),
             "render": ("Renderer", "memory_to_render"),
+            "published": ("published_manifest",),
             "stream": ("Stream",),
             "upload": ("Upload",),
             "work": ("WorkDirectory", "resolved"),
@@ -87,6 +89,7 @@ __all__ = [
     "manifest_path",
     "memory_to_render",
     "open_dataset",
+    "published_manifest",
     "read_manifest",
     "read_remote_manifest",
     "resolved",

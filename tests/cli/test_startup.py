@@ -75,7 +75,7 @@ def test_help_imports_nothing_that_does_work(arguments: list[str]) -> None:
     assert imported(done) & HEAVY == set()
 
 
-@pytest.mark.parametrize(("words", "expected"), [("bulkpull pu", "pull"), ("bulkpull pull --overw", "--overwrite")])
+@pytest.mark.parametrize(("words", "expected"), [("bulkpull syn", "sync"), ("bulkpull pull --overw", "--overwrite")])
 def test_completion_imports_nothing_that_does_work(words: str, expected: str) -> None:
     variables: Mapping[str, str] = {
         "_BULKPULL_COMPLETE": "bash_complete",

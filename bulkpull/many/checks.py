@@ -1,0 +1,143 @@
+"""What is checked before any job starts: that none writes what another one writes, and which are finished already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from bulkpull.errors import OutputError, UsageError
+from bulkpull.many.job import Job, JobResult, errors_of
+from bulkpull.store import (
+    Manifest,
+    WorkDirectory,
+    byte_stream_at,
+    manifest_path,
+    published_manifest,
+    resolved,
+)
+
+_CHOOSE = "choose another, or overwrite it with --overwrite"
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Raise UsageError or OutputError for jobs that cannot run, or not side by side. Blocks on the disk."""
+    if not jobs:
+        raise UsageError("there are no jobs")
+    names: set[str] = set()
+    for job in jobs:
+        if job.name in names:
+            raise UsageError(f"two jobs have the name {job.name!r}")
+        names.add(job.name)
+        with errors_of(job.name):
+            job.options.identity(job.source)  # checks the filter
+    _check_apart(jobs)
+
+
+def finished(jobs: Iterable[Job]) -> dict[str, JobResult]:
+    """Return the jobs whose outputs an earlier call has finished, by name.
+
+    Blocks on the disk and on object storage. Raises OutputError for an output that exists, must not be replaced, and is
+    not what its job would pull.
+    """
+    found: dict[str, JobResult] = {}
+    for job in jobs:
+        with errors_of(job.name):
+            if result := _finished(job):
+                found[job.name] = result
+    return found
+
+
+def _check_apart(jobs: Sequence[Job]) -> None:
+    """Raise UsageError if two jobs write the same file, or one of them into the other's directory."""
+    owners: dict[Path | str, str] = {}
+    directories: dict[Path, str] = {}
+    for job in jobs:
+        with errors_of(job.name):
+            written = list(_written(job))
+        for place in written:
+            other = owners.setdefault(place, job.name)
+            if other != job.name:
+                raise UsageError(
+                    f"the jobs {other!r} and {job.name!r} both write {place}: give each an output of its own, in "
+                    "object storage also a state"
+                )
+        if isinstance(written[0], Path) and job.options.output_format.is_data_set:
+            directories[written[0]] = job.name
+    for place, owner in owners.items():
+        for directory, other in directories.items():
+            if owner != other and isinstance(place, Path) and place.is_relative_to(directory):
+                raise UsageError(f"the job {owner!r} would write {place} into the output of the job {other!r}")
+
+
+def _written(job: Job) -> Iterator[Path | str]:
+    """Yield what a job writes: its output first, then its progress and what is beside the output."""
+    options = job.options
+    if stream := byte_stream_at(options.out):
+        if stream.is_standard_output:
+            raise UsageError("standard output cannot hold the output of one of several jobs: choose a file")
+        yield Path(os.path.realpath(options.out))
+    else:
+        work = WorkDirectory.of(options.out, options.state)
+        yield work.output
+        yield work.path
+        if isinstance(work.output, Path):
+            if not work.output.parent.is_dir():
+                raise OutputError(f"cannot write {work.output}: {work.output.parent} is not a directory")
+            yield manifest_path(work.output)
+    for more in (options.report, options.conflicts):
+        if more is not None:
+            yield resolved(more)
+
+
+def _finished(job: Job) -> JobResult | None:
+    options = job.options
+    if options.overwrite or byte_stream_at(options.out):
+        return None
+    work = WorkDirectory.of(options.out, options.state)
+    if options.resume and work.journal.exists():  # the pull itself finds out what is left to do
+        return None
+    manifest = published_manifest(options.out)
+    if manifest is None:
+        if isinstance(work.output, Path) and work.output.exists():
+            raise OutputError(f"{_exists(work)} without its manifest: {_CHOOSE}")
+        return None
+    if not options.resume:
+        raise OutputError(f"{_exists(work)}: {_CHOOSE}")
+    if differing := ", ".join(_differing(job, manifest)):
+        raise OutputError(f"{_exists(work)}, pulled with other options ({differing}): {_CHOOSE}")
+    found = manifest.completeness
+    return JobResult(
+        job.name,
+        work.output,
+        "complete" if found.complete and not found.skipped else "incomplete",
+        rows=manifest.rows,
+        short=len(found.short),
+        skipped=found.skipped,
+    )
+
+
+def _exists(work: WorkDirectory) -> str:
+    return f"the output {work.output} exists"
+
+
+def _differing(job: Job, manifest: Manifest) -> Iterator[str]:
+    """Yield the names of the options that differ from those of a finished output.
+
+    An end that is open agrees with any, as when a pull is resumed. How the range was split does not change the rows.
+    """
+    options, wanted = job.options, job.options.identity(job.source)
+    if wanted["base_url"] != manifest.source:
+        yield "base_url"
+    if wanted["start"] != manifest.start:
+        yield "start"
+    if wanted["end"] not in ("now", manifest.end):
+        yield "end"
+    if wanted["filter"] != manifest.filter:
+        yield "filter"
+    # Which fields are all is known only when the pull begins.
+    is_same = bool(manifest.fields) if options.wants_all_fields else tuple(options.fields or ()) == manifest.fields
+    if not is_same:
+        yield "fields"
+    if options.output_format != manifest.written_as:
+        yield "format"

@@ -1,0 +1,137 @@
+"""Several pulls side by side: a few at a time, in one task group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from bulkpull.errors import UsageError
+from bulkpull.events import Event, check_listener, tell
+from bulkpull.logs import job_name
+from bulkpull.many.checks import check, finished
+from bulkpull.many.job import Job, JobResult, errors_of
+from bulkpull.pull import PullOptions, plain, pull, shared_memory
+from bulkpull.sizes import bytes_of
+from bulkpull.store import WorkDirectory, byte_stream_at
+from bulkpull.threads import in_thread
+
+
+def _ignore(*_values: object) -> None:
+    """No-op listener."""
+
+
+async def pull_many(
+    jobs: Iterable[Job],
+    *,
+    limit: int = 4,
+    memory: int | str | None = None,
+    fail_fast: bool = False,
+    on_event: Callable[[str, Event], object] = _ignore,
+    on_result: Callable[[JobResult], object] = _ignore,
+) -> dict[str, JobResult]:
+    """Pull several jobs into one output each, some of them at a time.
+
+    All jobs are checked before the first one starts: their options, that no two write the same file, and that no output
+    exists. A job that fails does not stop the others. The same call resumes what failed or was cancelled; an output
+    that is finished, as its manifest says, is not pulled again, unless the job's `overwrite` is true.
+
+    Args:
+        jobs: The jobs. Those with the same token must share one client, which keeps them within one request budget.
+        limit: Maximum jobs at a time. They start in their order.
+        memory: Target peak memory of all jobs together, in bytes, or a text such as 1GB. Defaults to that of each job.
+        fail_fast: Stop all jobs when one has failed.
+        on_event: Function called in the event loop with the name of a job and each event of its pull.
+        on_result: Function called in the event loop with what became of a job, as soon as it has ended.
+
+    Returns:
+        What became of each job, by name, in the order of the jobs: the result of its pull, or the error.
+
+    Raises:
+        UsageError: A job makes no sense, or cannot run beside another one. Nothing was started.
+        OutputError: The output of a job exists, and is not what it would pull. Nothing was started.
+    """
+    if limit < 1:
+        raise UsageError(f"the limit of jobs is {limit}: it must be at least 1")
+    for listener in (on_event, on_result):
+        check_listener(partial(listener, ""))  # type: ignore[arg-type]
+    chosen = list(jobs)
+    await in_thread(check, chosen)
+    results: dict[str, JobResult] = {}
+
+    def end(result: JobResult) -> None:
+        results[result.name] = result
+        tell(on_result, result)  # type: ignore[arg-type]
+
+    before = await in_thread(finished, chosen)
+    left = [job for job in chosen if job.name not in before]
+    prepared = _prepared(left, limit, memory, on_event)
+    for result in before.values():
+        end(result)
+    limiter = anyio.CapacityLimiter(limit)
+
+    async def run(job: Job, options: PullOptions) -> None:
+        async with limiter:
+            job_name.set(job.name)
+            try:
+                result = JobResult.of(job.name, await pull(job.source, options))
+            except Exception as error:
+                result = JobResult(job.name, _output(job), "failed", error=error)
+            end(result)
+            if fail_fast and result.error:
+                group.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for job, options in zip(left, prepared, strict=True):
+                group.start_soon(run, job, options)
+    except BaseExceptionGroup as errors:
+        error = plain(errors)
+        raise error from error.__cause__
+    for job in left:
+        if job.name not in results:
+            end(JobResult(job.name, _output(job), "stopped"))
+    return {job.name: results[job.name] for job in chosen}
+
+
+def _prepared(
+    jobs: Sequence[Job], limit: int, memory: int | str | None, on_event: Callable[[str, Event], object]
+) -> list[PullOptions]:
+    """The options of each job, with its share of the memory. Raises UsageError if that is too little."""
+    at_a_time = min(limit, len(jobs))
+    share = None if memory is None or not jobs else shared_memory(bytes_of(memory), at_a_time)
+    prepared = []
+    for job in jobs:
+        options = job.options
+        memories = [size for size in (options.memory_bytes, share) if size is not None]
+        with errors_of(job.name):
+            try:
+                prepared.append(
+                    replace(
+                        options,
+                        memory=min(memories, default=None),
+                        on_event=partial(_both, options.on_event, partial(on_event, job.name)),
+                    )
+                )
+            except UsageError as error:
+                if share is None:
+                    raise
+                raise UsageError(
+                    f"its share of the memory, with {at_a_time:,} jobs at a time, is too small: {error}. Allow more "
+                    "memory, or fewer jobs at a time"
+                ) from None
+    return prepared
+
+
+def _both(first: Callable[[Event], object], second: Callable[[Event], object], event: Event) -> None:
+    tell(first, event)
+    tell(second, event)
+
+
+def _output(job: Job) -> Path | str:
+    options = job.options
+    stream = byte_stream_at(options.out)
+    return stream.name if stream else WorkDirectory.of(options.out, options.state).output
