@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.journey import Part
+from bulkpull.pull.journey import Journey, Part
 from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory, open_file
 
 
@@ -21,8 +21,8 @@ def add_a_late_column(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first part of window 8 have the column `late`, with the value x in every row, once it is downloaded."""
     download = Collector._download_part
 
-    async def download_and_add(self: Collector, part: Part, *arguments: Any) -> None:
-        await download(self, part, *arguments)
+    async def download_and_add(self: Collector, journey: Journey, part: Part, *arguments: Any) -> None:
+        await download(self, journey, part, *arguments)
         if part.window.index == 7 and part.number == 1:
             with open_file(part.held or part.path) as file:
                 lines = (file.read() or b"").split(b"\n")

@@ -165,5 +165,8 @@ class _Retries:
     def received(self, size: int) -> None:
         """A no-op: the result has the size."""
 
+    def stored(self, size: int) -> None:
+        """A no-op: nobody reads what is incomplete."""
+
     def retried(self, attempt: int, wait: float, reason: str) -> None:
         self.count += 1

@@ -71,17 +71,18 @@ class Downloader:
         can_resume = version.validator is not None and await in_thread(path.exists)
         job = Job(self.opener, link, progress, self.retry)
         record = Record(checkpoints, version)
-        async with open_partial(path, record, self.memory, resume=version if can_resume else None) as file:
+        resumed = version if can_resume else None
+        async with open_partial(path, record, self.memory, resume=resumed, stored=progress.stored) as file:
             transfer = Transfer(job, file)
             segments = Segments(job, transfer, record, self.streams, self.memory)
             await (segments.resume() if can_resume else segments.discard())
-            downloaded = await self._complete(file, transfer, segments, record)
+            downloaded = await self._complete(file, transfer, segments, record, progress)
         if isinstance(downloaded, Downloaded):
             await in_thread(checkpoints.save_complete, downloaded)
         return downloaded
 
     async def _complete(
-        self, file: PartialFile, transfer: Transfer, segments: Segments, record: Record
+        self, file: PartialFile, transfer: Transfer, segments: Segments, record: Record, progress: Progress
     ) -> Downloaded | HeldFile:
         """Download the file until it passes the checks."""
         while True:
@@ -92,6 +93,7 @@ class Downloader:
                     await in_thread(_verify, held or file.path, self.verify)
                     return held or file.downloaded
                 await record.clear()  # the recorded version is that of the archive
+                progress.stored(0)
                 if held:
                     await in_thread(_write, held, file.path)
                 return await in_thread(_unpack, file.path, self.verify)

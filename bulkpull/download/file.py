@@ -5,7 +5,7 @@ A file that arrives as a whole before its first write is due is not written: it 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,15 +55,18 @@ class Record:
 class PartialFile:
     """A file that grows at its end, or the segment of one that starts at byte `start`.
 
-    Made by `open_partial`. `version` identifies the bytes in it.
+    Made by `open_partial`. `version` identifies the bytes in it. `stored` is told how many bytes are on the disk.
     """
 
-    def __init__(self, path: Path, record: Record, memory: Memory, *, start: int = 0) -> None:
+    def __init__(
+        self, path: Path, record: Record, memory: Memory, *, start: int = 0, stored: Callable[[int], None] | None = None
+    ) -> None:
         self.path = path
         self.start = start
         self._file: AsyncFileIO | None = None
         self._record = record
         self._memory = memory
+        self._stored = stored or _ignore
         self._version = Version()
         self._offset = start
         self._blocks: list[memoryview] = []  # what is not written
@@ -113,9 +116,12 @@ class PartialFile:
         self._version = version
         if version.length is not None and self._offset > version.length:
             await self.restart(Version())
+        else:
+            self._stored(self._offset)
 
     async def restart(self, version: Version) -> None:
         """Discard all bytes; those that follow belong to `version`."""
+        self._stored(0)
         if self._file and self._offset > self.start:
             with disk_errors(f"write {self.path}"):
                 await self._file.seek(0)
@@ -193,12 +199,17 @@ class PartialFile:
         missing = size if length is None else length - self._offset + size
         with disk_errors(f"write {self.path}", needed=missing, at=self.path):
             await in_thread(self._write)
+        self._stored(self._offset)
         self._release(keep=1)
         if self._line_bytes > MAX_RECORD_BYTES:
             raise MalformedPartError(str(too_long(1)))
 
-    def append_file(self, path: Path, start: int) -> None:
-        """Append the segment at `path` that starts at byte `start`, except what is there already. Blocks."""
+    async def append_file(self, path: Path, start: int) -> None:
+        """Append the segment at `path` that starts at byte `start`, except what is there already."""
+        await in_thread(self._append_file, path, start)
+        self._stored(self._offset)
+
+    def _append_file(self, path: Path, start: int) -> None:
         with disk_errors(f"write {self.path}", at=self.path), path.open("rb") as file:
             file.seek(self._offset - start)
             for block in read_chunks(file, from_thread.check_cancelled):
@@ -240,13 +251,19 @@ class PartialFile:
 
 @asynccontextmanager
 async def open_partial(
-    path: Path, record: Record, memory: Memory, *, start: int = 0, resume: Version | None = None
+    path: Path,
+    record: Record,
+    memory: Memory,
+    *,
+    start: int = 0,
+    resume: Version | None = None,
+    stored: Callable[[int], None] | None = None,
 ) -> AsyncIterator[PartialFile]:
     """Open a file to download to: emptied, or with its bytes, which belong to the version `resume`.
 
     Bytes in memory are written if the download fails or is cancelled, so that the next run can resume it.
     """
-    partial = PartialFile(path, record, memory, start=start)
+    partial = PartialFile(path, record, memory, start=start, stored=stored)
     try:
         if resume is not None:
             await partial.resume(resume)
@@ -258,6 +275,10 @@ async def open_partial(
         raise
     finally:
         await partial.close()
+
+
+def _ignore(_size: int) -> None:
+    pass
 
 
 def _bytes_after_newline(piece: bytes | memoryview, before: int) -> int:

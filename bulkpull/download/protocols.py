@@ -70,6 +70,10 @@ class Progress(Protocol):
         """Report `size` more bytes from the host."""
         ...
 
+    def stored(self, size: int) -> None:
+        """Report that the first `size` bytes of the file are at its path; fewer than before if some were discarded."""
+        ...
+
     def retried(self, attempt: int, wait: float, reason: str) -> None:
         """Report that attempt number `attempt` failed, and that the next one follows in `wait` seconds."""
         ...

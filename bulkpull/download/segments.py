@@ -64,7 +64,7 @@ class Segments:
         if self._ends:
             await self._first.file.flush()
         for start in self._ends:
-            await in_thread(self._first.file.append_file, self._path(start), start)
+            await self._first.file.append_file(self._path(start), start)
             await in_thread(remove_all, [self._path(start)])
         self._ends = {}
 

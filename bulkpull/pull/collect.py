@@ -90,7 +90,8 @@ class Collector:
         part.is_done = anyio.Event()
         of_export = [other.record for other in journey.parts if other.record.export_id == part.record.export_id]
         export = Export(part.record.export_id, "succeeded")
-        await self._all([part], Links(self.source, export, sorted(of_export, key=lambda record: record.number)))
+        links = Links(self.source, export, sorted(of_export, key=lambda record: record.number))
+        await self._all(journey, [part], links)
 
     async def wait_for_launch(self) -> None:
         """Wait while so much is waiting for the merge that another export would only wait, too."""
@@ -121,22 +122,26 @@ class Collector:
     async def _download(self, journey: Journey, links: Links, records: Sequence[PartRecord]) -> None:
         index = journey.window.index
         parts = [Part(journey.window, record.number, self.path(index, record.number), record) for record in records]
-        await self._all(parts, links)
+        journey.start_arriving(parts)
+        await self._all(journey, parts, links)
         journey.parts += parts
 
-    async def _all(self, parts: Sequence[Part], links: Links) -> None:
+    async def _all(self, journey: Journey, parts: Sequence[Part], links: Links) -> None:
         failures: list[ExportFailure] = []
         async with anyio.create_task_group() as group:
             for part in parts:
-                group.start_soon(self._fetch, part, links, failures, group)
+                group.start_soon(self._fetch, journey, part, links, failures, group)
         if failures:
+            journey.stop_arriving()
             for part in parts:
                 part.is_done.set()
             raise failures[0]
         if any(part.size is None for part in parts):
             raise cancelled_from_within()
 
-    async def _fetch(self, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup) -> None:
+    async def _fetch(
+        self, journey: Journey, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup
+    ) -> None:
         """Download one part once there is room for it. What makes the export useless is added to `failures`."""
         while True:
             while not self.backpressure.may_start(part.window):
@@ -146,16 +151,16 @@ class Collector:
                 if not self.backpressure.may_start(part.window):  # wait again, but not with a place in hand
                     continue
                 try:
-                    await self._download_part(part, links)
+                    await self._download_part(journey, part, links)
                 except ExportFailure as failure:
                     failures.append(failure)
                     group.cancel_scope.cancel()
                 return
 
-    async def _download_part(self, part: Part, links: Links) -> None:
+    async def _download_part(self, journey: Journey, part: Part, links: Links) -> None:
         """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
         checkpoints = _PartCheckpoints(self.journal, part)
-        link, progress = PartLink(links, part.number), _PartProgress(part, self.slots, self.on_event)
+        link, progress = PartLink(links, part.number), _PartProgress(journey, part, self.slots, self.on_event)
         try:
             if self.workers:
                 downloaded: Downloaded | HeldFile = await self.workers.fetch(part, link, checkpoints, progress)
@@ -177,6 +182,7 @@ class Collector:
         self.backpressure.part_downloaded(part.window, 0 if self.workers else downloaded.size)
         self.on_event(PartFetched(part.window, part.number, downloaded.size))
         part.size = downloaded.size  # last: a part whose listener raised a cancellation is not complete
+        journey.announce_change()
 
     async def _hold(self, part: Part, held: HeldFile, checkpoints: Checkpoints) -> None:
         """Write a part that is in memory, unless the merge is done with it before."""
@@ -199,8 +205,9 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class _PartProgress:
-    """Reports the download of a part, and lets the limit of downloads adapt to it."""
+    """Reports the download of a part, lets the limit of downloads adapt to it, and the merge follow it."""
 
+    journey: Journey
     part: Part
     slots: Slots
     on_event: OnEvent
@@ -208,6 +215,9 @@ class _PartProgress:
     def received(self, size: int) -> None:
         self.slots.record_bytes(size)
         self.on_event(Received(self.part.window, self.part.number, size))
+
+    def stored(self, size: int) -> None:
+        self.journey.record_stored(self.part, size)
 
     def retried(self, attempt: int, wait: float, reason: str) -> None:
         self.slots.record_break()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,14 +59,16 @@ class Part:
     """One file of a window's export.
 
     `number` counts from 1, over all exports of the window. `record` is what the journal knew of the file at first.
-    `size` is in bytes, once the file is complete. Then it is `held` in memory, or at `path`. `is_done` is set once the
-    part is of no more use: its rows are merged, or it was damaged.
+    `stored` is the number of bytes at `path` while the file arrives, `size` that of all once it is complete. Then it is
+    `held` in memory, or at `path`. `is_done` is set once the part is of no more use: its rows are merged, or it was
+    damaged.
     """
 
     window: Window
     number: int
     path: Path
     record: PartRecord
+    stored: int = 0
     size: int | None = None
     held: HeldFile | None = None
     is_done: anyio.Event = field(default_factory=anyio.Event)
@@ -84,6 +86,10 @@ class Journey:
     reject the parts, if one is damaged or the rows are in doubt; then it waits until they are settled again. After the
     window's own rows it takes those of the journeys `after`.
 
+    While the parts of its only export are downloaded, they are `arriving`, so that the merge may read what is on the
+    disk of them; they are not any more once anything was discarded. `changed` is set, and replaced, whenever there is
+    more of them, and when the journey is settled.
+
     `past` are the exports that earlier runs left, in the order of their launches, `export_id` the newest export whose
     parts were downloaded, and `slot` the one of an export in flight that the journey holds. `is_launched` is set once
     the launch was answered, or none is needed. `depth` counts the splits that led to this window, in this run.
@@ -97,6 +103,8 @@ class Journey:
     slot: object = None
     is_launched: anyio.Event = field(default_factory=anyio.Event)
     parts: list[Part] = field(default_factory=list)
+    arriving: Sequence[Part] = ()
+    changed: anyio.Event = field(default_factory=anyio.Event)
     pieces: tuple[Journey, ...] = ()
     after: tuple[Journey, ...] = ()
     is_skipped: bool = False
@@ -122,13 +130,34 @@ class Journey:
             Doubt: The rows may not be all there are.
         """
         self._judged, self._verdict = anyio.Event(), None
-        self.settled.set()
+        self._settle()
         await self._judged.wait()
         if isinstance(self._verdict, Delivery):
             return self._verdict
         if self._verdict is None:
             raise cancelled_from_within()
         raise self._verdict
+
+    def start_arriving(self, parts: Sequence[Part]) -> None:
+        """Let the merge follow the download of the parts, unless there are others already."""
+        self.arriving = () if self.parts else parts
+
+    def record_stored(self, part: Part, size: int) -> None:
+        """Record that the first `size` bytes of a part are on the disk."""
+        if size < part.stored:
+            self.stop_arriving()
+        part.stored = size
+        self.announce_change()
+
+    def stop_arriving(self) -> None:
+        """Let the merge remove what it has read of parts that are incomplete."""
+        self.arriving = ()
+        self.announce_change()
+
+    def announce_change(self) -> None:
+        """Let the merge look again at what has arrived."""
+        self.changed.set()
+        self.changed = anyio.Event()
 
     def drop_parts(self, export_id: str) -> None:
         """Drop the parts of an export that is of no use."""
@@ -141,14 +170,14 @@ class Journey:
         """Give way to the pieces, after the journeys that come after this one anyway."""
         self._finish_parts()
         self.pieces = (*self.after, *pieces)
-        self.settled.set()
+        self._settle()
 
     def skip(self) -> None:
         """Leave the window out."""
         self._finish_parts()
         self.is_skipped = True
         self.pieces = self.after
-        self.settled.set()
+        self._settle()
 
     # Called by the merge
 
@@ -160,9 +189,14 @@ class Journey:
 
     def reject(self, reason: DamagedPart | Doubt) -> None:
         """Return the parts; the merge waits until the journey is settled again."""
+        self.arriving = ()
         self.settled = anyio.Event()
         self._verdict = reason
         self._judged.set()
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self.announce_change()
 
     def _finish_parts(self) -> None:
         for part in self.parts:

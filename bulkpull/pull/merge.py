@@ -18,6 +18,7 @@ from bulkpull.disk import disk_errors, sync_directory
 from bulkpull.errors import OutputError
 from bulkpull.events import ColumnsDiffer, ColumnsEmpty, OnEvent, PartMerged, WindowAppended, WindowMerged
 from bulkpull.journal import Figures, Journal
+from bulkpull.pull.ahead import Ahead, settled_or_arriving
 from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
 from bulkpull.rows.growing_file import GrowingFile
@@ -96,7 +97,8 @@ async def merge(
             group.start_soon(_commit, work, to_commit, release, on_event)
             while pending:
                 journey = pending[0]
-                await journey.settled.wait()
+                await settled_or_arriving(journey)
+                ahead = None if journey.settled.is_set() else await _merge_ahead(work, journey)
                 if journey.pieces or journey.is_skipped:
                     pending.popleft()
                     pending.extendleft(reversed(journey.pieces))
@@ -104,7 +106,7 @@ async def merge(
                 await in_thread(followed.wait_for_reader, work.sink.offset, from_thread.check_cancelled)
                 began = anyio.current_time()
                 try:
-                    window = await in_thread(work.merge, journey)
+                    window = await in_thread(work.merge, journey, ahead)
                 except DamagedPart as damage:
                     journey.reject(damage)
                     continue
@@ -116,7 +118,8 @@ async def merge(
                 pending.popleft()
                 pending.extendleft(reversed(journey.after))
                 journey.accept(window.delivery)
-                on_event(WindowAppended(journey.window, anyio.current_time() - began))
+                seconds = anyio.current_time() - began + (ahead.seconds if ahead else 0.0)
+                on_event(WindowAppended(journey.window, seconds))
                 accepted += 1
                 try:
                     await merged.send(window)
@@ -127,6 +130,19 @@ async def merge(
         if empty := work.deduplicator.empty_columns():
             on_event(ColumnsEmpty(empty))
         return await in_thread(work.finish)
+
+
+async def _merge_ahead(work: _Merge, journey: Journey) -> Ahead | None:
+    """Merge a window while it arrives, and wait until it is settled. Returns None if its rows were removed again."""
+    ahead = Ahead(work.deduplicator, journey.window, work.path)
+    work.begin()
+    if await ahead.merge(journey):
+        await journey.settled.wait()
+        if ahead.is_all_of(journey):
+            return ahead
+    await in_thread(work.undo)
+    await journey.settled.wait()
+    return None
 
 
 async def _commit(
@@ -222,10 +238,26 @@ class _Merge:
                 stack.pop_all()
         return cls(sink, deduplicator, journal, path, followed)
 
-    def merge(self, journey: Journey) -> _MergedWindow:
-        """Append the new rows of a window's parts. Raises DamagedPart, with nothing changed, if one is damaged."""
-        sink = self.sink
-        self.before = sink.offset, list(sink.columns)
+    def begin(self) -> None:
+        """Remember where the sink is, before a window is appended."""
+        self.before = self.sink.offset, list(self.sink.columns)
+
+    def merge(self, journey: Journey, ahead: Ahead | None = None) -> _MergedWindow:
+        """Append the new rows of a window's parts, unless that was done `ahead`.
+
+        Raises DamagedPart, with nothing changed, if one is damaged.
+        """
+        merged = ahead.stats if ahead else self._append(journey)
+        newest = [part.record.export_id == journey.export_id for part in journey.parts]
+        delivery = Delivery(
+            records=sum(came.delivered for came, is_newest in zip(merged, newest, strict=True) if is_newest),
+            ids=sum(came.rows + came.earlier for came in merged),
+            rows=sum(came.rows for came in merged),
+        )
+        return _MergedWindow(journey, merged, delivery, self.sink.offset, tuple(self.sink.columns))
+
+    def _append(self, journey: Journey) -> list[PartStats]:
+        self.begin()
         start, end = (instant(bound).encode() for bound in (journey.window.start, journey.window.end))
         needed = sum(part.size or 0 for part in journey.parts)
         merged: list[PartStats] = []
@@ -238,13 +270,7 @@ class _Merge:
                 except CsvError as error:
                     self.undo()
                     raise DamagedPart(part, f"part {part.number} is damaged: {error}") from error
-        newest = [part.record.export_id == journey.export_id for part in journey.parts]
-        delivery = Delivery(
-            records=sum(came.delivered for came, is_newest in zip(merged, newest, strict=True) if is_newest),
-            ids=sum(came.rows + came.earlier for came in merged),
-            rows=sum(came.rows for came in merged),
-        )
-        return _MergedWindow(journey, merged, delivery, sink.offset, tuple(sink.columns))
+        return merged
 
     def undo(self) -> None:
         """Remove the last window again, which was not kept yet."""

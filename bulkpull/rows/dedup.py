@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkpull.rows.arriving_file import ArrivingFile
 from bulkpull.rows.block import Block, Keys, Layout, Positions, layout_of
 from bulkpull.rows.cells import has_value
 from bulkpull.rows.compare import equal_in_block
 from bulkpull.rows.held_file import HeldFile, open_file
 from bulkpull.rows.key_index import KeyIndex
-from bulkpull.rows.records import CsvError, read_header, records, unquote
+from bulkpull.rows.records import CsvError, File, read_header, records, unquote
 from bulkpull.rows.scan import Prefetcher, Scanner
 from bulkpull.rows.sink import CsvSink
 from bulkpull.source import Columns
@@ -123,7 +124,7 @@ class Deduplicator:
                     self._index.add(block.keys[order], block.starts[order] + offset)
                     offset += int(block.ends[-1])
 
-                self._for_each(self._scanner.blocks(file, offset, layout, b"", b""), index, checkpoint)
+                self._for_each(self._scanner.blocks_so_far(file, offset, layout, b"", b""), index, checkpoint)
         self.keep()
 
     def add(self, part: Path | HeldFile, start: bytes, end: bytes, checkpoint: Callable[[], None]) -> PartStats:
@@ -133,20 +134,34 @@ class Deduplicator:
         empty file, even one without a header, is a part without rows. Raises CsvError if the file is not a CSV with the
         key column, or has ragged rows.
         """
+        stats = PartStats()
         with open_file(part) as file:
-            columns, body = read_header(file, checkpoint, self._columns.key)
-            if not columns:
-                return PartStats()
-            self._sink.add_columns(columns)
-            of_part, of_output = frozenset(columns), frozenset(self._sink.columns)
-            stats = PartStats(
-                missing=tuple(column for column in self._sink.columns if column not in of_part),
-                unasked=tuple(column for column in columns if column not in of_output),
-            )
-            layout = layout_of(columns, self._sink.columns, self._columns)
-            blocks = self._scanner.blocks(file, body, layout, start, end)
-            self._for_each(blocks, partial(self._merge, stats=stats), checkpoint)
+            for _ in self.follow(file, start, end, checkpoint, stats):
+                raise AssertionError("a complete file is merged in one go")
         return stats
+
+    def follow(
+        self, file: File, start: bytes, end: bytes, checkpoint: Callable[[], None], stats: PartStats
+    ) -> Generator[None]:
+        """Merge a CSV that may still be arriving, and count its rows in `stats`. See `add`.
+
+        Yields whenever more of the file has to arrive. Until the end, no other part can be merged. Raises CsvError and
+        NotArrivedError.
+        """
+        columns, body = read_header(file, checkpoint, self._columns.key)
+        if not columns:
+            return
+        self._sink.add_columns(columns)
+        of_part, of_output = frozenset(columns), frozenset(self._sink.columns)
+        stats.missing = tuple(column for column in self._sink.columns if column not in of_part)
+        stats.unasked = tuple(column for column in columns if column not in of_output)
+        layout = layout_of(columns, self._sink.columns, self._columns)
+        with closing(self._scanner.blocks_so_far(file, body, layout, start, end)) as blocks:
+            while True:
+                self._for_each(blocks, partial(self._merge, stats=stats), checkpoint)
+                if not isinstance(file, ArrivingFile) or file.is_whole:
+                    return
+                yield
 
     def keep(self) -> None:
         """Keep the rows added since the last call; they can no longer be rolled back."""
@@ -175,7 +190,9 @@ class Deduplicator:
         self._thread.shutdown()
         self._index.close()
 
-    def _for_each(self, scan: Generator[Block], work: Callable[[Block], None], checkpoint: Callable[[], None]) -> None:
+    def _for_each(
+        self, scan: Generator[Block | None], work: Callable[[Block], None], checkpoint: Callable[[], None]
+    ) -> None:
         """Call `work` with each block in the merge's thread, while the next one is scanned."""
         with closing(self._prefetcher.blocks(scan)) as blocks:
             for block in blocks:

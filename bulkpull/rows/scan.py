@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bulkpull.rows.arriving_file import ArrivingFile
 from bulkpull.rows.block import Block, Layout, compute_keys, is_outside
 from bulkpull.rows.numpy_scan import NumpyBuffer
 from bulkpull.rows.records import CsvError, File, read_header, records, unquote
@@ -61,8 +62,11 @@ class Prefetcher:
         """Stop the thread."""
         self._thread.shutdown()
 
-    def blocks(self, scan: Generator[Block]) -> Generator[Block]:
-        """Yield the blocks of `scan`. The generator must be closed before the file that `scan` reads."""
+    def blocks(self, scan: Generator[Block | None]) -> Generator[Block]:
+        """Yield the blocks of `scan`, to its end or to the first None.
+
+        The generator must be closed before the file that `scan` reads.
+        """
         pending = self._thread.submit(next, scan, None)
         try:
             while block := pending.result():
@@ -86,9 +90,24 @@ class Scanner:
         Counts the records outside [start, end). A block is valid until the second next one is requested, since its
         buffer is reused. Raises CsvError.
         """
+        for block in self.blocks_so_far(file, body, layout, start, end):
+            if block is not None:
+                yield block
+
+    def blocks_so_far(self, file: File, body: int, layout: Layout, start: bytes, end: bytes) -> Generator[Block | None]:
+        """Yield the records of a file that may still be arriving. See `blocks`.
+
+        Yields None while too few bytes have arrived for a block. Raises NotArrivedError for a record that is longer
+        than what has.
+        """
         file.seek(body)
         have, row = 0, 2
-        while have := self._fill(file, have):
+        while True:
+            while isinstance(file, ArrivingFile) and not file.can_read(self._block_bytes + BLOCK_BYTES):
+                yield None
+            have = self._fill(file, have)
+            if not have:
+                return
             block, used, have = self._buffer.scan(have, layout, start, end)
             if block:
                 yield from self._buffer.reordered(block, layout) if layout.order else (block,)

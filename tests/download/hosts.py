@@ -53,12 +53,16 @@ class Heard:
     """What a download told and recorded."""
 
     size: int = 0
+    on_disk: list[int] = field(default_factory=list)
     retries: list[tuple[int, float, str]] = field(default_factory=list)
     partial: list[Version] = field(default_factory=list)
     complete: list[Downloaded] = field(default_factory=list)
 
     def received(self, size: int) -> None:
         self.size += size
+
+    def stored(self, size: int) -> None:
+        self.on_disk.append(size)
 
     def retried(self, attempt: int, wait: float, reason: str) -> None:
         self.retries.append((attempt, wait, reason))
