@@ -220,7 +220,14 @@ class _Merge:
             if offset and (not path.exists() or path.stat().st_size < offset):
                 raise OutputError(f"{path} was changed since it was written: it is too short. Start over with --fresh")
             with ExitStack() as stack:
-                sink = CsvSink(path, frontier.columns or names, fixed=fixed, offset=offset, is_durable=is_durable)
+                sink = CsvSink(
+                    path,
+                    frontier.columns or names,
+                    fixed=fixed,
+                    offset=offset,
+                    is_durable=is_durable,
+                    followed=followed,
+                )
                 stack.callback(sink.close)
                 sync_directory(path.parent)
                 deduplicator = Deduplicator(sink, memory, columns, collects_conflicts=collects_conflicts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import time
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _CHECKPOINT_INTERVAL_S = 0.1
+_BUFFER_BYTES = 1024 * 1024
 
 
 class Superseded(Exception):  # noqa: N818 - not an error: the reader starts over with the rewritten file
@@ -28,6 +30,9 @@ class GrowingFile(io.RawIOBase):
     written so far, `position` the number of bytes read, `finished` the path of the finished file, once there is one,
     and `added_columns` are those that have superseded it.
 
+    There may be more bytes in the file, which the writer may remove again: it tells of them by `append` and `remove`,
+    and only `sha256` reads them.
+
     The reader may set `max_lead`, the bytes that the writer should not be ahead of it, and `stop_at`, an available byte
     at which reads end instead of waiting for more.
     """
@@ -41,6 +46,7 @@ class GrowingFile(io.RawIOBase):
         self.finished: Path | None = None
         self._file: io.FileIO | None = None
         self.available = self.position = 0
+        self._appended = self._removals = 0
         self.max_lead: int | None = None
         self.stop_at: int | None = None
 
@@ -69,6 +75,19 @@ class GrowingFile(io.RawIOBase):
                 self.added_columns = tuple(column for column in columns if column not in self._columns)
                 self._superseded = True
             self.available = offset
+            self._changed.notify_all()
+
+    def append(self, offset: int) -> None:
+        """Tell that the file has `offset` bytes, of which those that are not available may be removed again."""
+        with self._changed:
+            self._appended = offset
+            self._changed.notify_all()
+
+    def remove(self, offset: int) -> None:
+        """Tell that all bytes behind `offset` are about to be removed."""
+        with self._changed:
+            self._appended = offset
+            self._removals += 1
             self._changed.notify_all()
 
     def finish(self, path: Path) -> None:
@@ -130,6 +149,38 @@ class GrowingFile(io.RawIOBase):
             end = self.wait_beyond(end, left)
         return end
 
+    def sha256(self, checkpoint: Callable[[], None]) -> str:
+        """Return the SHA-256 of the whole file in hexadecimal, computed while it grows.
+
+        Reads bytes that may be removed again: then goes back to what was computed of those that were available.
+        `checkpoint` is called between reads and may raise to stop. Raises Superseded and OSError.
+        """
+        digest = available_digest = hashlib.sha256()
+        available_position = self.position = 0
+        removals = self._removals
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        while True:
+            with self._changed:
+                if self._superseded:
+                    raise Superseded
+                if self._removals != removals:
+                    removals, self.position = self._removals, available_position
+                    digest = available_digest.copy()
+                elif self.position <= self.available:
+                    available_digest, available_position = digest.copy(), self.position
+                left = max(self.available, self._appended) - self.position
+                if not left:
+                    if self.finished:
+                        return digest.hexdigest()
+                    self._changed.wait()
+                    continue
+            checkpoint()
+            count = self._read_at(self.position, buffer[:left])
+            if not count and self._removals == removals:
+                raise OSError(f"it ends at byte {self.position:,}, but more was written")
+            digest.update(buffer[:count])
+            self._advance_reader(count)
+
     def readable(self) -> bool:
         return True
 
@@ -159,6 +210,12 @@ class GrowingFile(io.RawIOBase):
         data = file.read(min(size, limit)) or b""  # the inherited method would make a copy
         self._advance_reader(len(data))
         return data
+
+    def _read_at(self, offset: int, buffer: memoryview) -> int:
+        if self._file is None:
+            self._file = self._path.open("rb", buffering=0)
+        self._file.seek(offset)
+        return self._file.readinto(buffer)
 
     def _advance_reader(self, count: int) -> None:
         with self._changed:

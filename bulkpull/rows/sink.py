@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from bulkpull.disk import sync_file, write_all
 from bulkpull.rows.block import Positions
 from bulkpull.rows.compare import equal_in_file
+from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import read_chunks, records
 
 _READ_BACK_BYTES = 16 * 1024
 _BUFFER_BYTES = 1024 * 1024
 _CACHED_BYTES = 16 * 1024 * 1024  # at the end of the file, that stay in the page cache
+_SUBMITTED_BYTES = 16 * 1024 * 1024  # at a time
 _PAGE_BYTES = 1024 * 1024
 _MAX_MISSES = 1000  # reads of evicted bytes, after which nothing is evicted any more
 
@@ -27,17 +29,27 @@ class CsvSink:
 
     The header starts with `columns`; if `fixed`, these are all. Otherwise `add_columns` appends further ones in the
     order of their first appearance, and `finish` pads earlier rows with empty fields. `offset` is the position of the
-    next record; if it is not 0, the existing file is continued there. It is flushed to disk if it `is_durable`.
+    next record; if it is not 0, the existing file is continued there. It is flushed to disk if it `is_durable`. A
+    reader that has `followed` it is told of all bytes, which may be removed again.
     """
 
     def __init__(
-        self, path: Path, columns: Sequence[str], *, fixed: bool, offset: int = 0, is_durable: bool = True
+        self,
+        path: Path,
+        columns: Sequence[str],
+        *,
+        fixed: bool,
+        offset: int = 0,
+        is_durable: bool = True,
+        followed: GrowingFile | None = None,
     ) -> None:
         self.columns = list(columns)
+        self._followed = followed
         self.offset = 0
         self.path = path
         self._fixed = fixed
         self._is_durable = is_durable
+        self._submitted = 0  # bytes whose writing has started
         self._uncached = self._misses = 0  # bytes evicted from the page cache, and reads of them
         self._file = path.open("r+b" if offset else "w+b", buffering=0)
         self.truncate(offset, columns)
@@ -57,12 +69,18 @@ class CsvSink:
     def append(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Append complete records, each with its LF; `pieces` may be split anywhere."""
         self.offset += write_all(self._file.fileno(), pieces)
+        if self._is_durable and self.offset - self._submitted >= _SUBMITTED_BYTES:
+            self._submit()
+        if self._followed:
+            self._followed.append(self.offset)
 
     def truncate(self, offset: int, columns: Sequence[str]) -> None:
         """Truncate the file to an earlier `offset`, and restore the columns of that time."""
+        if self._followed:
+            self._followed.remove(offset)
         self._file.seek(offset)
         self._file.truncate()
-        self.offset = offset
+        self.offset = self._submitted = offset
         self._uncached = min(self._uncached, offset)
         self.columns = list(columns)
 
@@ -84,6 +102,16 @@ class CsvSink:
             advice = os.POSIX_FADV_DONTNEED
             os.posix_fadvise(self._file.fileno(), self._uncached, end - self._uncached, advice)
             self._uncached = end
+
+    def _submit(self) -> None:
+        """Let the disk start to write the bytes since the last call, without waiting: little is left for `sync`.
+
+        Pages that are not written yet stay in the page cache.
+        """
+        if hasattr(os, "posix_fadvise"):
+            size = self.offset - self._submitted
+            os.posix_fadvise(self._file.fileno(), self._submitted, size, os.POSIX_FADV_DONTNEED)
+        self._submitted = self.offset
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset` on."""

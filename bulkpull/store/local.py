@@ -70,7 +70,7 @@ class LocalFile:
             self._checksums = self.renderer.render(merged)
         else:
             with disk_errors(f"read {self.work.merged}"):
-                self._checksums[""] = sha256_of(merged, from_thread.check_cancelled)
+                self._checksums[""] = merged.sha256(from_thread.check_cancelled)
 
     def finish(self, merged: Path) -> str:
         """Return the receipt of the finished output."""

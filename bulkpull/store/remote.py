@@ -70,7 +70,7 @@ class RemoteFile:
             self._follow(
                 merged.path,
                 lambda: merged.available,
-                lambda: {"": sha256_of(merged, from_thread.check_cancelled)},
+                lambda: {"": merged.sha256(from_thread.check_cancelled)},
             )
             return
         rendered = self.renderer.path

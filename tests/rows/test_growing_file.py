@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from bulkpull.rows.growing_file import GrowingFile, Superseded
+from tests.waiting import until
 
 COLUMNS = ("id", "v")
 
@@ -142,3 +146,33 @@ def test_spans_end_when_the_file_is_superseded(path: Path) -> None:
     assert next(spans).read(100) == b"id,v\n1,a\n"
     with pytest.raises(Superseded):
         next(spans)
+
+
+async def test_hashes_bytes_again_that_were_removed(path: Path) -> None:
+    growing, found = GrowingFile(path), []
+    growing.advance(5, COLUMNS)
+
+    def hash_all() -> None:
+        found.append(growing.sha256(lambda: None))
+
+    def replace(start: int, data: bytes) -> None:
+        growing.remove(start)
+        with path.open("r+b") as file:
+            file.truncate(start)
+            file.seek(start)
+            file.write(data)
+        growing.append(start + len(data))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, hash_all)
+        growing.append(13)
+        await until(lambda: growing.position == 13)
+        replace(5, b"7,x\n8,y\n9,z\n")
+        await until(lambda: growing.position == 17)
+        growing.advance(9, COLUMNS)
+        replace(9, b"8,z\n9,z\n")
+        growing.advance(13, COLUMNS)
+        await until(lambda: growing.position == 17)
+        replace(13, b"")
+        growing.finish(path)
+    assert found == [hashlib.sha256(b"id,v\n7,x\n8,z\n").hexdigest()]
