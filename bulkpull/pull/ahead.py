@@ -69,9 +69,9 @@ class Ahead:
 
     def is_all_of(self, journey: Journey) -> bool:
         """Whether the settled window has the parts that were merged, and no others."""
-        return len(self.parts) == len(journey.parts) and all(
-            merged is part for merged, part in zip(self.parts, journey.parts, strict=True)
-        )
+        if journey.pieces or journey.is_skipped or len(self.parts) != len(journey.parts):
+            return False
+        return all(merged is part for merged, part in zip(self.parts, journey.parts, strict=True))
 
     async def _run(self, journey: Journey, part: Part, steps: Generator[None]) -> bool:
         """Merge one part. Returns False if it is lost."""

@@ -103,7 +103,8 @@ async def merge(
                     pending.popleft()
                     pending.extendleft(reversed(journey.pieces))
                     continue
-                await in_thread(followed.wait_for_reader, work.sink.offset, from_thread.check_cancelled)
+                if not ahead:
+                    await work.wait_for_reader()
                 began = anyio.current_time()
                 try:
                     window = await in_thread(work.merge, journey, ahead)
@@ -134,6 +135,7 @@ async def merge(
 
 async def _merge_ahead(work: _Merge, journey: Journey) -> Ahead | None:
     """Merge a window while it arrives, and wait until it is settled. Returns None if its rows were removed again."""
+    await work.wait_for_reader()
     ahead = Ahead(work.deduplicator, journey.window, work.path)
     work.begin()
     if await ahead.merge(journey):
@@ -244,6 +246,10 @@ class _Merge:
                     ) from error
                 stack.pop_all()
         return cls(sink, deduplicator, journal, path, followed)
+
+    async def wait_for_reader(self) -> None:
+        """Wait while the destination is too far behind. Rows that are not committed would keep it waiting forever."""
+        await in_thread(self.followed.wait_for_reader, self.sink.offset, from_thread.check_cancelled)
 
     def begin(self) -> None:
         """Remember where the sink is, before a window is appended."""
