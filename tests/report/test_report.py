@@ -27,7 +27,7 @@ from tests.simulation.schedule import drawn, memory
 from tests.simulation.server import SimulatedClickwrap
 
 _VOID = {"meta", "link", "br", "line", "rect", "polyline", "polygon"}
-_KILLED_AFTER_S = 15
+_KILLED_AFTER_S = 20
 _TROUBLED = 10  # a seed whose exports fail, and whose files have to be downloaded again
 
 
