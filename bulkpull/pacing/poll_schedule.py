@@ -13,8 +13,7 @@ SECOND_PROBE_S = 1.0  # after the launch, if it was queued then, though perhaps 
 # Between two polls of an export: so much for each that runs, within bounds.
 INTERVAL_PER_RUNNING_S = 0.06
 MIN_INTERVAL_S, MIN_INTERVAL_OF_MANY_S = 0.2, 0.5
-# Of the only export in flight, whose delay is the pull's: at first its interval does not grow.
-SOLE_INTERVAL_S, SOLE_GRACE_S = 0.18, 1.6
+SOLE_GRACE_S = 1.5  # for which the interval of the only export in flight does not grow: its delay is the pull's
 MIN_QUEUED_INTERVAL_S = 600.0  # to the next poll of an export that should still be queued
 JITTER = 0.3  # share by which intervals vary, so that exports launched together drift apart
 POLLING_SHARE = 0.5  # of the request quota, that polls may use: the rest is for launches
@@ -156,8 +155,6 @@ class PollSchedule:
             should_probe: Whether it is polled early, to see whether it runs.
         """
         shortest = min(MIN_INTERVAL_OF_MANY_S, max(MIN_INTERVAL_S, INTERVAL_PER_RUNNING_S * self._running))
-        if self._is_alone:
-            shortest = SOLE_INTERVAL_S
         spread = self._running / self._polls_per_second * (1 - self._burst_left / self._burst)
         interval = max(jitter * max(shortest, spread), self._interval(export, jitter))
         waited = export.unfinished_at - export.launched_at

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkpull.pacing import PendingExport, PollSchedule
-from bulkpull.pacing.poll_schedule import FIRST_PROBE_S, MIN_INTERVAL_S, SECOND_PROBE_S, SOLE_INTERVAL_S
+from bulkpull.pacing.poll_schedule import FIRST_PROBE_S, MIN_INTERVAL_S, SECOND_PROBE_S
 
 TIMEOUT = 3600.0
 
@@ -27,12 +27,12 @@ def finish(schedule: PollSchedule, seconds: float, *, at: float = 0.0) -> None:
 @pytest.mark.parametrize(
     ("elapsed", "pending", "due"),
     [
-        (0.0, 1, SOLE_INTERVAL_S),
-        (0.2, 1, 0.38),
+        (0.0, 1, MIN_INTERVAL_S),
+        (0.2, 1, 0.4),
         (0.2, 2, 0.4),
         (0.2, 5, 0.5),
         (0.2, 50, 0.7),  # several run: no sooner, for the sake of the quota
-        (1.0, 1, 1.18),
+        (1.4, 1, 1.6),  # alone, it is polled often at first
         (1.0, 2, 1.25),
         (10.0, 1, 12.5),  # a quarter of the time that it has run
         (10.0, 4, 14.0),  # a tenth for each export that runs: any teaches about all
@@ -71,7 +71,7 @@ def test_what_has_finished_teaches_when_others_will(finished: list[float], earli
 
 @pytest.mark.parametrize(
     ("requests_per_minute", "running", "interval"),
-    [(1800, 1, SOLE_INTERVAL_S), (1800, 60, 4.0), (60, 10, 20.0), (60, 1, 2.0)],
+    [(1800, 1, MIN_INTERVAL_S), (1800, 60, 4.0), (60, 10, 20.0), (60, 1, 2.0)],
 )
 def test_polls_take_half_of_the_quota_at_most(requests_per_minute: int, running: int, interval: float) -> None:
     schedule = PollSchedule(requests_per_minute)
@@ -80,14 +80,6 @@ def test_polls_take_half_of_the_quota_at_most(requests_per_minute: int, running:
         schedule.record_unfinished(exports[0], is_queued=False, seen_at=0.0, now=0.0)
     for export in exports:
         assert schedule.next_poll_at(export, export_timeout=TIMEOUT) == pytest.approx(interval)
-
-
-@pytest.mark.parametrize("jitter", [0.7, 1.0, 1.3])
-@pytest.mark.parametrize(("others", "interval"), [(0, SOLE_INTERVAL_S), (1, MIN_INTERVAL_S)])
-def test_the_only_export_is_polled_sooner(jitter: float, others: int, interval: float) -> None:
-    schedule = PollSchedule(1800)
-    export, *_ = [schedule.add(0.0, 0.0) for _ in range(1 + others)]
-    assert schedule.next_poll_at(export, export_timeout=TIMEOUT, jitter=jitter) == pytest.approx(jitter * interval)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_where_nothing_is_known_yet_polls_come_early_and_then_in_proportion(seco
     assert delay <= max(0.6, 0.33 * seconds)
     gaps = [later - earlier for earlier, later in zip(api.polls, api.polls[1:], strict=False)]
     assert len(set(gaps)) == len(gaps)  # jitter: no two alike
-    assert len(api.polls) < 45
+    assert len(api.polls) < 48  # of 3,000 s; some early ones, since the export is alone
 
 
 def test_an_export_of_an_earlier_run_is_asked_for_at_once() -> None:
