@@ -13,9 +13,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from bulkpull.cluster.plan import Section, read_plan
-from bulkpull.cluster.run import Failure, directory_of_task, failures, put, worker
+from bulkpull.cluster.run import DamagedError, Failure, directory_of_task, failures, put, worker
 from bulkpull.cluster.storage import Storage
-from bulkpull.errors import OutputError
 from bulkpull.journal import Figures
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.parquet import count_rows, write_parquet
@@ -133,16 +132,19 @@ def _read(storage: Storage, section: Section, path: Path) -> Path:
     """Read the records of a section into a file. Raises OutputError."""
     left = section.size
     decompressor = zstd.ZstdDecompressor()
-    with path.open("wb") as file:
-        for piece in storage.pieces(section.name, section.offset, section.size):
-            left -= len(piece)
-            while piece:
-                if decompressor.eof:  # the next frame
-                    decompressor = zstd.ZstdDecompressor()
-                file.write(decompressor.decompress(piece))
-                piece = decompressor.unused_data if decompressor.eof else b""
+    try:
+        with path.open("wb") as file:
+            for piece in storage.pieces(section.name, section.offset, section.size):
+                left -= len(piece)
+                while piece:
+                    if decompressor.eof:  # the next frame
+                        decompressor = zstd.ZstdDecompressor()
+                    file.write(decompressor.decompress(piece))
+                    piece = decompressor.unused_data if decompressor.eof else b""
+    except zstd.ZstdError:
+        raise DamagedError(f"{storage}/{section.name}") from None
     if left or not decompressor.eof:
-        raise OutputError(f"{storage}/{section.name} is shorter than it was written")
+        raise DamagedError(f"{storage}/{section.name}")
     return path
 
 

@@ -152,14 +152,18 @@ async def _connected(address: str) -> Client:
 
 async def check_workers(connection: Connection, storages: Sequence[Storage]) -> None:
     """Raise ClusterError if a worker cannot run tasks, or cannot use one of the storages."""
-    client = await connection.client()
     for storage in storages:
         try:
             with anyio.fail_after(_FACTS_S):
+                client = await connection.client()
                 answers: dict[str, Facts | Exception] = await client.run(facts, storage, on_error="return")
         except TimeoutError:
             raise ClusterError(f"some workers do not answer within {_FACTS_S:.0f} s") from None
+        except OSError:
+            raise ClusterError("the scheduler has gone. Run the same command again, once it is back") from None
         for address, found in answers.items():
+            if isinstance(found, OSError):  # the worker has gone; those that come later are not asked either
+                continue
             if not isinstance(found, Facts):
                 raise ClusterError(
                     f"the worker {address} cannot run bulkpull: {type(found).__name__}: {found}. Install the same "

@@ -75,12 +75,27 @@ class ClusterDirectory(LocalDirectory):
             self._finished = self.renderer.path
             return self._receipt(self._finished.stat())
 
+    def holds(self, receipt: str) -> bool:
+        """Whether the data set is the one that `finish` returned `receipt` for; if so, removes what else there is."""
+        if not LocalDirectory.holds(self, receipt):
+            return False
+        self._clear()
+        return True
+
+    def publish(self) -> None:
+        """Move the data set to its path, then remove what else tasks have written."""
+        LocalDirectory.publish(self)
+        self._clear()
+
     def discard(self) -> None:
         """Remove what earlier runs have written."""
-        for storage in (self.parts, self.output):
-            storage.clear()
+        self._clear()
         with disk_errors(f"remove {self.renderer.path}"):
             discard(self.renderer.path)
+
+    def _clear(self) -> None:
+        for storage in (self.parts, self.output):
+            storage.clear()
 
 
 class ClusterDataSet(RemoteDataSet):

@@ -27,7 +27,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_LEVEL = 1  # read once, and soon
+_OPTIONS = {  # read once, and soon
+    zstd.CompressionParameter.compression_level: 1,
+    zstd.CompressionParameter.checksum_flag: 1,  # else a damaged object could have other rows
+}
 KEY_BYTES = 8
 Sizes = NDArray[np.uint64]
 
@@ -176,4 +179,4 @@ class _Sections:
 
     def _compressed(self, bucket: int, rows: list[bytes]) -> bytes:
         header = () if self._frames[bucket] else (self._header,)
-        return zstd.compress(b"".join((*header, *rows)), _LEVEL)
+        return zstd.compress(b"".join((*header, *rows)), options=_OPTIONS)

@@ -46,7 +46,7 @@ def write_plan(storage: Storage, name: str, parts: Sequence[PlannedPart]) -> Non
     """Write the plan under a name. Blocks. Raises OutputError."""
     table = [(part.name, part.window, part.start, part.end) for part in parts]
     storage.write(f"{name}.json", orjson.dumps(table))
-    sizes = np.array([part.sizes for part in parts], np.uint64)
+    sizes = np.array([part.sizes for part in parts], np.uint64).reshape(len(parts), -1 if parts else 0)
     offsets = np.cumsum(sizes, axis=1) - sizes
     cells = np.stack((offsets.T, sizes.T), axis=1)  # bucket, offset or size, part
     storage.write(f"{name}.cells", np.ascontiguousarray(cells).astype("<u8").tobytes())

@@ -22,11 +22,11 @@ from uuid import uuid4
 from bulkpull import __version__
 from bulkpull.cluster.storage import Storage
 from bulkpull.download import FileMissingError
-from bulkpull.errors import BulkpullError, MalformedPartError, PartError
+from bulkpull.errors import BulkpullError, FormatError, MalformedPartError, OutputError, PartError
 
 OPEN = "open"  # an object that exists until the pull has ended
 
-Kind = Literal["expired", "missing", "malformed", "part", "storage", "closed"]
+Kind = Literal["expired", "missing", "malformed", "part", "format", "damaged", "storage", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,13 @@ class ExpiredError(PartError):
     """The file host rejects the link, which only the coordinator can renew."""
 
 
+class DamagedError(OutputError):
+    """What was written to the storage is not what is there now."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place} was changed since it was written. Start over with --fresh")
+
+
 class _Closed(Exception):  # noqa: N818 - not an error: nobody waits for the task any more
     pass
 
@@ -94,6 +101,10 @@ def failures(failed: list[Failure]) -> Iterator[None]:
         kind, message = "malformed", str(error)
     except PartError as error:
         kind, message = "part", str(error)
+    except FormatError as error:
+        kind, message = "format", f"id {error.id}: {error.reason}"
+    except DamagedError as error:
+        kind, message = "damaged", str(error)
     except BulkpullError as error:
         kind, message = "storage", str(error)
     except OSError as error:

@@ -11,10 +11,10 @@ import anyio
 import numpy as np
 
 from bulkpull.cluster.divide import KEY_BYTES, Divided, divide
-from bulkpull.cluster.run import ExpiredError, Failure, directory_of_task, failures, put, worker
+from bulkpull.cluster.run import DamagedError, ExpiredError, Failure, directory_of_task, failures, put, worker
 from bulkpull.cluster.storage import Storage
 from bulkpull.download import Downloaded, Downloader, LinkSettings, Version, link_opener, verify_csv
-from bulkpull.errors import MalformedPartError, OutputError
+from bulkpull.errors import MalformedPartError
 from bulkpull.retry import RetryPolicy
 from bulkpull.rows.held_file import Memory
 from bulkpull.rows.records import CsvError, File
@@ -95,7 +95,7 @@ def tally(task: TallyTask) -> int | Failure:
                 if size:
                     data = task.storage.read(name, before + first * KEY_BYTES, size)
                     if len(data) != size:
-                        raise OutputError(f"{task.storage}/{name} is shorter than it was written")
+                        raise DamagedError(f"{task.storage}/{name}")
                     runs.append(np.frombuffer(data, "<u8"))
             found += len(np.unique(np.concatenate(runs))) if runs else 0
             bucket = last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -32,7 +33,7 @@ class Storage:
             target = self.place / name
             draft = target.with_name(f".{target.name}.{uuid4().hex}")
             with disk_errors(f"write {target}", at=target):
-                target.parent.mkdir(exist_ok=True)  # the storage itself may have been removed
+                self._make_partition(target)
                 try:
                     with file.open("rb") as source, draft.open("xb") as copy:
                         while data := source.read(_PART_BYTES):
@@ -57,7 +58,7 @@ class Storage:
         if isinstance(self.place, Path):
             target = self.place / name
             with disk_errors(f"write {target}", at=target):
-                target.parent.mkdir(exist_ok=True)  # the storage itself may have been removed
+                self._make_partition(target)
                 draft = target.with_name(f".{target.name}.{uuid4().hex}")
                 draft.write_bytes(data)
                 draft.replace(target)
@@ -123,7 +124,10 @@ class Storage:
         """Remove all objects."""
         if isinstance(self.place, Path):
             with disk_errors(f"remove {self.place}"):
-                discard(self.place)
+                removed = self.place.with_name(f"{self.place.name}-{uuid4().hex}")
+                with suppress(FileNotFoundError):  # away first: what a task writes meanwhile would be left over
+                    self.place.rename(removed)
+                discard(removed)
             return
         self.delete(sorted(self.names()))
 
@@ -132,6 +136,11 @@ class Storage:
         if isinstance(self.place, Path):
             return Storage(self.place / name)
         return Storage(ObjectUrl(self.place.bucket, f"{self.place.key}/{name}"))
+
+    def _make_partition(self, target: Path) -> None:
+        """Make the directory of an object, unless it is the storage itself, which a pull that has ended removes."""
+        if target.parent != self.place:
+            target.parent.mkdir(exist_ok=True)
 
     def _key(self, name: str) -> str:
         assert isinstance(self.place, ObjectUrl)

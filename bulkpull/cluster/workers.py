@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import anyio
 import numpy as np
@@ -83,7 +84,6 @@ class ClusterWorkers:
     _parts: Storage = field(init=False)
     _output: Storage = field(init=False)
     _buckets: int = 0
-    _attempts: int = 0
 
     async def start(self, journal: Journal, on_event: OnEvent) -> None:
         """Take up what earlier runs have left: the scattered parts that are still in the storage."""
@@ -239,7 +239,7 @@ class ClusterWorkers:
         if len(parts) > 1:
             while names not in self._tallies:
                 await self._tallied.wait()
-            ids = self._tallies.pop(names)
+            ids = self._tallies[names]
         else:
             ids = sum(int(part.divided.ids.sum()) for part in parts)
         newest = [
@@ -280,6 +280,7 @@ class ClusterWorkers:
             repeats = part.divided.records - ids
             self._on_event(PartMerged(journey.window, number, ids, repeats, 0, part.divided.outside))
             self._scattered.pop((journey.window.index, number))
+        self._tallies.pop(tuple(part.name for part in parts), None)
         self._on_event(WindowMerged(journey.window))
 
     def _parts_of(self, journey: Journey) -> list[Scattered]:
@@ -300,7 +301,7 @@ class ClusterWorkers:
         task = TallyTask(self._parts, keys)
         outcome = await self._run(tally, task, f"tally-window-{window.index + 1:06d}", str(window))
         if isinstance(outcome, Failure):
-            raise ClusterError(f"{window}: {outcome.message}")
+            raise OutputError(f"{window}: {outcome.message}")
         self._tallies[names] = outcome
         self._tallied.set()
         self._tallied = anyio.Event()
@@ -405,9 +406,10 @@ class ClusterWorkers:
         began = anyio.current_time()
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             client = await self.connection.client()
-            self._attempts += 1
-            future = client.submit(function, task, key=f"{key}-{self._attempts}", pure=False)
+            future = None
             try:
+                # A key of its own: the scheduler would give the result of another pull's task that has the same one.
+                future = client.submit(function, task, key=f"{key}-{uuid4().hex}", pure=False)
                 with anyio.fail_after(_TASK_S):
                     outcome: T | Failure = await future.result()  # type: ignore[misc]
             except CancelledError:  # the scheduler is gone, and with it all tasks
@@ -430,8 +432,9 @@ class ClusterWorkers:
                 if attempt == _MAX_ATTEMPTS:
                     raise OutputError(f"{what}: {reason}. Run the same command again to resume")
             finally:
-                with suppress(Exception):
-                    future.release()  # type: ignore[no-untyped-call]
+                if future is not None:
+                    with suppress(Exception):
+                        future.release()  # type: ignore[no-untyped-call]
             if attempt < _MAX_ATTEMPTS:
                 wait = self.source.retry.backoff(attempt)
                 self._on_event(Retried(what, attempt, wait, reason))

@@ -289,7 +289,9 @@ class _Pull:
         self.destination.close()
         if journal:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
-                remove = remove or not journal.launches
+                if not remove and not journal.launches:
+                    remove = True
+                    self.destination.discard()  # what there is in object storage
             journal.close()
         self.memory.close()
         self.directory.release(remove=remove)
