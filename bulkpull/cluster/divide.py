@@ -27,7 +27,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_OPTIONS = {  # read once, and soon
+_OPTIONS: dict[int, int] = {  # read once, and soon
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,  # else a damaged object could have other rows
 }

@@ -46,12 +46,13 @@ class ScatterTask:
 class Scattered:
     """A part whose records are in the storage.
 
-    `name` is that of the object, `size` the bytes of the CSV, `retries` how often its transfer was retried, `worker`
-    where it was divided.
+    `name` is that of the object, `size` the bytes of the CSV, `received` those that came over the network, `retries`
+    how often its transfer was retried, `worker` where it was divided.
     """
 
     name: str
     size: int
+    received: int
     divided: Divided
     retries: int
     worker: str
@@ -70,10 +71,10 @@ def scatter(task: ScatterTask) -> Scattered | Failure:
     """Download a part, divide its records into buckets, and write them to the storage as one object."""
     failed: list[Failure] = []
     with failures(failed), directory_of_task() as directory:
-        path, size, divided, retries = anyio.run(_download_and_divide, task, directory)
+        path, size, divided, transfer = anyio.run(_download_and_divide, task, directory)
         name = f"{task.name}-{uuid4().hex}"
         put(task.storage, task.storage, {name: path})
-        return Scattered(name, size, divided, retries, worker())
+        return Scattered(name, size, transfer.received_bytes, divided, transfer.retries, worker())
     return failed[0]
 
 
@@ -103,9 +104,9 @@ def tally(task: TallyTask) -> int | Failure:
     return failed[0]
 
 
-async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path, int, Divided, int]:
+async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path, int, Divided, _Transfer]:
     found: list[Divided] = []
-    path, progress = directory / "rows", _Retries()
+    path, progress = directory / "rows", _Transfer()
     with own_threads(2):
         async with link_opener(task.settings) as opener:
             downloader = Downloader(
@@ -118,7 +119,7 @@ async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path
             downloaded = await downloader.download(
                 _TaskLink(task.link), directory / "part.csv", _NoCheckpoints(), progress
             )
-    return path, downloaded.size, found[-1], progress.count
+    return path, downloaded.size, found[-1], progress
 
 
 def _verify(source: File, *, task: ScatterTask, path: Path, found: list[Divided]) -> None:
@@ -159,14 +160,16 @@ class _NoCheckpoints:
         """A no-op: what counts is the object that the task writes."""
 
 
-class _Retries:
-    count = 0
+@dataclass(slots=True)
+class _Transfer:
+    received_bytes: int = 0
+    retries: int = 0
 
     def received(self, size: int) -> None:
-        """A no-op: the result has the size."""
+        self.received_bytes += size
 
     def stored(self, size: int) -> None:
         """A no-op: nobody reads what is incomplete."""
 
     def retried(self, attempt: int, wait: float, reason: str) -> None:
-        self.count += 1
+        self.retries += 1

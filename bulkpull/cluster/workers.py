@@ -36,7 +36,9 @@ from bulkpull.events import (
     BucketMerged,
     ColumnsDiffer,
     ColumnsEmpty,
+    CountsDoubted,
     Deduplicated,
+    Event,
     OnEvent,
     PartMerged,
     Retried,
@@ -111,9 +113,7 @@ class ClusterWorkers:
         """Wait for the first worker. Raises ClusterError if there is none in time, or if one cannot do the work."""
         client = await self.connection.client()
         try:
-            await client.wait_for_workers(  # type: ignore[func-returns-value, misc]
-                1, timeout=self.source.retry.seconds
-            )
+            await client.wait_for_workers(1, timeout=self.source.retry.seconds)  # type: ignore[func-returns-value, misc]
         except TimeoutError:
             raise self._no_workers() from None
         workers = await self.connection.workers()
@@ -128,7 +128,7 @@ class ClusterWorkers:
             return Downloaded(found.size, found.name)
         found = await self._scatter(part, link)
         self._scattered[place] = found
-        progress.received(found.size)
+        progress.received(found.received)
         downloaded = Downloaded(found.size, found.name)
         await in_thread(self._journal.record_scattered, part.window, part.number, found.name, _facts(found))
         await in_thread(checkpoints.save_complete, downloaded)
@@ -150,7 +150,8 @@ class ClusterWorkers:
             columns = await self._accept_all(group, journeys, names, doubts, release, fixed=fixed)
             buckets = await self._merge_buckets(columns)
             group.cancel_scope.cancel()
-        await in_thread(self._conclude, buckets, columns)
+        for event in await in_thread(self._conclude, buckets, columns):
+            self._on_event(event)
         files = sorted((file for bucket in buckets for file in bucket.files), key=lambda file: file.path)
         await in_thread(_write_files, path, files)
         return path
@@ -381,8 +382,8 @@ class ClusterWorkers:
             "bucket": f"{bucket} of {self._buckets}",
         }
 
-    def _conclude(self, buckets: Sequence[Bucket], columns: tuple[str, ...]) -> None:
-        """Record the figures of the windows, which only the merged buckets tell. Blocks."""
+    def _conclude(self, buckets: Sequence[Bucket], columns: tuple[str, ...]) -> list[Event]:
+        """Record the figures of the windows, which only the merged buckets tell. Returns what they show. Blocks."""
         parts: dict[int, int] = {}
         for window, _, _ in self._journal.accepted():
             parts[window.index] = parts.get(window.index, 0) + 1
@@ -392,10 +393,21 @@ class ClusterWorkers:
                 figures[index] += came
         self._journal.record_figures(figures)
         total = self._journal.frontier.figures
-        self._on_event(Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside))
+        events: list[Event] = [Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside)]
         filled = frozenset(column for bucket in buckets for column in bucket.filled)
         if filled and (empty := tuple(column for column in columns if column not in filled)):
-            self._on_event(ColumnsEmpty(empty))
+            events.append(ColumnsEmpty(empty))
+        if not self._journal.doubt and (reason := self._doubt_of_counts()):
+            self._journal.distrust_counts(reason)
+            events.append(CountsDoubted(reason))
+        return events
+
+    def _doubt_of_counts(self) -> str:
+        """Return which window has more rows than were counted, now that they are known; empty if there is none."""
+        for one in sorted(self._journal.outcomes(), key=lambda one: one.window.start):
+            if one.rows is not None and one.window.rows is not None and one.rows > one.window.rows:
+                return f"{one.window}: {one.window.rows:,} activities were counted, and {one.rows:,} exported"
+        return ""
 
     # Tasks
 
