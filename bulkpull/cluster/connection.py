@@ -23,6 +23,8 @@ _LOCAL = re.compile(r"local:([1-9]\d{0,2})")
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 _CONNECT_S = 10.0  # for one attempt to connect
 _FACTS_S = 60.0  # for all workers to answer
+_MAX_ASKED = 5  # times, if the scheduler is lost meanwhile
+_PAUSE_S = 0.5
 
 
 def check_address(cluster: object) -> None:
@@ -69,7 +71,7 @@ class Connection:
                     with suppress(OSError, TimeoutError):
                         self._client = await _connected(self._address)
                         continue
-                await anyio.sleep(0.5)
+                await anyio.sleep(_PAUSE_S)
             return self._client
 
     async def close(self) -> None:
@@ -153,14 +155,7 @@ async def _connected(address: str) -> Client:
 async def check_workers(connection: Connection, storages: Sequence[Storage]) -> None:
     """Raise ClusterError if a worker cannot run tasks, or cannot use one of the storages."""
     for storage in storages:
-        try:
-            with anyio.fail_after(_FACTS_S):
-                client = await connection.client()
-                answers: dict[str, Facts | Exception] = await client.run(facts, storage, on_error="return")
-        except TimeoutError:
-            raise ClusterError(f"some workers do not answer within {_FACTS_S:.0f} s") from None
-        except OSError:
-            raise ClusterError("the scheduler has gone. Run the same command again, once it is back") from None
+        answers = await _facts_of_workers(connection, storage)
         for address, found in answers.items():
             if isinstance(found, OSError):  # the worker has gone; those that come later are not asked either
                 continue
@@ -170,6 +165,20 @@ async def check_workers(connection: Connection, storages: Sequence[Storage]) -> 
                     f"version there, {__version__}, with its extra: pip install 'bulkpull[cluster]'"
                 )
             _check_facts(address, found, storage)
+
+
+async def _facts_of_workers(connection: Connection, storage: Storage) -> dict[str, Facts | Exception]:
+    """Return what each worker says about itself, or why it does not. Raises ClusterError."""
+    for _ in range(_MAX_ASKED):
+        client = await connection.client()
+        try:
+            with anyio.fail_after(_FACTS_S):
+                return dict(await client.run(facts, storage, on_error="return"))
+        except TimeoutError:
+            raise ClusterError(f"some workers do not answer within {_FACTS_S:.0f} s") from None
+        except OSError:  # the scheduler has gone, and may come back
+            await anyio.sleep(_PAUSE_S)
+    raise ClusterError(f"the scheduler was lost {_MAX_ASKED} times. Run the same command again, once it is back")
 
 
 def _check_facts(address: str, found: Facts, storage: Storage) -> None:

@@ -59,6 +59,7 @@ _MAX_ATTEMPTS = 6  # at a task that fails, or kills its worker
 _MAX_RENEWALS = 5  # of a link
 _TALLIES_AHEAD = 32
 _WATCH_S = 1.0
+_FIRST_WORKER_S = 0.1  # between looks whether it is there
 _ROWS_PER_BUCKET = 5_000_000  # about a gigabyte of CSV, on the disk of a worker
 _BUCKETS = 64  # if the rows were not counted
 _TASK_S = 4 * 3600.0  # for one attempt at a task
@@ -111,12 +112,11 @@ class ClusterWorkers:
 
     async def _check_workers(self) -> None:
         """Wait for the first worker. Raises ClusterError if there is none in time, or if one cannot do the work."""
-        client = await self.connection.client()
-        try:
-            await client.wait_for_workers(1, timeout=self.source.retry.seconds)  # type: ignore[func-returns-value, misc]
-        except TimeoutError:
-            raise self._no_workers() from None
-        workers = await self.connection.workers()
+        until = anyio.current_time() + self.source.retry.seconds
+        while not (workers := await self.connection.workers()):
+            if anyio.current_time() > until:
+                raise self._no_workers()
+            await anyio.sleep(_FIRST_WORKER_S)
         await check_workers(self.connection, (self._parts,))
         self._follow(workers)
 
