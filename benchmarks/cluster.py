@@ -1,6 +1,7 @@
-"""A pull on a cluster: how throughput grows with workers whose work takes a fixed time, and what the coordinator bears.
+"""A pull on a cluster: how throughput grows with workers whose work takes a fixed time, what the coordinator bears, and
+what dividing and merging cost.
 
-    python benchmarks/cluster.py [--workers 1,2,4,8,16] [--parts 96] [--seconds 1.0] [--tasks 2000]
+    python benchmarks/cluster.py [--workers 1,2,4,8,16] [--parts 96] [--seconds 1.0] [--tasks 2000] [--buckets 2,64]
 
 Each task on a part, and on a bucket, sleeps for `--seconds` in addition to its real work on a small file: so two cores
 show what many would do, as long as the real work of all workers together fits into them. Throughput counts the parts
@@ -19,13 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from data_set import make
 from distributed import Client, LocalCluster
 from measure import machine, table
 
 import bulkpull.cluster.workers as coordinator
 from bulkpull import Clickwrap, events, pull
-from bulkpull.cluster.bucket import merge_bucket
+from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
+from bulkpull.cluster.divide import KEY_BYTES, divide
+from bulkpull.cluster.plan import PlannedPart, write_plan
+from bulkpull.cluster.run import OPEN
 from bulkpull.cluster.scatter import scatter
+from bulkpull.cluster.storage import Storage
 from bulkpull.sandbox import Sandbox, SandboxConfig
 
 ROWS_PER_FILE = 200
@@ -102,8 +108,61 @@ async def tasks_per_second(tasks: int) -> float:
         return tasks / (time.perf_counter() - began)
 
 
-async def main(workers: list[int], parts: int, seconds: float, tasks: int) -> None:
-    """Print both tables."""
+def costs(buckets: int) -> tuple[object, ...]:
+    """Divide and merge eight files in this process; return CPU rates, and sizes as shares of the CSV."""
+    files = sorted(make("medium").glob("*.csv"))[:8]
+    size, start, end = (
+        sum(file.stat().st_size for file in files),
+        "2000-01-01T00:00:00.000Z",
+        "2100-01-01T00:00:00.000Z",
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        parts, output = Storage(Path(directory, "parts")), Storage(Path(directory, "files"))
+        for storage in (parts, output):
+            Path(str(storage)).mkdir()
+        parts.write(OPEN, b"")
+        planned: list[PlannedPart] = []
+        began, rows, keys = time.process_time(), 0, 0
+        for number, path in enumerate(files):
+            with path.open("rb", buffering=0) as file:
+                divided = divide(
+                    file,
+                    Path(directory, "parts", path.name),
+                    columns=Clickwrap.columns,
+                    buckets=buckets,
+                    window=(start.encode(), end.encode()),
+                    memory=64_000_000,
+                )
+            planned.append(PlannedPart(path.name, number, start, end, divided.sizes))
+            rows, keys = rows + int(divided.sizes.sum()), keys + KEY_BYTES * int(divided.ids.sum())
+        divided_in = time.process_time() - began
+        write_plan(parts, "plan", planned)
+        began, written = time.process_time(), 0
+        for bucket in range(buckets):
+            task = BucketTask(
+                parts,
+                "plan",
+                output,
+                "",
+                bucket,
+                divided.columns,
+                Clickwrap.columns,
+                False,
+                False,
+                {},
+                20_000_000,
+                False,
+            )
+            merged = merge_bucket(task)
+            assert isinstance(merged, Bucket), merged
+            written += sum(file.bytes for file in merged.files)
+        merged_in = time.process_time() - began
+    rates = (f"{size / seconds / 1e6:.0f}" for seconds in (divided_in, merged_in))
+    return (buckets, *rates, *(f"{part / size:.3f}" for part in (rows, keys, written)))
+
+
+async def main(workers: list[int], parts: int, seconds: float, tasks: int, buckets: list[int]) -> None:
+    """Print the tables."""
     print(machine())
     rows, first = [], None
     for number in workers:
@@ -121,6 +180,8 @@ async def main(workers: list[int], parts: int, seconds: float, tasks: int) -> No
         print(rows[-1], flush=True)
     print(table(("workers", "parts/s", "of linear", "buckets/s", "of linear"), rows))
     print(f"coordinator: {await tasks_per_second(tasks):,.0f} tasks/s")
+    header = ("buckets", "divide, MB/s of CPU", "merge, MB/s of CPU", "rows", "keys", "Parquet, share of the CSV")
+    print(table(header, [costs(number) for number in buckets]))
 
 
 if __name__ == "__main__":
@@ -129,5 +190,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("--buckets", default="2,64")
     given = parser.parse_args()
-    anyio.run(main, [int(number) for number in given.workers.split(",")], given.parts, given.seconds, given.tasks)
+    workers, buckets = ([int(number) for number in text.split(",")] for text in (given.workers, given.buckets))
+    anyio.run(main, workers, given.parts, given.seconds, given.tasks, buckets)
