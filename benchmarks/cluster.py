@@ -166,15 +166,15 @@ async def main(workers: list[int], parts: int, seconds: float, tasks: int, bucke
     print(machine())
     rows, first = [], None
     for number in workers:
-        found, buckets = await throughput(number, parts, seconds)
-        first = first or (found / number, buckets / number)
+        found, merged = await throughput(number, parts, seconds)
+        first = first or (found / number, merged / number)
         rows.append(
             (
                 str(number),
                 f"{found:.2f}",
                 f"{found / number / first[0]:.2f}",
-                f"{buckets:.2f}",
-                f"{buckets / number / first[1]:.2f}",
+                f"{merged:.2f}",
+                f"{merged / number / first[1]:.2f}",
             )
         )
         print(rows[-1], flush=True)
