@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,9 +16,12 @@ from bulkpull import __version__
 from bulkpull.cluster.run import Facts, facts
 from bulkpull.cluster.storage import Storage
 from bulkpull.errors import ClusterError, UsageError
+from bulkpull.threads import in_thread
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
+
+    Connect = Callable[[], Awaitable[Client]]
 
 _LOCAL = re.compile(r"local:([1-9]\d{0,2})")
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
@@ -49,9 +53,9 @@ def check_address(cluster: object) -> None:
 class Connection:
     """The connection to a scheduler, which is made anew when it is lost."""
 
-    def __init__(self, client: Client, address: str | None, patience: float) -> None:
+    def __init__(self, client: Client, connect: Connect | None, patience: float) -> None:
         self._client = client
-        self._address = address  # if the connection is ours
+        self._connect = connect  # if the connection is ours
         self._patience = patience
         self._connecting = anyio.Lock()
 
@@ -66,17 +70,17 @@ class Connection:
                         "command again to resume, once it is back"
                     )
                 if self._client.status == "closed":
-                    if self._address is None:
+                    if self._connect is None:
                         raise ClusterError("the cluster's client is closed. Run the pull again, with another client")
                     with suppress(OSError, TimeoutError):
-                        self._client = await _connected(self._address)
+                        self._client = await self._connect()
                         continue
                 await anyio.sleep(_PAUSE_S)
             return self._client
 
     async def close(self) -> None:
         """Close the connection, if it is ours."""
-        if self._address is not None:
+        if self._connect is not None:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CONNECT_S):
                 await self._client.close()  # type: ignore[no-untyped-call]
 
@@ -103,22 +107,30 @@ async def connected(cluster: object, *, patience: float) -> AsyncIterator[Connec
     """
     if not isinstance(cluster, str):
         yield Connection(cluster, None, patience)  # type: ignore[arg-type]
-        return
-    if local := _LOCAL.fullmatch(cluster):
-        async with _local_cluster(int(local[1])) as address, _connection(address, patience) as connection:
-            yield connection
-        return
-    async with _connection(cluster, patience) as connection:
-        yield connection
+    elif local := _LOCAL.fullmatch(cluster):
+        async with _local_cluster(int(local[1])) as (address, security), _opened(address, security, patience) as opened:
+            yield opened
+    else:
+        async with _opened(cluster, None, patience) as opened:
+            yield opened
 
 
 @asynccontextmanager
-async def _connection(address: str, patience: float) -> AsyncIterator[Connection]:
+async def _opened(address: str, security: Security | None, patience: float) -> AsyncIterator[Connection]:
+    """A connection of our own. Without `security`, Dask's configuration says which certificates there are."""
+    from distributed import Client
+
+    async def connect() -> Client:
+        client: Client = await Client(  # type: ignore[no-untyped-call]
+            address, security=security, asynchronous=True, set_as_default=False, timeout=_CONNECT_S, name="bulkpull"
+        )
+        return client
+
     try:
-        client = await _connected(address)
+        client = await connect()
     except (OSError, TimeoutError):
         raise ClusterError(f"the scheduler at {address} does not answer. Check the address, and that it runs") from None
-    connection = Connection(client, address, patience)
+    connection = Connection(client, connect, patience)
     try:
         yield connection
     finally:
@@ -126,30 +138,25 @@ async def _connection(address: str, patience: float) -> AsyncIterator[Connection
 
 
 @asynccontextmanager
-async def _local_cluster(workers: int) -> AsyncIterator[str]:
-    """Worker processes on this machine, which listen on loopback only."""
-    from distributed import LocalCluster
+async def _local_cluster(workers: int) -> AsyncIterator[tuple[str, Security]]:
+    """Worker processes on this machine, which listen on loopback only. Certificates of their own keep out its other
+    users, who could run code on them."""
+    from distributed import LocalCluster, Security
 
+    security = await in_thread(Security.temporary)
     async with LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        protocol="tls://",
+        security=security,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,  # tasks bound their own: a worker that is killed for it would only do the same work again
-        silence_logs=50,
+        silence_logs=logging.CRITICAL,
         asynchronous=True,
     ) as cluster:
-        yield str(cluster.scheduler_address)
-
-
-async def _connected(address: str) -> Client:
-    from distributed import Client
-
-    client: Client = await Client(  # type: ignore[no-untyped-call]
-        address, asynchronous=True, set_as_default=False, timeout=_CONNECT_S, name="bulkpull"
-    )
-    return client
+        yield str(cluster.scheduler_address), security
 
 
 async def check_workers(connection: Connection, storages: Sequence[Storage]) -> None:
