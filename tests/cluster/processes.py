@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 
 from bulkpull import BulkpullError, Clickwrap, RetryPolicy, patience, pull
+from tests.cluster.both import NO_DASHBOARD
 
 FAILED = 4
 START_S = 60.0  # a busy machine starts programs slowly
@@ -38,7 +39,7 @@ def run_scheduler(port: int, log: str) -> None:
     async def main() -> None:
         from distributed import Scheduler
 
-        async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=port, **NO_DASHBOARD) as scheduler:
             await scheduler.finished()
 
     asyncio.run(main())
@@ -53,7 +54,7 @@ def run_worker(address: str, directory: str, environment: Mapping[str, str], log
         from distributed import Worker
 
         worker = Worker(
-            address, nthreads=1, local_directory=directory, dashboard=False, memory_limit=0, death_timeout=30
+            address, nthreads=1, local_directory=directory, memory_limit=0, death_timeout=30, **NO_DASHBOARD
         )
         async with worker:
             await worker.finished()  # type: ignore[no-untyped-call]
@@ -140,6 +141,12 @@ class Cluster:
     def start_worker(self) -> None:
         """Start one more worker."""
         self.workers.append(self.start(run_worker, self.address, self.directory, self.environment, self.log))
+
+    def replace_workers(self) -> None:
+        """Start workers in place of those that have ended, as they do without a scheduler."""
+        for worker in [one for one in self.workers if one.exitcode is not None]:
+            self.workers.remove(worker)
+            self.start_worker()
 
     def start(self, target: Any, *arguments: Any) -> ForkServerProcess:
         """Start a process that ends with this cluster."""

@@ -140,6 +140,7 @@ async def survive(seed: int, directory: Path, endpoint: str, client: Any, expect
                         moment = anyio.current_time() + draw.uniform(0.1, 1.5)
                         while coordinator.exitcode is None and (not events or anyio.current_time() < moment):
                             await to_thread.run_sync(coordinator.join, 0.02)
+                            cluster.replace_workers()
                         if coordinator.exitcode == 0:
                             break
                         if coordinator.exitcode is not None:
