@@ -329,7 +329,7 @@ class WorkersChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded(Event):
-    """A `task` has ended on a `worker`, `seconds` after it was submitted."""
+    """A `worker` has done a `task` in `seconds`: a part is divided, or a bucket merged."""
 
     task: str
     worker: str

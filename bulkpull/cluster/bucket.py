@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,18 +57,21 @@ class BucketTask:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket whose files are in the storage. `filled` are the columns that have values, `figures` are by window."""
+    """A bucket whose files are in the storage. `filled` are the columns that have values, `figures` are by window. It
+    was merged by a `worker` in `seconds`."""
 
     bucket: int
     files: tuple[DataSetFile, ...]
     figures: Mapping[int, Figures]
     filled: tuple[str, ...]
     worker: str
+    seconds: float
 
 
 def merge_bucket(task: BucketTask) -> Bucket | Failure:
     """Merge a bucket, and write its files to the storage."""
     failed: list[Failure] = []
+    began = time.monotonic()
     with failures(failed), directory_of_task() as directory:
         sections = read_plan(task.parts, task.plan, task.bucket)
         figures, filled = _deduplicate(task, sections, directory)
@@ -87,7 +91,7 @@ def merge_bucket(task: BucketTask) -> Bucket | Failure:
         found = tuple(
             DataSetFile(name, count_rows(path), path.stat().st_size, _sha256(path)) for name, path in files.items()
         )
-        return Bucket(task.bucket, found, figures, filled, worker())
+        return Bucket(task.bucket, found, figures, filled, worker(), time.monotonic() - began)
     return failed[0]
 
 

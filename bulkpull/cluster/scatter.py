@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ class Scattered:
     """A part whose records are in the storage.
 
     `name` is that of the object, `size` the bytes of the CSV, `received` those that came over the network, `retries`
-    how often its transfer was retried, `worker` where it was divided.
+    how often its transfer was retried, `worker` where it was divided, in `seconds`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Scattered:
     divided: Divided
     retries: int
     worker: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,14 @@ class TallyTask:
 def scatter(task: ScatterTask) -> Scattered | Failure:
     """Download a part, divide its records into buckets, and write them to the storage as one object."""
     failed: list[Failure] = []
+    began = time.monotonic()
     with failures(failed), directory_of_task() as directory:
         path, size, divided, transfer = anyio.run(_download_and_divide, task, directory)
         name = f"{task.name}-{uuid4().hex}"
         put(task.storage, task.storage, {name: path})
-        return Scattered(name, size, transfer.received_bytes, divided, transfer.retries, worker())
+        return Scattered(
+            name, size, transfer.received_bytes, divided, transfer.retries, worker(), time.monotonic() - began
+        )
     return failed[0]
 
 

@@ -415,7 +415,6 @@ class ClusterWorkers:
         """Run a task on a worker, again if it is lost, or its storage fails. Raises ClusterError and OutputError."""
         from distributed import CancelledError, KilledWorker
 
-        began = anyio.current_time()
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             client = await self.connection.client()
             future = None
@@ -438,7 +437,8 @@ class ClusterWorkers:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 if not isinstance(outcome, Failure) or outcome.kind not in ("storage", "closed"):
-                    self._on_event(TaskEnded(key, getattr(outcome, "worker", ""), anyio.current_time() - began))
+                    if isinstance(outcome, Scattered | Bucket):
+                        self._on_event(TaskEnded(key, outcome.worker, outcome.seconds))
                     return outcome
                 reason = f"{outcome.message} (on the worker {outcome.worker})"
                 if attempt == _MAX_ATTEMPTS:

@@ -24,6 +24,7 @@ from bulkpull.events import (
     Retried,
     Skipped,
     Split,
+    TaskEnded,
     Throttled,
     WindowAppended,
 )
@@ -71,6 +72,7 @@ class Recorder:
             Refused: lambda event: self._add("refused", event.window.index, event.exports, text=event.reason),
             Retried: lambda event: self._add("retried", None, event.wait, text=event.reason),
             Throttled: lambda event: self._add("throttled", None, event.wait),
+            TaskEnded: lambda event: self._add("task", None, event.seconds, text=f"{event.task} {event.worker}"),
             Limited: lambda event: self._add("limited", None, event.exports, event.downloads),
         }
         self._add("run", None, requests_per_minute)

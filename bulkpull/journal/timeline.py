@@ -34,6 +34,7 @@ class Moment(NamedTuple):
     | retried | | seconds until the next attempt | | the reason |
     | refused (a launch) | yes | exports in flight | | the reason |
     | throttled | | seconds | | |
+    | task (a worker has ended it) | | seconds it took | | the task and the worker |
     | limited | | maximum exports | maximum downloads | |
     | traffic (in the second from `at`) | | requests | bytes received | |
     | ended (a run ends) | | 1 if the output is published | | |

@@ -31,6 +31,8 @@ _HEIGHT = 140
 _MAX_LANES_HEIGHT = 400
 _LANE_HEIGHT = 14
 _MAX_BINS = 30
+_MAX_WORKERS = 32
+_MAX_TASKS = 5000  # the longest ones
 _MIN_LISTED = 0.005  # of the time; the tooltips of the bar name less, too
 _MAX_MONTHS = 72
 _STYLES: dict[Step, str] = {
@@ -116,6 +118,39 @@ def _lane_title(lane: Lane) -> str:
     rows = sum(window.rows or 0 for window in lane.windows)
     windows = f"{plural(len(lane.windows), 'window')}, " if len(lane.windows) > 1 else ""
     return f"{windows}{first.start[:16]} to {last.end[:16]}, {plural(rows, 'row')}"
+
+
+def workers_chart(figures: PullFigures) -> str:
+    """Return what each worker of a cluster did over time: those that did most, each in a lane."""
+    if not figures.tasks:
+        return ""
+    busy: dict[str, float] = {}
+    for task in figures.tasks:
+        busy[task.worker] = busy.get(task.worker, 0.0) + task.end - task.start
+    shown = sorted(sorted(busy, key=lambda worker: -busy[worker])[:_MAX_WORKERS])
+    height = max(_LANE_HEIGHT * len(shown), 40)
+    lane_height, lanes = height / len(shown), {worker: place for place, worker in enumerate(shown)}
+    plot = Plot(time_axis(figures.elapsed), Axis(1, []), height)
+    tasks = [task for task in figures.tasks if task.worker in lanes]
+    tasks.sort(key=lambda task: task.start - task.end)
+    marks = [
+        rectangle(
+            plot.at_x(task.start),
+            round(lanes[task.worker] * lane_height, 2),
+            plot.at_x(task.end) - plot.at_x(task.start),
+            lane_height * 0.9,
+            "merging" if task.name.startswith("merge") else "downloading",
+            f"{task.worker}: {task.name}, {duration(task.end - task.start)}",
+        )
+        for task in tasks[:_MAX_TASKS]
+    ]
+    hidden = len(busy) - len(shown)
+    more = f"<p>{plural(hidden, 'worker')} that did less are not shown.</p>" if hidden else ""
+    return (
+        plot.render([*marks, *_run_marks(figures, plot)], "Work of each worker over time")
+        + more
+        + _keys(("downloading", "dividing a file"), ("merging", "merging a bucket"))
+    )
 
 
 def in_flight_chart(figures: PullFigures) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from bulkpull.journal import Figures, Moment, Timeline, TimelineWindow
 
@@ -83,6 +84,15 @@ class Options:
     downloads: int
 
 
+class Task(NamedTuple):
+    """What a worker of a cluster has done, and when."""
+
+    worker: str
+    name: str
+    start: float
+    end: float
+
+
 @dataclass(slots=True)
 class PullFigures:
     """What a report shows.
@@ -100,6 +110,7 @@ class PullFigures:
     traffic: list[tuple[float, int, int]] = field(default_factory=list)
     limits: list[tuple[float, int]] = field(default_factory=list)
     repeated: list[Repeated] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
     in_flight: list[tuple[float, int]] = field(default_factory=list)
     requests_a_minute: list[tuple[float, int]] = field(default_factory=list)
 
@@ -203,6 +214,9 @@ class _Reader:
                     figures.limits.append((time, most))
             case "planned":
                 self._planned = time
+            case "task":
+                name, _, worker = moment.text.partition(" ")
+                figures.tasks.append(Task(worker, name, max(0.0, time - float(number or 0)), time))
             case "limited":
                 figures.limits.append((time, int(number or 0)))
             case "traffic":

@@ -16,6 +16,7 @@ from bulkpull.report.charts import (
     requests_chart,
     rows_chart,
     timeline_chart,
+    workers_chart,
 )
 from bulkpull.report.division import Step, divide
 from bulkpull.report.figures import ExportTimes, PullFigures
@@ -133,6 +134,7 @@ def _sections(figures: PullFigures, spent: Mapping[Step, float]) -> Iterator[str
             "Each lane is a window, or several that follow each other; the oldest activity is at the top.",
             timeline_chart(figures),
         ),
+        ("Workers", "Each lane is a worker of the cluster.", workers_chart(figures)),
         ("Exports in flight", "", in_flight_chart(figures)),
         ("Requests a minute", "", requests_chart(figures)),
         ("Rows", "", rows_chart(figures)),
@@ -147,7 +149,7 @@ def _sections(figures: PullFigures, spent: Mapping[Step, float]) -> Iterator[str
         ("Retries and failures", "", _repeated(figures)),
         ("Windows that differ from their count", "", _different(figures)),
     ):
-        wide = ' class="wide"' if title in ("What the time was spent on", "Windows by stage") else ""
+        wide = ' class="wide"' if title in ("What the time was spent on", "Windows by stage", "Workers") else ""
         if body:
             subtitle = f"<p>{about}</p>" if about else ""
             yield f"<section{wide}><h2>{title}</h2>{subtitle}{body}</section>"
