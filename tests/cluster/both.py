@@ -78,9 +78,7 @@ async def client_of_threads(workers: int = 2) -> AsyncIterator[Client]:
 async def pulled(out: Path, config: SandboxConfig = CONFIG, *, retry: RetryPolicy = RETRY, **options: Any) -> Came:
     """Pull from a sandbox of its own."""
     async with Sandbox(config) as sandbox:
-        came = await pull_from(sandbox, out, retry=retry, **options)
-        came.stats = sandbox.stats
-    return came
+        return await pull_from(sandbox, out, retry=retry, **options)
 
 
 async def pull_from(sandbox: Sandbox, out: Path | str, *, retry: RetryPolicy = RETRY, **options: Any) -> Came:
@@ -91,6 +89,8 @@ async def pull_from(sandbox: Sandbox, out: Path | str, *, retry: RetryPolicy = R
             came.result = await bulkpull.pull(clickwrap, out=out, **(OPTIONS | options))
     except BulkpullError as error:
         came.error = error
+    came.stats = sandbox.stats
+    if came.error:
         return came
     came.table = read(out)
     if isinstance(out, Path):

@@ -1,0 +1,122 @@
+"""Clusters that cannot be used, and clients of the caller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import distributed
+import orjson
+import pytest
+from distributed import Client
+from distributed.protocol import pickle
+
+from bulkpull import BulkpullError, RetryPolicy, UsageError
+from bulkpull.cluster import connection, run
+from bulkpull.cluster.storage import Storage
+from bulkpull.errors import ClusterError
+from bulkpull.sandbox import Sandbox
+from tests.cluster.both import CONFIG, Came, client_of_threads, pull_from, pulled
+
+SMALL = replace(CONFIG, rows=300, rows_per_file=40, token="token-that-no-worker-has")
+HASTY = RetryPolicy(base=0.02, cap=0.1, seconds=1.0)
+
+
+async def refused(directory: Path, cluster: object) -> str:
+    """Assert that a pull fails before any export, and leaves nothing; return its error."""
+    came = await pulled(directory / "there", SMALL, cluster=cluster, retry=HASTY)
+    assert isinstance(came.error, ClusterError)
+    assert came.stats.exports == 0
+    assert list(directory.iterdir()) == []
+    return str(came.error)
+
+
+async def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CONNECT_S", 0.3)
+    assert "the scheduler at tcp://127.0.0.1:1 does not answer" in await refused(tmp_path, "tcp://127.0.0.1:1")
+
+
+async def test_no_workers(tmp_path: Path) -> None:
+    async with client_of_threads(0) as client:
+        assert "the cluster has had no worker for 1 s" in await refused(tmp_path, client)
+
+
+async def test_a_worker_with_another_version(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "__version__", "0.0.1")
+    assert "has bulkpull 0.0.1 on Python" in await refused(tmp_path, client)
+
+
+async def test_a_worker_without_access_to_the_storage(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "exists", lambda _self, _name: False)
+    assert "it does not see what the coordinator has written to" in await refused(tmp_path, client)
+
+
+@pytest.mark.parametrize("cluster", ["tcp:/host", "local:0", 3])
+async def test_what_is_no_cluster(tmp_path: Path, cluster: object) -> None:
+    came = await pulled(tmp_path / "there", SMALL, cluster=cluster)
+    assert isinstance(came.error, UsageError)
+
+
+async def test_two_pulls_at_once_on_a_client_that_stays_open(client: Client, tmp_path: Path) -> None:
+    came: dict[int, Came] = {}
+    configs = {seed: replace(SMALL, seed=seed) for seed in (1, 2)}
+
+    async def one(seed: int) -> None:
+        came[seed] = await pulled(tmp_path / f"there-{seed}", configs[seed], cluster=client, buckets=3)
+
+    async with anyio.create_task_group() as group:
+        for seed in configs:
+            group.start_soon(one, seed)
+    for seed, config in configs.items():
+        expected = await pulled(tmp_path / f"here-{seed}.parquet", config)
+        assert came[seed].table == expected.table
+    assert came[1].table != came[2].table
+    assert client.status == "running"
+    with pytest.raises(ValueError, match="No clients found"):
+        distributed.default_client()  # type: ignore[no-untyped-call]
+
+
+async def test_secrets_are_in_no_task_journal_log_or_error(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks: list[bytes] = []
+    shown: list[str] = []
+    submit, links = Client.submit, list[str]()
+
+    def record(self: Client, function: Any, task: Any, **options: Any) -> Any:
+        tasks.append(pickle.dumps((function, task)))  # type: ignore[no-untyped-call]
+        shown.append(repr(task))
+        links.extend([task.link] if hasattr(task, "link") else [])
+        return submit(self, function, task, **options)
+
+    monkeypatch.setattr(Client, "submit", record)
+    out = tmp_path / "there"
+    kept: list[bytes] = []
+
+    def keep(_event: object) -> None:
+        journal = out.with_name("there.bulkpull")
+        kept.extend(path.read_bytes() for path in journal.glob("journal.sqlite*"))
+
+    monkeypatch.setattr("bulkpull.cluster.destination.ClusterDirectory.publish", refuse)
+    with caplog.at_level("DEBUG"):
+        async with Sandbox(replace(SMALL, faults="file-error+cut-first")) as sandbox:
+            came = await pull_from(sandbox, out, cluster=client, buckets=3, on_event=keep)
+    assert isinstance(came.error, BulkpullError)
+    assert links
+    token = SMALL.token.encode()
+    assert not [task for task in tasks if token in task]
+    told = "\n".join((*shown, caplog.text, str(came.error), repr(came.error))).encode() + b"".join(kept)
+    assert orjson.dumps("window-000001")[1:-1] in b"".join(kept)  # it was kept when there was something in it
+    assert token not in told
+    for link in links:
+        _, _, signature = link.partition("signature=")
+        assert signature
+        assert signature.encode() not in told
+
+
+def refuse(_self: object) -> None:
+    raise BulkpullError("not published")

@@ -1,0 +1,95 @@
+"""Dask's own commands, joined over TCP, with SeaweedFS as the storage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bulkpull import RetryPolicy
+from bulkpull.errors import ClusterError
+from bulkpull.sandbox import Sandbox
+from tests.cluster.both import CONFIG, pull_from, pulled
+from tests.servers.test_remote import BUCKET, Store, server, store  # noqa: F401
+from tests.waiting import until
+
+SMALL = replace(CONFIG, rows=600, token="token-that-no-worker-has")
+
+
+@contextmanager
+def dask(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of Dask; it is killed at the end of the block."""
+    command = [sys.executable, "-W", "ignore", "-m", "dask", *arguments, "--no-dashboard"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_scheduler_and_workers_of_their_own(store: Store, tmp_path: Path) -> None:  # noqa: F811
+    out = f"s3://{BUCKET}/x/activity"
+    expected = await pulled(tmp_path / "here.parquet", SMALL)
+    with ExitStack() as stack:
+        file = tmp_path / "scheduler.json"
+        stack.enter_context(dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)))
+        await until(lambda: file.exists() and file.stat().st_size, 60)
+        address = scheduler_of(file)
+        async with Sandbox(SMALL) as sandbox:
+            hasty = RetryPolicy(base=0.02, cap=0.1, seconds=1.0)
+            came = await pull_from(sandbox, out, cluster=address, retry=hasty)
+            assert isinstance(came.error, ClusterError)  # there is no worker yet
+            assert keys(store) == []
+            options = ("--no-nanny", "--nthreads", "2", "--local-directory", str(tmp_path / "worker"))
+            worker = stack.enter_context(dask("worker", address, *options))
+            patient = RetryPolicy(base=0.02, cap=0.2, seconds=60.0)
+            came = await pull_from(sandbox, out, cluster=address, retry=patient, buckets=3)
+            if came.error:
+                raise came.error
+            assert memory_has(worker.pid, [b"window-000001-part-0001", SMALL.token.encode()]) == [True, False]
+    assert came.table == expected.table
+    assert (came.stats.exports, came.stats.throttled, came.stats.leaks) == (expected.stats.exports, 0, 0)
+    assert sorted(key.partition("-")[0] for key in keys(store)) == [
+        *("x/activity.manifest.json", "x/activity/_manifest.json"),
+        *(f"x/activity/bucket={bucket:04d}/activity" for bucket in range(3)),
+    ]
+    assert store.uploads() == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+def keys(store: Store) -> list[str]:  # noqa: F811
+    return [key for key in store.list() if key.startswith("x/")]
+
+
+def scheduler_of(file: Path) -> str:
+    import orjson
+
+    return str(orjson.loads(file.read_bytes())["address"])
+
+
+def memory_has(pid: int, words: list[bytes]) -> list[bool]:
+    """Return for each word whether it is in the memory of a process."""
+    found = [False] * len(words)
+    overlap = max(map(len, words)) - 1
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, permissions, *_ = line.split()
+            if not permissions.startswith("rw") or line.endswith(("[vvar]", "[vsyscall]")):
+                continue
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            tail = b""
+            while start < end:
+                try:
+                    memory.seek(start)
+                    data = memory.read(min(end - start, 2**22))
+                except OSError:
+                    break
+                if not data:
+                    break
+                found = [before or word in tail + data for before, word in zip(found, words, strict=True)]
+                tail, start = data[-overlap:], start + len(data)
+    return found
