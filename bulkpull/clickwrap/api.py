@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -260,6 +260,10 @@ class Api:
         """Remove the token, line breaks and control characters from text of the server."""
         text = text.replace(self._token, "***")
         return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+    def without_token(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment without the variables that hold the token."""
+        return {name: value for name, value in environment.items() if self._token not in value}
 
 
 async def _read(response: aiohttp.ClientResponse, route: str) -> bytes:

@@ -345,6 +345,10 @@ class Clickwrap:
             trust_env=self._api.trust_env,
         )
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment of this process without what holds the token, for processes that must not have it."""
+        return self._api.without_token(os.environ)
+
     def _export(self, answer: Any, export_id: str | None = None) -> Export:
         export = parse_export(answer, export_id)
         return (

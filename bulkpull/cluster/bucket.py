@@ -140,10 +140,10 @@ def _read(storage: Storage, section: Section, path: Path) -> Path:
         with path.open("wb") as file:
             for piece in storage.pieces(section.name, section.offset, section.size):
                 left -= len(piece)
-                while piece:
+                while piece or not (decompressor.needs_input or decompressor.eof):
                     if decompressor.eof:  # the next frame
                         decompressor = zstd.ZstdDecompressor()
-                    file.write(decompressor.decompress(piece))
+                    file.write(decompressor.decompress(piece, _PIECE_BYTES))
                     piece = decompressor.unused_data if decompressor.eof else b""
     except zstd.ZstdError:
         raise DamagedError(f"{storage}/{section.name}") from None

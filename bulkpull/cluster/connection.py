@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import platform
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,10 +11,10 @@ from urllib.parse import urlsplit
 import anyio
 
 from bulkpull import __version__
-from bulkpull.cluster.run import Facts, facts
+from bulkpull.cluster.local import local_cluster
+from bulkpull.cluster.run import Facts, facts, versions
 from bulkpull.cluster.storage import Storage
 from bulkpull.errors import ClusterError, UsageError
-from bulkpull.threads import in_thread
 
 if TYPE_CHECKING:
     from distributed import Client, Security
@@ -95,12 +93,13 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(cluster: object, *, patience: float) -> AsyncIterator[Connection]:
+async def connected(cluster: object, *, patience: float, environment: Mapping[str, str]) -> AsyncIterator[Connection]:
     """Connect to a cluster.
 
     Args:
         cluster: The address of a scheduler, `local:N`, or a `distributed.Client`, which stays open.
         patience: Seconds that a scheduler may be unreachable.
+        environment: That of workers which are started here.
 
     Raises:
         ClusterError: The scheduler cannot be reached, or no worker started.
@@ -108,7 +107,10 @@ async def connected(cluster: object, *, patience: float) -> AsyncIterator[Connec
     if not isinstance(cluster, str):
         yield Connection(cluster, None, patience)  # type: ignore[arg-type]
     elif local := _LOCAL.fullmatch(cluster):
-        async with _local_cluster(int(local[1])) as (address, security), _opened(address, security, patience) as opened:
+        async with (
+            local_cluster(int(local[1]), environment) as (address, security),
+            _opened(address, security, patience) as opened,
+        ):
             yield opened
     else:
         async with _opened(cluster, None, patience) as opened:
@@ -130,6 +132,8 @@ async def _opened(address: str, security: Security | None, patience: float) -> A
         client = await connect()
     except (OSError, TimeoutError):
         raise ClusterError(f"the scheduler at {address} does not answer. Check the address, and that it runs") from None
+    except (TypeError, ValueError) as error:  # such as tls:// without certificates
+        raise ClusterError(f"the scheduler at {address} cannot be connected to: {error}") from None
     connection = Connection(client, connect, patience)
     try:
         yield connection
@@ -137,50 +141,29 @@ async def _opened(address: str, security: Security | None, patience: float) -> A
         await connection.close()
 
 
-@asynccontextmanager
-async def _local_cluster(workers: int) -> AsyncIterator[tuple[str, Security]]:
-    """Worker processes on this machine, which listen on loopback only. Certificates of their own keep out its other
-    users, who could run code on them."""
-    from distributed import LocalCluster, Security
-
-    security = await in_thread(Security.temporary)
-    async with LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        protocol="tls://",
-        security=security,
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,  # tasks bound their own: a worker that is killed for it would only do the same work again
-        silence_logs=logging.CRITICAL,
-        asynchronous=True,
-    ) as cluster:
-        yield str(cluster.scheduler_address), security
+async def check_workers(connection: Connection, storage: Storage, output: Storage, suffix: str) -> None:
+    """Raise ClusterError if a worker cannot run tasks, or cannot write to one of the storages. See `facts`."""
+    answers = await _facts_of_workers(connection, storage, output, suffix)
+    for address, found in answers.items():
+        if isinstance(found, OSError):  # the worker has gone; those that come later are not asked either
+            continue
+        if not isinstance(found, Facts):
+            raise ClusterError(
+                f"the worker {address} cannot run bulkpull: {type(found).__name__}: {found}. Install the same "
+                f"version there, {__version__}, with its extra: pip install 'bulkpull[cluster]'"
+            )
+        _check_facts(address, found, storage)
 
 
-async def check_workers(connection: Connection, storages: Sequence[Storage]) -> None:
-    """Raise ClusterError if a worker cannot run tasks, or cannot use one of the storages."""
-    for storage in storages:
-        answers = await _facts_of_workers(connection, storage)
-        for address, found in answers.items():
-            if isinstance(found, OSError):  # the worker has gone; those that come later are not asked either
-                continue
-            if not isinstance(found, Facts):
-                raise ClusterError(
-                    f"the worker {address} cannot run bulkpull: {type(found).__name__}: {found}. Install the same "
-                    f"version there, {__version__}, with its extra: pip install 'bulkpull[cluster]'"
-                )
-            _check_facts(address, found, storage)
-
-
-async def _facts_of_workers(connection: Connection, storage: Storage) -> dict[str, Facts | Exception]:
+async def _facts_of_workers(
+    connection: Connection, storage: Storage, output: Storage, suffix: str
+) -> dict[str, Facts | Exception]:
     """Return what each worker says about itself, or why it does not. Raises ClusterError."""
     for _ in range(_MAX_ASKED):
         client = await connection.client()
         try:
             with anyio.fail_after(_FACTS_S):
-                return dict(await client.run(facts, storage, on_error="return"))
+                return dict(await client.run(facts, storage, output, suffix, on_error="return"))
         except TimeoutError:
             raise ClusterError(f"some workers do not answer within {_FACTS_S:.0f} s") from None
         except OSError:  # the scheduler has gone, and may come back
@@ -189,11 +172,9 @@ async def _facts_of_workers(connection: Connection, storage: Storage) -> dict[st
 
 
 def _check_facts(address: str, found: Facts, storage: Storage) -> None:
-    ours = __version__, ".".join(platform.python_version_tuple()[:2])
-    if (found.bulkpull, found.python) != ours:
-        raise ClusterError(
-            f"the worker {address} has bulkpull {found.bulkpull} on Python {found.python}, and this process "
-            f"{ours[0]} on {ours[1]}: install the same versions"
-        )
+    ours = versions()
+    if different := sorted(name for name in ours if found.versions.get(name) != ours[name]):
+        theirs = ", ".join(f"{name} {found.versions.get(name)} instead of {ours[name]}" for name in different)
+        raise ClusterError(f"the worker {address} has {theirs}: install the same versions")
     if found.problem:
         raise ClusterError(f"the worker {address} cannot use the storage {storage}: {found.problem}")

@@ -6,14 +6,14 @@ What `finish` is given is no CSV but the list of these files; see `ClusterWorker
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path, PurePosixPath
 
 import orjson
 
 from bulkpull.cluster.run import OPEN
 from bulkpull.cluster.storage import Storage
-from bulkpull.disk import discard, disk_errors
+from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.rows.format import DATA_SET_FILE, Format
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.source import Columns
@@ -57,6 +57,10 @@ class ClusterDirectory(LocalDirectory):
                 Path(str(storage)).mkdir(exist_ok=True)
         self.parts.write(OPEN, b"")
 
+    def has_file(self, name: str, written: Container[str]) -> bool:
+        """Whether a file is among those that are `written`, or a run that was killed has moved it already. Blocks."""
+        return name in written or (self.renderer.path / final_name(name)).exists()
+
     def take(self, merged: GrowingFile) -> None:
         """A no-op: the workers write."""
 
@@ -72,6 +76,11 @@ class ClusterDirectory(LocalDirectory):
                 if written.exists() or not target.exists():  # else a run that was killed has moved it
                     written.replace(target)
                 self._checksums[name] = file.sha256 or ""
+            for directory in (
+                *{(self.renderer.path / final_name(file.path)).parent for file in files},
+                self.renderer.path,
+            ):
+                sync_directory(directory)
             self._finished = self.renderer.path
             return self._receipt(self._finished.stat())
 
@@ -121,6 +130,10 @@ class ClusterDataSet(RemoteDataSet):
     def open(self) -> None:
         """Let workers write. Blocks. Raises OutputError."""
         self.parts.write(OPEN, b"")
+
+    def has_file(self, name: str, written: Container[str]) -> bool:
+        """Whether a file is among those that are `written`."""
+        return name in written
 
     def holds(self, receipt: str) -> bool:
         """Whether the data set is the one that `finish` returned `receipt` for; if so, removes what else there is."""

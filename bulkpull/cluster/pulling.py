@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from bulkpull.errors import UsageError
 from bulkpull.pull import PullOptions, Result
@@ -12,6 +12,18 @@ from bulkpull.source import Source
 
 if TYPE_CHECKING:
     from bulkpull.download import LinkSettings
+
+
+@runtime_checkable
+class SharedSource(Source, Protocol):
+    """A source whose links other processes can open, without what it knows of the API."""
+
+    @property
+    def link_settings(self) -> LinkSettings: ...
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment of this process without what holds the token."""
+        ...
 
 
 async def pull(source: Source, options: PullOptions) -> Result:
@@ -55,8 +67,7 @@ async def _pull_on_cluster(source: Source, options: PullOptions) -> Result:
     from bulkpull.pull import run
     from bulkpull.store import Destination, WorkDirectory
 
-    settings: LinkSettings | None = getattr(source, "link_settings", None)
-    if settings is None:
+    if not isinstance(source, SharedSource):
         raise UsageError("this source cannot be pulled on a cluster: only its own process can open its links")
     check_address(options.cluster)
     directory = WorkDirectory.of(options.out, options.state)
@@ -72,6 +83,8 @@ async def _pull_on_cluster(source: Source, options: PullOptions) -> Result:
         )
         return workers.destination
 
-    async with connected(options.cluster, patience=source.retry.seconds) as connection:
-        workers = ClusterWorkers(connection, source, options, settings)
+    async with connected(
+        options.cluster, patience=source.retry.seconds, environment=source.environment()
+    ) as connection:
+        workers = ClusterWorkers(connection, source, options, source.link_settings)
         return await run(source, options, directory, destination, workers=workers)

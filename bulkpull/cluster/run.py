@@ -1,11 +1,12 @@
-"""What the tasks share: their results, their temporary directory, and how they write.
+"""What the tasks share: failures, their temporary directory, and how they write.
 
 A task is a function of its argument alone, which writes to shared storage only. It may run twice, anywhere, be killed
 at any point, or end long after the pull has given it up. So each run of it writes under a name that no other run has,
 and the coordinator, who learns the name from the result, decides which one counts. A run that ends after the pull has
 ended removes what it has written.
 
-What the world does is returned as a Failure, not raised: Dask logs exceptions together with the arguments.
+Errors of hosts, disks and storage are returned as a Failure, not raised: Dask logs exceptions together with the
+arguments.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -40,26 +42,35 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a worker says about itself. `problem` is why it cannot use the storage; empty if it can."""
+    """What a worker says about itself: versions by name, and why it cannot use the storage (empty if it can)."""
 
-    bulkpull: str
-    python: str
+    versions: dict[str, str]
     problem: str
 
 
-def facts(storage: Storage) -> Facts:
+def versions() -> dict[str, str]:
+    """Return the versions on which the results of tasks depend. Major and minor are enough of Python's."""
+    found = {name: version(name) for name in ("distributed", "numpy", "pyarrow")}
+    return {"bulkpull": __version__, "Python": ".".join(platform.python_version_tuple()[:2])} | found
+
+
+def facts(storage: Storage, output: Storage, suffix: str) -> Facts:
     """Return what a worker says about itself."""
-    problem = ""
-    probe = f"probe-{uuid4().hex}"
+    # Imported here: what cannot be imported is to be known before the first export.
+    import bulkpull.cluster.bucket
+    import bulkpull.cluster.scatter  # noqa: F401
+
+    problem, probe = "", f"probe-{uuid4().hex}{suffix}.tmp"
     try:
         if not storage.exists(OPEN):
             problem = f"it does not see what the coordinator has written to {storage}"
         else:
-            storage.write(probe, b"")
-            storage.delete([probe])
+            for place in (storage, output):
+                place.write(probe, b"")
+                place.delete([probe])
     except BulkpullError as error:
         problem = str(error)
-    return Facts(__version__, ".".join(platform.python_version_tuple()[:2]), problem)
+    return Facts(versions(), problem)
 
 
 class ExpiredError(PartError):
@@ -88,7 +99,7 @@ def put(parts: Storage, storage: Storage, files: Mapping[str, Path]) -> None:
 
 @contextmanager
 def failures(failed: list[Failure]) -> Iterator[None]:
-    """Add what the world does to `failed`, instead of raising it."""
+    """Add errors of hosts, disks and storage to `failed`, instead of raising them."""
     kind: Kind
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,14 +15,17 @@ from bulkpull.store import Bucket, ObjectUrl
 _PART_BYTES = 16 * 1024 * 1024  # of an upload, and of each read
 
 
-@dataclass(frozen=True, slots=True)
 class Storage:
     """What is below `place`, by names with slashes. It can be sent to workers: it holds no credentials.
 
     All methods block, and raise OutputError.
     """
 
-    place: Path | ObjectUrl
+    def __init__(self, place: Path | ObjectUrl) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[Path | ObjectUrl]]:
+        return Storage, (self.place,)
 
     def __str__(self) -> str:
         return str(self.place)
@@ -47,7 +50,7 @@ class Storage:
                 sync_directory(target.parent)
             return
         with disk_errors(f"read {file}"):
-            bucket, size = Bucket(self.place), file.stat().st_size
+            bucket, size = self._bucket, file.stat().st_size
             if size > _PART_BYTES:
                 bucket.put_parts(self._key(name), _parts(file), receipt="", content="")
             else:
@@ -63,14 +66,14 @@ class Storage:
                 draft.write_bytes(data)
                 draft.replace(target)
             return
-        Bucket(self.place).put(self._key(name), data, mode="overwrite", content="")
+        self._bucket.put(self._key(name), data, mode="overwrite", content="")
 
     def read_all(self, name: str) -> bytes:
         """Return an object."""
         if isinstance(self.place, Path):
             with disk_errors(f"read {self.place / name}"):
                 return (self.place / name).read_bytes()
-        data = Bucket(self.place).read(self._key(name))
+        data = self._bucket.read(self._key(name))
         if data is None:
             raise OutputError(f"{self}/{name} is missing")
         return data
@@ -89,7 +92,7 @@ class Storage:
                     size -= len(data)
                     yield data
             return
-        bucket = Bucket(self.place)
+        bucket = self._bucket
         while size:
             data = bucket.read_range(self._key(name), offset, min(size, _PART_BYTES))
             yield data
@@ -102,14 +105,14 @@ class Storage:
         if isinstance(self.place, Path):
             with disk_errors(f"read {self.place}"):
                 return (self.place / name).exists()
-        return Bucket(self.place).find(self._key(name)) is not None
+        return self._bucket.find(self._key(name)) is not None
 
     def names(self) -> set[str]:
         """Return the names of all objects."""
         if isinstance(self.place, Path):
             with disk_errors(f"read {self.place}"):
                 return {path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if not path.is_dir()}
-        return {key.removeprefix(f"{self.place.key}/") for key in Bucket(self.place).keys(self.place.key)}
+        return {key.removeprefix(f"{self.place.key}/") for key in self._bucket.keys(self.place.key)}
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects, which need not exist."""
@@ -118,7 +121,7 @@ class Storage:
                 for name in names:
                     (self.place / name).unlink(missing_ok=True)
             return
-        Bucket(self.place).delete([self._key(name) for name in names])
+        self._bucket.delete([self._key(name) for name in names])
 
     def clear(self) -> None:
         """Remove all objects."""
@@ -131,16 +134,16 @@ class Storage:
             return
         self.delete(sorted(self.names()))
 
-    def below(self, name: str) -> Storage:
-        """Return the storage below a name."""
-        if isinstance(self.place, Path):
-            return Storage(self.place / name)
-        return Storage(ObjectUrl(self.place.bucket, f"{self.place.key}/{name}"))
-
     def _make_partition(self, target: Path) -> None:
         """Make the directory of an object, unless it is the storage itself, which a pull that has ended removes."""
         if target.parent != self.place:
             target.parent.mkdir(exist_ok=True)
+
+    @cached_property
+    def _bucket(self) -> Bucket:
+        """One connection for all operations: each would ask for credentials of its own otherwise."""
+        assert isinstance(self.place, ObjectUrl)
+        return Bucket(self.place)
 
     def _key(self, name: str) -> str:
         assert isinstance(self.place, ObjectUrl)

@@ -6,13 +6,14 @@ Launches, polls and the quota stay with the pull, in one process; what is in her
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import anyio
@@ -31,7 +32,7 @@ from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter,
 from bulkpull.cluster.storage import Storage
 from bulkpull.disk import disk_errors
 from bulkpull.download import Checkpoints, Downloaded, FileMissingError, Link, LinkSettings, Progress
-from bulkpull.errors import ClusterError, MalformedPartError, OutputError, PartError
+from bulkpull.errors import ClusterError, MalformedPartError, OutputError, PartError, UsageError
 from bulkpull.events import (
     BucketMerged,
     ColumnsDiffer,
@@ -43,6 +44,7 @@ from bulkpull.events import (
     PartMerged,
     Retried,
     TaskEnded,
+    WindowAppended,
     WindowMerged,
     WorkersChanged,
 )
@@ -54,6 +56,10 @@ from bulkpull.store import DataSetFile
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant, total_count
 
+if TYPE_CHECKING:
+    from distributed import Future
+
+_TOLERATED = 1.01  # times the count
 _TASKS_PER_THREAD = 2  # one that runs, and one that waits, whose link is still fresh
 _MAX_ATTEMPTS = 6  # at a task that fails, or kills its worker
 _MAX_RENEWALS = 5  # of a link
@@ -79,7 +85,7 @@ class ClusterWorkers:
     limit: FixedLimit = field(default_factory=lambda: FixedLimit(1))
     _journal: Journal = field(init=False)
     _on_event: OnEvent = field(init=False)
-    _standing: dict[str, Scattered] = field(default_factory=dict)  # of earlier runs, by name
+    _kept: dict[str, Scattered] = field(default_factory=dict)  # of earlier runs, by name
     _scattered: dict[tuple[int, int], Scattered] = field(default_factory=dict)  # by window and number of the part
     _tallies: dict[tuple[str, ...], int] = field(default_factory=dict)
     _tallying: set[tuple[str, ...]] = field(default_factory=set)
@@ -96,16 +102,21 @@ class ClusterWorkers:
 
     def _open(self) -> None:
         journal = self._journal
+        self._buckets = journal.buckets
+        if not self._buckets and journal.frontier.windows:
+            raise UsageError(
+                "the pull to be resumed was started without --cluster. Rerun with the original options, or discard the "
+                "progress with --fresh"
+            )
         self.destination.open()
         self._parts, self._output = self.destination.parts, self.destination.output
         names = self._parts.names()
         recorded = {name: _scattered(facts) for name, facts in journal.scattered().items()}
-        self._standing = {name: found for name, found in recorded.items() if name in names}
+        self._kept = {name: found for name, found in recorded.items() if name in names}
         if lost := [part.name for _, _, part in self._accepted() if part.name not in names]:
             raise OutputError(
                 f"{self._parts} was changed since it was written: {lost[0]} is missing. Start over with --fresh"
             )
-        self._buckets = journal.buckets
         if not self._buckets:
             self._buckets = self.options.buckets or _buckets_for(total_count(journal.windows) or journal.total)
             journal.record_buckets(self._buckets)
@@ -117,14 +128,14 @@ class ClusterWorkers:
             if anyio.current_time() > until:
                 raise self._no_workers()
             await anyio.sleep(_FIRST_WORKER_S)
-        await check_workers(self.connection, (self._parts,))
+        await check_workers(self.connection, self._parts, self._output, self.destination.suffix)
         self._follow(workers)
 
     async def fetch(self, part: Part, link: Link, checkpoints: Checkpoints, progress: Progress) -> Downloaded:
         """Let a worker download and divide a part. See `bulkpull.pull.Workers`."""
         place = part.window.index, part.number
-        if part.record.checksum in self._standing:
-            self._scattered[place] = found = self._standing[part.record.checksum]
+        if part.record.checksum in self._kept:
+            self._scattered[place] = found = self._kept[part.record.checksum]
             return Downloaded(found.size, found.name)
         found = await self._scatter(part, link)
         self._scattered[place] = found
@@ -234,7 +245,8 @@ class ClusterWorkers:
 
     async def _delivery(self, journey: Journey) -> Delivery:
         """What a window delivered. Which of its ids an earlier window has delivered is unknown before buckets are
-        merged: so its rows are those with a time in the window, which only it can deliver."""
+        merged. Until then, its rows are those with a time in the window; a few more than were counted may be such ids,
+        and say nothing against the count."""
         parts = self._parts_of(journey)
         names = tuple(part.name for part in parts)
         if len(parts) > 1:
@@ -248,7 +260,10 @@ class ClusterWorkers:
             for part in journey.parts
             if part.record.export_id == journey.export_id
         ]
-        return Delivery(records=sum(newest), ids=ids, rows=max(0, ids - sum(part.divided.outside for part in parts)))
+        rows, counted = max(0, ids - sum(part.divided.outside for part in parts)), journey.window.rows
+        if counted is not None and counted < rows <= counted * _TOLERATED:
+            rows = counted
+        return Delivery(records=sum(newest), ids=ids, rows=rows)
 
     async def _accept(self, journey: Journey, delivery: Delivery, columns: list[str], *, fixed: bool) -> None:
         parts = self._parts_of(journey)
@@ -264,7 +279,7 @@ class ClusterWorkers:
                     self._on_event(ColumnsDiffer(journey.window, number, missing, unasked))
         records = sum(part.divided.records for part in parts)
         outside = sum(part.divided.outside for part in parts)
-        figures = Figures(len(parts), delivery.ids, records - delivery.ids, 0, outside)
+        figures = Figures(len(parts), delivery.rows, records - delivery.rows, 0, outside)
         await in_thread(
             lambda: self._journal.record_merge(
                 journey.window,
@@ -282,6 +297,7 @@ class ClusterWorkers:
             self._on_event(PartMerged(journey.window, number, ids, repeats, 0, part.divided.outside))
             self._scattered.pop((journey.window.index, number))
         self._tallies.pop(tuple(part.name for part in parts), None)
+        self._on_event(WindowAppended(journey.window, 0.0))
         self._on_event(WindowMerged(journey.window))
 
     def _parts_of(self, journey: Journey) -> list[Scattered]:
@@ -316,7 +332,7 @@ class ClusterWorkers:
         total = self._buckets
         if left:
             planned = await in_thread(self._plan)
-            is_empty = not any(part.sizes.any() for part in planned)
+            has_no_rows = not any(part.sizes.any() for part in planned)
             name = f"plan-{anyio.current_time():.6f}"
             await in_thread(write_plan, self._parts, name, planned)
             limiter = anyio.CapacityLimiter(max(1, self.limit.value))
@@ -324,7 +340,9 @@ class ClusterWorkers:
             async def work(number: int) -> None:
                 async with limiter:
                     limiter.total_tokens = max(1, self.limit.value)
-                    done[number] = await self._merge_bucket(number, name, columns, is_first=is_empty and not number)
+                    done[number] = await self._merge_bucket(
+                        number, name, columns, writes_empty=has_no_rows and not number
+                    )
                     self._on_event(BucketMerged(number, total, len(done)))
 
             async with anyio.create_task_group() as group:
@@ -334,7 +352,7 @@ class ClusterWorkers:
             raise cancelled_from_within()
         return [done[number] for number in range(total)]
 
-    async def _merge_bucket(self, number: int, plan: str, columns: tuple[str, ...], *, is_first: bool) -> Bucket:
+    async def _merge_bucket(self, number: int, plan: str, columns: tuple[str, ...], *, writes_empty: bool) -> Bucket:
         format = self.options.output_format
         task = BucketTask(
             self._parts,
@@ -348,7 +366,7 @@ class ClusterWorkers:
             by_month=format.partition_by == "month",
             provenance=self._provenance(number),
             memory=self.options.divided_memory.ids,
-            writes_empty=is_first,
+            writes_empty=writes_empty,
         )
         outcome = await self._run(merge_bucket, task, f"merge-bucket-{number:04d}", f"bucket {number}")
         if isinstance(outcome, Failure):
@@ -357,9 +375,13 @@ class ClusterWorkers:
         return outcome
 
     def _merged_before(self) -> dict[int, Bucket]:
-        names = self._output.names()
+        written = self._output.names()
         found = {number: _bucket(facts) for number, facts in self._journal.bucket_facts().items()}
-        return {number: one for number, one in found.items() if names.issuperset(file.path for file in one.files)}
+        return {
+            number: one
+            for number, one in found.items()
+            if all(self.destination.has_file(file.path, written) for file in one.files)
+        }
 
     def _plan(self) -> list[PlannedPart]:
         return [
@@ -392,6 +414,7 @@ class ClusterWorkers:
             for index, came in bucket.figures.items():
                 figures[index] += came
         self._journal.record_figures(figures)
+        self._check_counts(figures)
         total = self._journal.frontier.figures
         events: list[Event] = [Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside)]
         filled = frozenset(column for bucket in buckets for column in bucket.filled)
@@ -409,20 +432,41 @@ class ClusterWorkers:
                 return f"{one.window}: {one.window.rows:,} activities were counted, and {one.rows:,} exported"
         return ""
 
+    def _check_counts(self, figures: Mapping[int, Figures]) -> None:
+        """Distrust counts if a window has more rows than were counted, as soon as that is known. Blocks."""
+        if self._journal.doubt:
+            return
+        for window in self._journal.windows:
+            rows = figures.get(window.index, Figures()).rows
+            if window.rows is not None and rows > window.rows:
+                reason = f"{window}: {window.rows:,} activities were counted, and {rows:,} exported"
+                self._journal.distrust_counts(reason)
+                self._on_event(CountsDoubted(reason))
+                return
+
     # Tasks
 
     async def _run(self, function: Callable[[Any], T | Failure], task: object, key: str, what: str) -> T | Failure:
         """Run a task on a worker, again if it is lost, or its storage fails. Raises ClusterError and OutputError."""
         from distributed import CancelledError, KilledWorker
 
+        failed_on = ""
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             client = await self.connection.client()
+            others = [worker for worker in await self.connection.workers() if worker != failed_on] if failed_on else []
             future = None
             try:
                 # A key of its own: the scheduler would give the result of another pull's task that has the same one.
-                future = client.submit(function, task, key=f"{key}-{uuid4().hex}", pure=False)
+                future = client.submit(
+                    function,
+                    task,
+                    key=f"{key}-{uuid4().hex}",
+                    pure=False,
+                    workers=others or None,
+                    allow_other_workers=bool(others),
+                )
                 with anyio.fail_after(_TASK_S):
-                    outcome: T | Failure = await future.result()  # type: ignore[misc]
+                    outcome: T | Failure = await _result(future)
             except CancelledError:  # the scheduler is gone, and with it all tasks
                 reason: str = "the scheduler has forgotten the task"
                 if attempt == _MAX_ATTEMPTS:
@@ -440,7 +484,7 @@ class ClusterWorkers:
                     if isinstance(outcome, Scattered | Bucket):
                         self._on_event(TaskEnded(key, outcome.worker, outcome.seconds))
                     return outcome
-                reason = f"{outcome.message} (on the worker {outcome.worker})"
+                reason, failed_on = f"{outcome.message} (on the worker {outcome.worker})", outcome.worker
                 if attempt == _MAX_ATTEMPTS:
                     raise OutputError(f"{what}: {reason}. Run the same command again to resume")
             finally:
@@ -457,7 +501,7 @@ class ClusterWorkers:
 
     async def _watch(self) -> None:
         """Follow how many workers there are. Raises ClusterError if there is none for long."""
-        alone_since: float | None = None
+        without_since: float | None = None
         known: dict[str, int] = {}
         while True:
             await anyio.sleep(_WATCH_S)
@@ -466,10 +510,10 @@ class ClusterWorkers:
                 known = workers
                 self._follow(workers)
             if workers:
-                alone_since = None
+                without_since = None
                 continue
-            alone_since = alone_since or anyio.current_time()
-            if anyio.current_time() - alone_since > self.source.retry.seconds:
+            without_since = without_since or anyio.current_time()
+            if anyio.current_time() - without_since > self.source.retry.seconds:
                 raise self._no_workers()
 
     def _no_workers(self) -> ClusterError:
@@ -481,8 +525,15 @@ class ClusterWorkers:
     def _follow(self, workers: dict[str, int]) -> None:
         threads = sum(workers.values())
         if workers:
-            self.limit.value = max(1, threads * _TASKS_PER_THREAD)
+            self.limit.change(max(1, threads * _TASKS_PER_THREAD))
         self._on_event(WorkersChanged(len(workers), threads))
+
+
+async def _result(future: Future[Any]) -> Any:
+    """Return the result of a task. A cancellation of this task must not reach what gathers results: Dask shares it."""
+    gathering = asyncio.ensure_future(future.result())
+    gathering.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(gathering)
 
 
 def _buckets_for(rows: int | None) -> int:

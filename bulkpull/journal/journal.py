@@ -275,11 +275,6 @@ class Journal(JournalReader):
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, facts))
 
-    def forget_bucket(self, bucket: int) -> None:
-        """Record that the files of a bucket are lost."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM bucket WHERE number = ?", (bucket,))
-
     def record_figures(self, figures: Mapping[int, Figures]) -> None:
         """Record the figures of merged windows, by index, in place of those that were recorded before."""
         with self._transaction() as db:

@@ -42,6 +42,7 @@ _CONFLICTS = "CREATE TABLE IF NOT EXISTS conflict (window INTEGER NOT NULL, kept
 _CLUSTER = """
 CREATE TABLE IF NOT EXISTS scattered (name TEXT PRIMARY KEY, window INTEGER NOT NULL, number INTEGER NOT NULL,
     place INTEGER, facts BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS place_of_scattered ON scattered (place);
 CREATE TABLE IF NOT EXISTS bucket (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 """
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import anyio
 
+from bulkpull.cluster import pull
 from bulkpull.errors import UsageError
 from bulkpull.events import Event, check_listener, tell
 from bulkpull.logs import job_name
 from bulkpull.many.checks import check, finished
 from bulkpull.many.job import Job, JobResult, errors_of
-from bulkpull.pull import PullOptions, plain, pull, shared_memory
+from bulkpull.pull import PullOptions, plain, shared_memory
 from bulkpull.sizes import bytes_of
 from bulkpull.store import WorkDirectory, byte_stream_at
 from bulkpull.threads import in_thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 INITIAL_EXPORTS = 4
 QUEUED_PER_RUNNING = 1.0  # exports that may wait at the server for each that runs, so that no worker is ever idle
@@ -203,10 +204,19 @@ class DownloadLimit(AdaptiveLimit):
 
 
 class FixedLimit:
-    """A limit on concurrent downloads that does not adapt: for workers, each of which downloads one file at a time."""
+    """A limit on concurrent downloads that does not adapt: for workers, each of which downloads one file at a time.
+
+    `on_change` is called when it is changed.
+    """
 
     def __init__(self, value: int) -> None:
         self.value = value
+        self.on_change: Callable[[], None] = lambda: None
+
+    def change(self, value: int) -> None:
+        """Change the limit."""
+        self.value = value
+        self.on_change()
 
     def record_bytes(self, size: int, now: float, *, is_saturated: bool) -> None:
         """A no-op."""

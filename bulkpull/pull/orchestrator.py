@@ -398,6 +398,8 @@ class _Pull:
         export_limit = ExportLimit(options.exports, options.max_exports, now)
         download_limit = self.workers.limit if self.workers else DownloadLimit(options.downloads, now)
         slots = Slots(export_limit, download_limit, self.announce)
+        if self.workers:
+            self.workers.limit.on_change = slots.adjust
         exporter = Exporter(
             self.source,
             self.journal,

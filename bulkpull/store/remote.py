@@ -99,9 +99,11 @@ class RemoteFile:
         return f"{self.url}{MANIFEST_SUFFIX}"
 
     def discard(self) -> None:
-        """Remove what earlier runs have rendered."""
+        """Remove what earlier runs have rendered, and what workers of a cluster have written for them."""
         with disk_errors(f"remove {self.renderer.path}"):
             discard(self.renderer.path)
+        if (self.work.path / "upload").exists():
+            self.bucket.delete(list(self.bucket.keys(f"{self.url.key}.bulkpull/{self._token()}")))
 
     def close(self) -> None:
         """Abort the upload, unless it is complete."""
@@ -224,9 +226,11 @@ class RemoteDataSet(RemoteFile):
         """Remove what earlier runs have rendered and uploaded."""
         RemoteFile.discard(self)  # super() fails in a dataclass with slots before Python 3.14
         if (self.work.path / "upload").exists():
-            token, data = self._token(), self.bucket.read(self._key)
-            if data is None or _receipt_in(data) != self._receipt():
-                self.bucket.delete([key for key in self.bucket.keys(self.url.key) if f"-{token}." in key])
+            data = self.bucket.read(self._key)
+            is_ours = data is not None and _receipt_in(data) == self._receipt()
+            kept = {f"{self.url.key}/{file.path}" for file in self.published()} if is_ours else set()
+            written = [key for key in self.bucket.keys(self.url.key) if f"-{self._token()}." in key]
+            self.bucket.delete([key for key in written if key not in kept])
 
     def _take_file(self, path: Path, partition: Path) -> DataSetFile:
         name = partition / f"{path.stem}-{self._token()}{path.suffix}"
