@@ -28,6 +28,7 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/report/chromium.py # needs Chromium
 	$(BIN)/python -m tests.servers.soak
 	$(BIN)/python -m tests.sync.soak
+	$(BIN)/python -m pytest tests/cluster/commands.py
 	$(BIN)/python -m tests.cluster.soak
 
 lint: $(VENV)/.installed-lint

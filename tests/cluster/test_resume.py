@@ -21,8 +21,8 @@ from bulkpull.sandbox import Sandbox
 from tests.cluster.both import CONFIG, pull_from, pulled
 from tests.flows.test_resume import at
 
-SMALL = replace(CONFIG, rows=900, rows_per_file=60)
-BUCKETS = 5
+SMALL = replace(CONFIG, rows=400, rows_per_file=40)
+BUCKETS = 4
 
 
 async def interrupted(sandbox: Sandbox, out: Path, when: Callable[[Event], bool], **options: Any) -> None:

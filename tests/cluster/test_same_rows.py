@@ -14,17 +14,17 @@ from bulkpull.sandbox import Sandbox
 from tests.cluster.both import CONFIG, agree, odd_files, pull_from
 from tests.rows.test_dedup import SPECTRUM
 
-SMALL = replace(CONFIG, rows=700, rows_per_file=60)
+SMALL = replace(CONFIG, rows=400, rows_per_file=70)
 FIELDS = ["custom_data.vip", "connection_data.page_title"]
-COUNTED = {"window": "auto", "rows_per_export": 250}
+COUNTED = {"window": "auto", "rows_per_export": 120}
 
 
 @pytest.mark.parametrize(
     ("seed", "options"),
     [
-        (1, {"buckets": 1, "partition_by": "month"}),
-        (2, {"buckets": 7, "fields": FIELDS}),
-        (3, {"buckets": 64, "window": "2mo"}),
+        (1, {"buckets": 1, "partition_by": "month", "window": "2mo"}),
+        (2, {"buckets": 7, "fields": FIELDS, "window": "2mo"}),
+        (3, {"buckets": 64, "window": "3mo"}),
     ],
 )
 async def test_of_odd_files(client: Client, tmp_path: Path, seed: int, options: dict[str, Any]) -> None:
@@ -37,27 +37,27 @@ async def test_of_odd_files(client: Client, tmp_path: Path, seed: int, options: 
 @pytest.mark.parametrize(
     ("faults", "changes", "options"),
     [
-        ("purged+expire", {}, {}),
-        ("cut-first", {}, {}),
-        ("rows-capped:100", {}, COUNTED),
-        ("counts-under:20", {}, COUNTED),
+        ("purged+expire+cut-first", {}, {"window": "2mo"}),
+        ("rows-capped:50", {}, COUNTED),
         ("export-always-fails", {}, {"skip_failed": True, **COUNTED}),
-        ("", {"rows": 0}, {}),
-        ("body-zip", {"burst": 500}, COUNTED),
+        ("", {"rows": 0}, {"window": "3mo"}),
+        ("body-zip", {"burst": 200}, COUNTED),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_under_faults(
     client: Client, tmp_path: Path, faults: str, changes: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    here, there = await agree(client, tmp_path, replace(SMALL, faults=faults, **changes), **options)
+    here, there = await agree(client, tmp_path, replace(SMALL, faults=faults, **changes), buckets=2, **options)
     assert there.stats.exports == here.stats.exports
     assert there.stats.throttled == there.stats.leaks == 0
 
 
 async def test_files_that_are_damaged_at_first_are_downloaded_again(client: Client, tmp_path: Path) -> None:
     config = replace(SMALL, faults="damaged-once")
-    here, there = await agree(client, tmp_path, config, ignored=("parts", "bytes"))  # one machine counts them twice
+    here, there = await agree(
+        client, tmp_path, config, buckets=2, ignored=("parts", "bytes"), window="3mo"
+    )  # one machine counts them twice
     assert there.stats.exports == here.stats.exports
 
 
