@@ -291,7 +291,8 @@ class _Pull:
             with suppress(OutputError):  # a journal that cannot be read may still hold progress
                 if not remove and not journal.launches:
                     remove = True
-                    self.destination.discard()  # what there is in object storage
+                    if not self.published:
+                        self.destination.discard()  # what there is in object storage
             journal.close()
         self.memory.close()
         self.directory.release(remove=remove)

@@ -1,7 +1,8 @@
-"""Dask's own commands, joined over TCP, with SeaweedFS as the storage."""
+"""Workers in processes: Dask's own commands, joined over TCP, with SeaweedFS as the storage; and `local:N`."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bulkpull import RetryPolicy
+import orjson
+import psutil  # type: ignore[import-untyped]
+
+from bulkpull import RetryPolicy, events
 from bulkpull.errors import ClusterError
 from bulkpull.sandbox import Sandbox
 from tests.cluster.both import CONFIG, pull_from, pulled
@@ -23,7 +27,8 @@ SMALL = replace(CONFIG, rows=600, token="token-that-no-worker-has")
 def dask(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command of Dask; it is killed at the end of the block."""
     command = [sys.executable, "-W", "ignore", "-m", "dask", *arguments, "--no-dashboard"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
     try:
         yield process
     finally:
@@ -61,13 +66,26 @@ async def test_a_scheduler_and_workers_of_their_own(store: Store, tmp_path: Path
     assert list(Path.cwd().iterdir()) == []
 
 
+async def test_workers_on_this_machine_listen_on_loopback_only(tmp_path: Path) -> None:
+    expected = await pulled(tmp_path / "here.parquet", SMALL)
+    me, listening = psutil.Process(), set[str]()
+
+    def look(event: object) -> None:
+        if isinstance(event, events.TaskEnded):
+            for process in (me, *me.children(recursive=True)):
+                listening.update(one.laddr.ip for one in process.net_connections() if one.status == psutil.CONN_LISTEN)
+
+    came = await pulled(tmp_path / "there", SMALL, cluster="local:2", buckets=3, on_event=look)
+    assert came.table == expected.table
+    assert listening == {"127.0.0.1"}
+    assert not [one for one in me.children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
+
+
 def keys(store: Store) -> list[str]:  # noqa: F811
     return [key for key in store.list() if key.startswith("x/")]
 
 
 def scheduler_of(file: Path) -> str:
-    import orjson
-
     return str(orjson.loads(file.read_bytes())["address"])
 
 
