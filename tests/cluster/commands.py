@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from bulkpull import RetryPolicy, events
 from bulkpull.errors import ClusterError
@@ -66,18 +67,27 @@ async def test_a_scheduler_and_workers_of_their_own(store: Store, tmp_path: Path
     assert list(Path.cwd().iterdir()) == []
 
 
-async def test_workers_on_this_machine_listen_on_loopback_only(tmp_path: Path) -> None:
+async def test_workers_on_this_machine_listen_on_loopback_only_and_have_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULKPULL_TOKEN", SMALL.token)
     expected = await pulled(tmp_path / "here.parquet", SMALL)
-    me, listening = psutil.Process(), set[str]()
+    me, listening, environments = psutil.Process(), set[str](), list[str]()
+    others = set(me.children(recursive=True))
 
     def look(event: object) -> None:
         if isinstance(event, events.TaskEnded):
-            for process in (me, *me.children(recursive=True)):
+            children = set(me.children(recursive=True)) - others
+            environments.extend(value for process in children for value in process.environ().values())
+            for process in (me, *children):
                 listening.update(one.laddr.ip for one in process.net_connections() if one.status == psutil.CONN_LISTEN)
 
     came = await pulled(tmp_path / "there", SMALL, cluster="local:2", buckets=3, on_event=look)
     assert came.table == expected.table
     assert listening == {"127.0.0.1"}
+    assert environments
+    assert SMALL.token not in environments
+    assert set(me.children(recursive=True)) <= others
     assert not [one for one in me.children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
 
 

@@ -13,6 +13,7 @@ import pytest
 from distributed import Client
 from distributed.protocol import pickle
 
+import bulkpull
 from bulkpull import BulkpullError, RetryPolicy, UsageError
 from bulkpull.cluster import connection, run
 from bulkpull.cluster.storage import Storage
@@ -44,8 +45,8 @@ async def test_no_workers(tmp_path: Path) -> None:
 
 
 async def test_a_worker_with_another_version(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "__version__", "0.0.1")
-    assert "has bulkpull 0.0.1 on Python" in await refused(tmp_path, client)
+    monkeypatch.setattr(connection, "versions", lambda: run.versions() | {"bulkpull": "0.0.1"})
+    assert f"has bulkpull {bulkpull.__version__} instead of 0.0.1" in await refused(tmp_path, client)
 
 
 async def test_a_worker_without_access_to_the_storage(

@@ -37,7 +37,9 @@ def test_every_row_is_in_the_bucket_of_its_id(
     rows: list[tuple[str, str, str]], buckets: int, memory: int, end: str
 ) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator=end).writerows([("id", "created_time", "note"), *rows])
+    # Without line ends of its own, the writer does not quote a carriage return, which needs quotes.
+    quoting = csv.QUOTE_ALL if any("\r" in cell for _, _, cell in rows) else csv.QUOTE_MINIMAL
+    csv.writer(text, lineterminator=end, quoting=quoting).writerows([("id", "created_time", "note"), *rows])
     with tempfile.TemporaryDirectory() as directory:
         source, path = Path(directory, "part.csv"), Path(directory, "rows")
         source.write_bytes(text.getvalue().encode())
