@@ -6,18 +6,14 @@ Launches, polls and the quota stay with the pull, in one process; what is in her
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import numpy as np
 import orjson
 from anyio.abc import TaskGroup
 
@@ -25,14 +21,15 @@ from bulkpull import patience
 from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
 from bulkpull.cluster.connection import Connection, check_workers
 from bulkpull.cluster.destination import ClusterDataSet, ClusterDirectory
-from bulkpull.cluster.divide import Divided
+from bulkpull.cluster.facts import bucket_from, facts_of_bucket, facts_of_part, part_from
 from bulkpull.cluster.plan import PlannedPart, write_plan
 from bulkpull.cluster.run import Failure
 from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter, tally
 from bulkpull.cluster.storage import Storage
+from bulkpull.cluster.tasks import Tasks
 from bulkpull.disk import disk_errors
 from bulkpull.download import Checkpoints, Downloaded, FileMissingError, Link, LinkSettings, Progress
-from bulkpull.errors import ClusterError, MalformedPartError, OutputError, PartError, UsageError
+from bulkpull.errors import MalformedPartError, OutputError, PartError, UsageError
 from bulkpull.events import (
     BucketMerged,
     ColumnsDiffer,
@@ -42,11 +39,8 @@ from bulkpull.events import (
     Event,
     OnEvent,
     PartMerged,
-    Retried,
-    TaskEnded,
     WindowAppended,
     WindowMerged,
-    WorkersChanged,
 )
 from bulkpull.journal import Figures, Journal
 from bulkpull.pacing import FixedLimit
@@ -57,18 +51,14 @@ from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant, total_count
 
 if TYPE_CHECKING:
-    from distributed import Future
+    pass
 
 _TOLERATED = 1.01  # times the count
-_TASKS_PER_THREAD = 2  # one that runs, and one that waits, whose link is still fresh
-_MAX_ATTEMPTS = 6  # at a task that fails, or kills its worker
 _MAX_RENEWALS = 5  # of a link
 _TALLIES_AHEAD = 32
 _WATCH_S = 1.0
-_FIRST_WORKER_S = 0.1  # between looks whether it is there
 _ROWS_PER_BUCKET = 5_000_000  # about a gigabyte of CSV, on the disk of a worker
 _BUCKETS = 64  # if the rows were not counted
-_TASK_S = 4 * 3600.0  # for one attempt at a task
 
 T = TypeVar("T")
 
@@ -85,6 +75,7 @@ class ClusterWorkers:
     limit: FixedLimit = field(default_factory=lambda: FixedLimit(1))
     _journal: Journal = field(init=False)
     _on_event: OnEvent = field(init=False)
+    _tasks: Tasks = field(init=False)
     _kept: dict[str, Scattered] = field(default_factory=dict)  # of earlier runs, by name
     _scattered: dict[tuple[int, int], Scattered] = field(default_factory=dict)  # by window and number of the part
     _tallies: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -97,8 +88,10 @@ class ClusterWorkers:
     async def start(self, journal: Journal, on_event: OnEvent) -> None:
         """Take up what earlier runs have left: the scattered parts that are still in the storage."""
         self._journal, self._on_event = journal, on_event
+        self._tasks = Tasks(self.connection, self.source.retry, self.limit, on_event)
         await in_thread(self._open)
-        await self._check_workers()
+        await self._tasks.wait_for_workers()
+        await check_workers(self.connection, self._parts, self._output, self.destination.suffix)
 
     def _open(self) -> None:
         journal = self._journal
@@ -111,7 +104,7 @@ class ClusterWorkers:
         self.destination.open()
         self._parts, self._output = self.destination.parts, self.destination.output
         names = self._parts.names()
-        recorded = {name: _scattered(facts) for name, facts in journal.scattered().items()}
+        recorded = {name: part_from(facts) for name, facts in journal.scattered().items()}
         self._kept = {name: found for name, found in recorded.items() if name in names}
         if lost := [part.name for _, _, part in self._accepted() if part.name not in names]:
             raise OutputError(
@@ -120,16 +113,6 @@ class ClusterWorkers:
         if not self._buckets:
             self._buckets = self.options.buckets or _buckets_for(total_count(journal.windows) or journal.total)
             journal.record_buckets(self._buckets)
-
-    async def _check_workers(self) -> None:
-        """Wait for the first worker. Raises ClusterError if there is none in time, or if one cannot do the work."""
-        until = anyio.current_time() + self.source.retry.seconds
-        while not (workers := await self.connection.workers()):
-            if anyio.current_time() > until:
-                raise self._no_workers()
-            await anyio.sleep(_FIRST_WORKER_S)
-        await check_workers(self.connection, self._parts, self._output, self.destination.suffix)
-        self._follow(workers)
 
     async def fetch(self, part: Part, link: Link, checkpoints: Checkpoints, progress: Progress) -> Downloaded:
         """Let a worker download and divide a part. See `bulkpull.pull.Workers`."""
@@ -141,7 +124,7 @@ class ClusterWorkers:
         self._scattered[place] = found
         progress.received(found.received)
         downloaded = Downloaded(found.size, found.name)
-        await in_thread(self._journal.record_scattered, part.window, part.number, found.name, _facts(found))
+        await in_thread(self._journal.record_scattered, part.window, part.number, found.name, facts_of_part(found))
         await in_thread(checkpoints.save_complete, downloaded)
         return downloaded
 
@@ -157,7 +140,7 @@ class ClusterWorkers:
     ) -> Path:
         """Accept the windows in plan order, then merge the buckets. See `bulkpull.pull.Workers`."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._watch)
+            group.start_soon(self._tasks.watch)
             columns = await self._accept_all(group, journeys, names, doubts, release, fixed=fixed)
             buckets = await self._merge_buckets(columns)
             group.cancel_scope.cancel()
@@ -174,7 +157,7 @@ class ClusterWorkers:
         name = f"window-{window.index + 1:06d}-part-{part.number:04d}"
         url = await link.get()
         while True:
-            outcome = await self._run(
+            outcome = await self._tasks.run(
                 scatter,
                 ScatterTask(
                     self._parts,
@@ -316,7 +299,7 @@ class ClusterWorkers:
     async def _tally(self, window: Window, parts: Sequence[Scattered], names: tuple[str, ...]) -> None:
         keys = tuple((part.name, int(part.divided.sizes.sum()), tuple(part.divided.ids.tolist())) for part in parts)
         task = TallyTask(self._parts, keys)
-        outcome = await self._run(tally, task, f"tally-window-{window.index + 1:06d}", str(window))
+        outcome = await self._tasks.run(tally, task, f"tally-window-{window.index + 1:06d}", str(window))
         if isinstance(outcome, Failure):
             raise OutputError(f"{window}: {outcome.message}")
         self._tallies[names] = outcome
@@ -368,15 +351,15 @@ class ClusterWorkers:
             memory=self.options.divided_memory.ids,
             writes_empty=writes_empty,
         )
-        outcome = await self._run(merge_bucket, task, f"merge-bucket-{number:04d}", f"bucket {number}")
+        outcome = await self._tasks.run(merge_bucket, task, f"merge-bucket-{number:04d}", f"bucket {number}")
         if isinstance(outcome, Failure):
             raise OutputError(f"bucket {number}: {outcome.message}")
-        await in_thread(self._journal.record_bucket, number, _bucket_facts(outcome))
+        await in_thread(self._journal.record_bucket, number, facts_of_bucket(outcome))
         return outcome
 
     def _merged_before(self) -> dict[int, Bucket]:
         written = self._output.names()
-        found = {number: _bucket(facts) for number, facts in self._journal.bucket_facts().items()}
+        found = {number: bucket_from(facts) for number, facts in self._journal.bucket_facts().items()}
         return {
             number: one
             for number, one in found.items()
@@ -391,7 +374,7 @@ class ClusterWorkers:
 
     def _accepted(self) -> list[tuple[Window, int, Scattered]]:
         """The parts of the accepted windows, in the order of the merge. Blocks."""
-        return [(window, number, _scattered(facts)) for window, number, facts in self._journal.accepted()]
+        return [(window, number, part_from(facts)) for window, number, facts in self._journal.accepted()]
 
     def _provenance(self, bucket: int) -> dict[str, str]:
         """Where the rows of a bucket come from, for the metadata of its files."""
@@ -444,97 +427,6 @@ class ClusterWorkers:
                 self._on_event(CountsDoubted(reason))
                 return
 
-    # Tasks
-
-    async def _run(self, function: Callable[[Any], T | Failure], task: object, key: str, what: str) -> T | Failure:
-        """Run a task on a worker, again if it is lost, or its storage fails. Raises ClusterError and OutputError."""
-        from distributed import CancelledError, KilledWorker
-
-        failed_on = ""
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            client = await self.connection.client()
-            others = [worker for worker in await self.connection.workers() if worker != failed_on] if failed_on else []
-            future = None
-            try:
-                # A key of its own: the scheduler would give the result of another pull's task that has the same one.
-                future = client.submit(
-                    function,
-                    task,
-                    key=f"{key}-{uuid4().hex}",
-                    pure=False,
-                    workers=others or None,
-                    allow_other_workers=bool(others),
-                )
-                with anyio.fail_after(_TASK_S):
-                    outcome: T | Failure = await _result(future)
-            except CancelledError:  # the scheduler is gone, and with it all tasks
-                reason: str = "the scheduler has forgotten the task"
-                if attempt == _MAX_ATTEMPTS:
-                    raise ClusterError(
-                        f"{what}: {reason}, {attempt} times. Run the same command again to resume"
-                    ) from None
-            except KilledWorker:
-                reason = "workers died of it, one after another: is their memory too small?"
-            except TimeoutError:
-                reason = f"it did not end within {_TASK_S:,.0f} s"
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-            else:
-                if not isinstance(outcome, Failure) or outcome.kind not in ("storage", "closed"):
-                    if isinstance(outcome, Scattered | Bucket):
-                        self._on_event(TaskEnded(key, outcome.worker, outcome.seconds))
-                    return outcome
-                reason, failed_on = f"{outcome.message} (on the worker {outcome.worker})", outcome.worker
-                if attempt == _MAX_ATTEMPTS:
-                    raise OutputError(f"{what}: {reason}. Run the same command again to resume")
-            finally:
-                if future is not None:
-                    with suppress(Exception):
-                        future.release()  # type: ignore[no-untyped-call]
-            if attempt < _MAX_ATTEMPTS:
-                wait = self.source.retry.backoff(attempt)
-                self._on_event(Retried(what, attempt, wait, reason))
-                await anyio.sleep(wait)
-        raise ClusterError(
-            f"{what}: its task failed {_MAX_ATTEMPTS} times: {reason}. Run the same command again to resume"
-        )
-
-    async def _watch(self) -> None:
-        """Follow how many workers there are. Raises ClusterError if there is none for long."""
-        without_since: float | None = None
-        known: dict[str, int] = {}
-        while True:
-            await anyio.sleep(_WATCH_S)
-            workers = await self.connection.workers()
-            if workers != known:
-                known = workers
-                self._follow(workers)
-            if workers:
-                without_since = None
-                continue
-            without_since = without_since or anyio.current_time()
-            if anyio.current_time() - without_since > self.source.retry.seconds:
-                raise self._no_workers()
-
-    def _no_workers(self) -> ClusterError:
-        return ClusterError(
-            f"the cluster has had no worker for {self.source.retry.seconds:,.0f} s (--retry-for). Start some, and run "
-            "the same command again to resume"
-        )
-
-    def _follow(self, workers: dict[str, int]) -> None:
-        threads = sum(workers.values())
-        if workers:
-            self.limit.change(max(1, threads * _TASKS_PER_THREAD))
-        self._on_event(WorkersChanged(len(workers), threads))
-
-
-async def _result(future: Future[Any]) -> Any:
-    """Return the result of a task. A cancellation of this task must not reach what gathers results: Dask shares it."""
-    gathering = asyncio.ensure_future(future.result())
-    gathering.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(gathering)
-
 
 def _buckets_for(rows: int | None) -> int:
     """Return how many buckets there are for so many rows."""
@@ -544,41 +436,3 @@ def _buckets_for(rows: int | None) -> int:
 def _write_files(path: Path, files: Sequence[DataSetFile]) -> None:
     with disk_errors(f"write {path}", at=path):
         path.write_bytes(orjson.dumps(files))
-
-
-def _facts(found: Scattered) -> bytes:
-    """What the journal records of a scattered part."""
-    return orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _scattered(facts: bytes) -> Scattered:
-    values = orjson.loads(facts)
-    divided = values["divided"]
-    return Scattered(
-        **values
-        | {
-            "divided": Divided(
-                **divided
-                | {
-                    "columns": tuple(divided["columns"]),
-                    "sizes": np.array(divided["sizes"], np.uint64),
-                    "ids": np.array(divided["ids"], np.uint64),
-                }
-            )
-        }
-    )
-
-
-def _bucket_facts(found: Bucket) -> bytes:
-    """What the journal records of a merged bucket."""
-    return orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)
-
-
-def _bucket(facts: bytes) -> Bucket:
-    values = orjson.loads(facts)
-    return replace(
-        Bucket(**values),
-        files=tuple(DataSetFile(**file) for file in values["files"]),
-        figures={int(window): Figures(**figures) for window, figures in values["figures"].items()},
-        filled=tuple(values["filled"]),
-    )

@@ -38,8 +38,9 @@ def test_every_row_is_in_the_bucket_of_its_id(
 ) -> None:
     text = io.StringIO(newline="")
     # Without line ends of its own, the writer does not quote a carriage return, which needs quotes.
-    quoting = csv.QUOTE_ALL if any("\r" in cell for _, _, cell in rows) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator=end, quoting=quoting).writerows([("id", "created_time", "note"), *rows])
+    needs_quotes = any("\r" in cell for _, _, cell in rows)
+    writer = csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)
+    writer.writerows([("id", "created_time", "note"), *rows])
     with tempfile.TemporaryDirectory() as directory:
         source, path = Path(directory, "part.csv"), Path(directory, "rows")
         source.write_bytes(text.getvalue().encode())
