@@ -72,7 +72,7 @@ def test_rejects_an_unknown_extension_and_lists_the_formats(name: str, extension
         ("a.arrow", {"partition_by": "month"}, "works with Parquet only, not with arrow"),
         ("a.csv", {"all_strings": True}, "--all-strings works with Parquet and Arrow only, not with csv"),
         ("a.ndjson", {"partition_by": "month"}, "--partition-by works with Parquet only, not with ndjson"),
-        ("a.parquet", {"partition_by": "day"}, "by month, not by 'day'"),
+        ("a.parquet", {"partition_by": "day"}, "by month or bucket, not by 'day'"),
         ("a.parquet", {"partition_by": "month", "all_strings": True}, "cannot be used with --all-strings"),
         ("a.parquet", {"flat": True}, "--flat works with NDJSON only, not with parquet"),
     ],
