@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Imported where Parquet, Arrow, object storage, a database, a cluster, an S3 store of the sandbox, or the plugin is used
+# Imported where Parquet, Arrow, object storage, a database, a cluster, an S3 store of the sandbox or the plugin is used
 OPTIONAL = {
     "arro3",
     "boto3",
