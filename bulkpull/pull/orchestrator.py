@@ -51,29 +51,17 @@ from bulkpull.window import Window, fingerprint
 
 
 async def pull(source: Source, options: PullOptions) -> Result:
-    """Pull the activity of `[start, end)` into one output at `out`, each id once.
-
-    The output appears only when it is complete, a local one with a manifest beside it (see `verify`). A pull that
-    fails, is cancelled or is killed leaves its progress in the directory `<out>.bulkpull`, if it made any, or in
-    `state` if the output is in object storage; the same call resumes it, or starts over if `resume` is false. A
-    cancellation may take some seconds while an export is being launched.
-
-    Standard output (`-`), a pipe or a device gets the rows as windows are merged. Such a pull is never resumed.
+    """Pull the activity of `[start, end)` into one output, in this process. See `bulkpull.pull`.
 
     Args:
         source: The API.
-        options: The options, by name.
+        options: The options, whose `cluster` is None.
 
     Returns:
         The figures of the pull, over all its runs.
 
     Raises:
-        UsageError: An option makes no sense, or differs from those of the pull that is to be resumed.
-        AuthenticationError: The API does not accept the token.
-        ApiError: The API refused or failed.
-        PartError: A file could not be downloaded or read.
-        OutputError: The output exists, or the disk does not take it.
-        ReaderGoneError: The reader of a pipe has exited.
+        BulkpullError: See `bulkpull.pull`.
     """
     if stream := byte_stream_at(options.out):
         return await _pull_to(stream, source, options)
