@@ -16,7 +16,7 @@ from bulkpull.pull.journey import Journey
 from bulkpull.rows import scan
 from tests.simulation.odd_pulls import check, followed
 
-SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "5"))
+SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "3"))
 SEEDS_AT_ONCE = 5
 
 

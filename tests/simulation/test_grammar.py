@@ -13,7 +13,7 @@ from tests.simulation.odd_pulls import check, drawn, followed, run
 from tests.simulation.oddities import GRAMMAR, TOLERABLE, TOLERABLE_AT_FIRST, Oddity
 from tests.simulation.schedule import AT_ONCE
 
-SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "10"))  # number of pulls from any server, and from tolerable ones
+SEEDS = int(os.environ.get("BULKPULL_ODD_SEEDS", "7"))  # number of pulls from any server, and from tolerable ones
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
