@@ -1,4 +1,4 @@
-"""A live display of a pull that stays tidy when the terminal is resized."""
+"""A live display that stays tidy when the terminal is resized."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ from bulkpull.progress import Progress
 _ERASED_LINE = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
 
 
-class LiveScreen(Live):
-    """The lines of a pull, made anew at each refresh.
+class LiveLines(Live):
+    """Lines that are made anew at each refresh.
 
     Args:
-        figures: Returns the figures of the pull.
+        lines: Returns the lines for a width in cells; the second argument is whether they may be Unicode.
         console: The terminal.
         refreshes_per_second: None to refresh on demand only.
-        requests_per_minute: The request budget.
     """
 
     def __init__(
         self,
-        figures: Callable[[], Progress],
+        lines: Callable[[int, bool], list[Text]],
         console: Console,
         *,
         refreshes_per_second: float | None = None,
-        requests_per_minute: int | None = None,
     ) -> None:
-        self._lines = _Lines(figures, requests_per_minute)
+        self._lines = _Lines(lines)
         super().__init__(
             self._lines,
             console=console,
@@ -54,22 +52,40 @@ class LiveScreen(Live):
         return processed
 
 
-class _Lines:
-    """The lines of a pull. `widths` are those of the lines that were drawn last, in cells."""
+class LiveScreen(LiveLines):
+    """The lines of a pull.
 
-    def __init__(self, figures: Callable[[], Progress], requests_per_minute: int | None) -> None:
+    Args:
+        figures: Returns the figures of the pull.
+        console: The terminal.
+        refreshes_per_second: None to refresh on demand only.
+        requests_per_minute: The request budget.
+    """
+
+    def __init__(
+        self,
+        figures: Callable[[], Progress],
+        console: Console,
+        *,
+        refreshes_per_second: float | None = None,
+        requests_per_minute: int | None = None,
+    ) -> None:
+        def of_pull(width: int, is_unicode: bool) -> list[Text]:
+            return lines(figures(), width, is_unicode=is_unicode, requests_per_minute=requests_per_minute)
+
+        super().__init__(of_pull, console, refreshes_per_second=refreshes_per_second)
+
+
+class _Lines:
+    """Lines, as rich renders them. `widths` are those of the lines that were drawn last, in cells."""
+
+    def __init__(self, lines: Callable[[int, bool], list[Text]]) -> None:
         self.widths: list[int] = []
-        self._figures = figures
-        self._requests_per_minute = requests_per_minute
+        self._lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # One cell stays free, since some terminals wrap when the last one is written.
-        shown = lines(
-            self._figures(),
-            max(1, options.max_width - 1),
-            is_unicode=is_unicode(console),
-            requests_per_minute=self._requests_per_minute,
-        )
+        shown = self._lines(max(1, options.max_width - 1), is_unicode(console))
         self.widths = [cell_len(line.plain) for line in shown[: console.height]]
         yield Text("\n", no_wrap=True, end="").join(shown)
 

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Event as Flag
-from threading import RLock, Thread
+from threading import RLock
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 from rich.filesize import decimal
-from rich.live import Live
 from rich.text import Text
 
 from bulkpull import JobResult
-from bulkpull.cli.live import is_unicode
+from bulkpull.cli.live import LiveLines, is_unicode
 from bulkpull.cli.many_summary import error_text
-from bulkpull.cli.progress import LINE_INTERVAL_S, REFRESHES_PER_SECOND, line_listener, line_printer
+from bulkpull.cli.progress import LINE_INTERVAL_S, REFRESHES_PER_SECOND, in_background, line_listener, line_printer
 from bulkpull.cli.screen import MIN_BAR, fitted, sentence, share_done, time_left
 from bulkpull.events import Event, OnEvent
 from bulkpull.progress import Progress
@@ -105,13 +104,13 @@ def shown(progress: ManyProgress, *, verbose: bool) -> Iterator[None]:
     show = line_printer(console, is_unicode=is_unicode(console))
     if console.is_terminal and not console.is_dumb_terminal:
         progress.show_lines(show, verbose=verbose, is_live=True)
-        with Live(
-            _Screen(progress),
-            console=console,
-            refresh_per_second=REFRESHES_PER_SECOND,
-            vertical_overflow="crop",
-            transient=True,
-        ):
+        live = LiveLines(
+            lambda width, is_unicode: progress.lines(width, is_unicode=is_unicode),
+            console,
+            refreshes_per_second=REFRESHES_PER_SECOND,
+        )
+        live.transient = True
+        with live:
             yield
         return
     progress.show_lines(show, verbose=verbose, is_live=False)
@@ -119,36 +118,18 @@ def shown(progress: ManyProgress, *, verbose: bool) -> Iterator[None]:
         yield
 
 
-class _Screen:
-    """The live lines, made anew at each refresh."""
-
-    def __init__(self, progress: ManyProgress) -> None:
-        self._progress = progress
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # One cell stays free, since some terminals wrap when the last one is written.
-        lines = self._progress.lines(max(1, options.max_width - 1), is_unicode=is_unicode(console))
-        yield Text("\n", no_wrap=True, end="").join(lines)
-
-
 @contextmanager
 def _regular_lines(progress: ManyProgress, show: Callable[[str], None]) -> Iterator[None]:
     """Show the state now and then, also while nothing happens."""
-    ended = Flag()
 
-    def run() -> None:
+    def run(ended: Flag) -> None:
         while not ended.wait(LINE_INTERVAL_S):
             for name, figures in progress.running.items():
                 show(f"{name}: {sentence(figures)}")
             show(progress.sentence())
 
-    thread = Thread(target=run, name="progress", daemon=True)
-    thread.start()
-    try:
+    with in_background(run):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _line(name: str, progress: Progress, is_unicode: bool) -> Text:

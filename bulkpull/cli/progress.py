@@ -106,11 +106,23 @@ def line_listener(show: Callable[[str], None], figures: Progress, *, verbose: bo
 
 
 @contextmanager
+def in_background(run: Callable[[Flag], None]) -> Iterator[None]:
+    """Run a function in a thread until the end of the block, when its flag is set."""
+    ended = Flag()
+    thread = Thread(target=run, args=(ended,), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
 def _regular_lines(show: Callable[[str], None], figures: Progress) -> Iterator[None]:
     """Show the state now and then, also while nothing happens, and at the end of a pull that was not published."""
-    ended = Flag()
 
-    def run() -> None:
+    def run(ended: Flag) -> None:
         shown_at, shown = time.monotonic(), ""
         while not ended.wait(MIN_LINE_INTERVAL_S):
             kind = figures.wait.kind
@@ -118,12 +130,9 @@ def _regular_lines(show: Callable[[str], None], figures: Progress) -> Iterator[N
                 shown_at, shown = time.monotonic(), kind
                 show(sentence(figures))
 
-    thread = Thread(target=run, name="progress", daemon=True)
-    thread.start()
     try:
-        yield
+        with in_background(run):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if figures.windows and not figures.is_published:
             show(sentence(figures))
