@@ -7,7 +7,6 @@ are in one bucket, whatever part they are in, and one request reads a bucket's r
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,8 @@ from bulkpull.rows.block import Block, Keys, Layout
 from bulkpull.rows.records import File, read_header
 from bulkpull.rows.scan import Scanner
 from bulkpull.rows.sink import header_record
+from bulkpull.rows.zstandard import zstd
 from bulkpull.source import Columns
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _OPTIONS: dict[int, int] = {  # read once, and soon
     zstd.CompressionParameter.compression_level: 1,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,8 +52,6 @@ def _gzip(frame: bytes) -> bytes:
 
 
 def _zstd(frame: bytes) -> bytes:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
+    from bulkpull.rows.zstandard import zstd  # not every pull needs it
+
     return zstd.compress(frame, _ZSTD_LEVEL)

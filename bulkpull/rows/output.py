@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -107,24 +106,20 @@ def _opened(path: Path, format: Format) -> Iterator[Any]:
             with gzip.open(file) as text:
                 yield text
         elif format.compression == "zst":
-            with _zstd().open(file) as text:
+            from bulkpull.rows.zstandard import zstd
+
+            with zstd.open(file) as text:
                 yield text
         else:
             yield file
 
 
-def _zstd() -> Any:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
-
-
 def _decompression_errors() -> tuple[type[Exception], ...]:
     from zlib import error
 
-    return gzip.BadGzipFile, error, _zstd().ZstdError
+    from bulkpull.rows.zstandard import zstd
+
+    return gzip.BadGzipFile, error, zstd.ZstdError
 
 
 def _ndjson_ids(file: BinaryIO, key: str) -> Iterator[object]:
