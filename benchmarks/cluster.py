@@ -29,10 +29,10 @@ from bulkpull import Clickwrap, events, pull
 from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
 from bulkpull.cluster.divide import KEY_BYTES, divide
 from bulkpull.cluster.plan import PlannedPart, write_plan
-from bulkpull.cluster.run import OPEN
 from bulkpull.cluster.scatter import scatter
 from bulkpull.cluster.storage import Storage
 from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.store import OPEN
 
 ROWS_PER_FILE = 200
 PARTS_PER_WINDOW = 8

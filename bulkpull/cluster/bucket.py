@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,15 +16,11 @@ from bulkpull.cluster.run import DamagedError, Failure, directory_of_task, failu
 from bulkpull.cluster.storage import Storage
 from bulkpull.journal import Figures
 from bulkpull.rows.dedup import Deduplicator
-from bulkpull.rows.parquet import count_rows, write_parquet
+from bulkpull.rows.parquet import write_parquet
 from bulkpull.rows.sink import CsvSink
+from bulkpull.rows.zstandard import zstd
 from bulkpull.source import Columns
 from bulkpull.store import DataSetFile
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _READ_AHEAD = 8  # sections that are read while one is merged
 _PIECE_BYTES = 1024 * 1024
@@ -88,9 +82,7 @@ def merge_bucket(task: BucketTask) -> Bucket | Failure:
             )
         files = dict(_named(task, rendered, figures))
         put(task.parts, task.output, files)
-        found = tuple(
-            DataSetFile(name, count_rows(path), path.stat().st_size, _sha256(path)) for name, path in files.items()
-        )
+        found = tuple(DataSetFile.of(path, name) for name, path in files.items())
         return Bucket(task.bucket, found, figures, filled, worker(), time.monotonic() - began)
     return failed[0]
 
@@ -163,8 +155,3 @@ def _named(task: BucketTask, rendered: Path, figures: Mapping[int, Figures]) -> 
     for path in sorted(rendered.rglob("*.parquet")):
         partition = f"{path.parent.name}/" if path.parent != rendered else ""  # no month: no rows
         yield f"{partition}bucket-{task.bucket:04d}{ending}", path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

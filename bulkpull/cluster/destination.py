@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
-from bulkpull.cluster.run import OPEN
 from bulkpull.cluster.storage import Storage
 from bulkpull.disk import discard, disk_errors, sync_directory
 from bulkpull.rows.format import DATA_SET_FILE, Format
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.source import Columns
 from bulkpull.store import (
+    OPEN,
     DataSetFile,
     LocalDirectory,
     ObjectUrl,
@@ -114,8 +114,8 @@ class ClusterDataSet(RemoteDataSet):
 
     @property
     def parts(self) -> Storage:
-        """Where the workers write what is needed until the output is published: beside it."""
-        return Storage(ObjectUrl(self.url.bucket, f"{self.url.key}.bulkpull/{self._token()}"))
+        """Where the workers write what is needed until the output is published."""
+        return Storage(ObjectUrl(self.url.bucket, self._parts_key))
 
     @property
     def output(self) -> Storage:
@@ -157,22 +157,10 @@ class ClusterDataSet(RemoteDataSet):
         RemoteDataSet.publish(self)
         self._remove_rest()
 
-    def discard(self) -> None:
-        """Remove what earlier runs have written."""
-        if (self.work.path / "upload").exists():
-            self._close_parts()
-        RemoteDataSet.discard(self)
-
     def _remove_rest(self) -> None:
         """Remove all that this pull has written, except for the published files."""
-        self._close_parts()
-        published = {f"{self.url.key}/{file.path}" for file in self.published()}
-        written = [key for key in self.bucket.keys(self.url.key) if f"{self.suffix}." in key]
-        self.bucket.delete([key for key in written if key not in published])
-
-    def _close_parts(self) -> None:
-        self.parts.delete([OPEN])  # first: tasks that still run then remove what they write
-        self.parts.clear()
+        self._remove_parts()
+        self._remove_all_but(self.published())
 
 
 def cluster_destination(

@@ -25,8 +25,7 @@ from bulkpull import __version__
 from bulkpull.cluster.storage import Storage
 from bulkpull.download import FileMissingError
 from bulkpull.errors import BulkpullError, FormatError, MalformedPartError, OutputError, PartError
-
-OPEN = "open"  # an object that exists until the pull has ended
+from bulkpull.store import OPEN
 
 Kind = Literal["expired", "missing", "malformed", "part", "format", "damaged", "storage", "closed"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from shutil import copyfile
 from uuid import uuid4
 
-from bulkpull.disk import discard, disk_errors, sync_directory, sync_file
+from bulkpull.disk import discard, disk_errors, replacing
 from bulkpull.errors import OutputError
 from bulkpull.store import Bucket, ObjectUrl
 
@@ -33,21 +34,8 @@ class Storage:
     def put(self, name: str, file: Path) -> None:
         """Write an object from a file, in one step."""
         if isinstance(self.place, Path):
-            target = self.place / name
-            draft = target.with_name(f".{target.name}.{uuid4().hex}")
-            with disk_errors(f"write {target}", at=target):
-                self._make_partition(target)
-                try:
-                    with file.open("rb") as source, draft.open("xb") as copy:
-                        while data := source.read(_PART_BYTES):
-                            copy.write(data)
-                        copy.flush()
-                        sync_file(copy.fileno())
-                    draft.replace(target)
-                except BaseException:
-                    draft.unlink(missing_ok=True)
-                    raise
-                sync_directory(target.parent)
+            with self._replacing(self.place / name) as draft:
+                copyfile(file, draft)
             return
         with disk_errors(f"read {file}"):
             bucket, size = self._bucket, file.stat().st_size
@@ -59,12 +47,8 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """Write a small object."""
         if isinstance(self.place, Path):
-            target = self.place / name
-            with disk_errors(f"write {target}", at=target):
-                self._make_partition(target)
-                draft = target.with_name(f".{target.name}.{uuid4().hex}")
+            with self._replacing(self.place / name) as draft:
                 draft.write_bytes(data)
-                draft.replace(target)
             return
         self._bucket.put(self._key(name), data, mode="overwrite", content="")
 
@@ -134,10 +118,15 @@ class Storage:
             return
         self.delete(sorted(self.names()))
 
-    def _make_partition(self, target: Path) -> None:
-        """Make the directory of an object, unless it is the storage itself, which a pull that has ended removes."""
-        if target.parent != self.place:
-            target.parent.mkdir(exist_ok=True)
+    @contextmanager
+    def _replacing(self, target: Path) -> Iterator[Path]:
+        """Yield where to write a file. Its directory is made, but not the storage itself, which a pull that has ended
+        removes."""
+        with disk_errors(f"write {target}", at=target):
+            if target.parent != self.place:
+                target.parent.mkdir(exist_ok=True)
+            with replacing(target) as draft:
+                yield draft
 
     @cached_property
     def _bucket(self) -> Bucket:

@@ -7,11 +7,10 @@ Launches, polls and the quota stay with the pull, in one process; what is in her
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import orjson
@@ -44,14 +43,20 @@ from bulkpull.events import (
 )
 from bulkpull.journal import Figures, Journal
 from bulkpull.pacing import FixedLimit
-from bulkpull.pull import MAX_BUCKETS, Delivery, Doubts, Journey, Part, PullOptions, cancelled_from_within
+from bulkpull.pull import (
+    MAX_BUCKETS,
+    Delivery,
+    Doubts,
+    Journey,
+    Part,
+    PullOptions,
+    cancelled_from_within,
+    contradiction,
+)
 from bulkpull.source import Source
 from bulkpull.store import DataSetFile
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant, total_count
-
-if TYPE_CHECKING:
-    pass
 
 _TOLERATED = 1.01  # times the count
 _MAX_RENEWALS = 5  # of a link
@@ -59,8 +64,6 @@ _TALLIES_AHEAD = 32
 _WATCH_S = 1.0
 _ROWS_PER_BUCKET = 5_000_000  # about a gigabyte of CSV, on the disk of a worker
 _BUCKETS = 64  # if the rows were not counted
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -104,12 +107,12 @@ class ClusterWorkers:
         self.destination.open()
         self._parts, self._output = self.destination.parts, self.destination.output
         names = self._parts.names()
-        recorded = {name: part_from(facts) for name, facts in journal.scattered().items()}
-        self._kept = {name: found for name, found in recorded.items() if name in names}
-        if lost := [part.name for _, _, part in self._accepted() if part.name not in names]:
-            raise OutputError(
-                f"{self._parts} was changed since it was written: {lost[0]} is missing. Start over with --fresh"
-            )
+        self._kept = {name: part_from(facts) for name, facts in journal.scattered().items() if name in names}
+        for _, name, _ in journal.accepted():
+            if name not in names:
+                raise OutputError(
+                    f"{self._parts} was changed since it was written: {name} is missing. Start over with --fresh"
+                )
         if not self._buckets:
             self._buckets = self.options.buckets or _buckets_for(total_count(journal.windows) or journal.total)
             journal.record_buckets(self._buckets)
@@ -250,7 +253,8 @@ class ClusterWorkers:
 
     async def _accept(self, journey: Journey, delivery: Delivery, columns: list[str], *, fixed: bool) -> None:
         parts = self._parts_of(journey)
-        for number, part in zip((part.number for part in journey.parts), parts, strict=True):
+        numbered = [(place.number, part) for place, part in zip(journey.parts, parts, strict=True)]
+        for number, part in numbered:
             if part.divided.columns:
                 known = frozenset(columns)
                 unasked = tuple(column for column in part.divided.columns if column not in known)
@@ -274,7 +278,7 @@ class ClusterWorkers:
                 scattered=[part.name for part in parts],
             )
         )
-        for number, part in zip((part.number for part in journey.parts), parts, strict=True):
+        for number, part in numbered:
             ids = int(part.divided.ids.sum())
             repeats = part.divided.records - ids
             self._on_event(PartMerged(journey.window, number, ids, repeats, 0, part.divided.outside))
@@ -368,13 +372,9 @@ class ClusterWorkers:
 
     def _plan(self) -> list[PlannedPart]:
         return [
-            PlannedPart(part.name, window.index, instant(window.start), instant(window.end), part.divided.sizes)
-            for window, _, part in self._accepted()
+            PlannedPart(name, window.index, instant(window.start), instant(window.end), part_from(facts).divided.sizes)
+            for window, name, facts in self._journal.accepted()
         ]
-
-    def _accepted(self) -> list[tuple[Window, int, Scattered]]:
-        """The parts of the accepted windows, in the order of the merge. Blocks."""
-        return [(window, number, part_from(facts)) for window, number, facts in self._journal.accepted()]
 
     def _provenance(self, bucket: int) -> dict[str, str]:
         """Where the rows of a bucket come from, for the metadata of its files."""
@@ -389,43 +389,25 @@ class ClusterWorkers:
 
     def _conclude(self, buckets: Sequence[Bucket], columns: tuple[str, ...]) -> list[Event]:
         """Record the figures of the windows, which only the merged buckets tell. Returns what they show. Blocks."""
-        parts: dict[int, int] = {}
-        for window, _, _ in self._journal.accepted():
-            parts[window.index] = parts.get(window.index, 0) + 1
-        figures = {window: Figures(parts=count) for window, count in parts.items()}
+        figures: dict[int, Figures] = {}
         for bucket in buckets:
             for index, came in bucket.figures.items():
-                figures[index] += came
+                figures[index] = figures.get(index, Figures()) + came
         self._journal.record_figures(figures)
-        self._check_counts(figures)
         total = self._journal.frontier.figures
         events: list[Event] = [Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside)]
         filled = frozenset(column for bucket in buckets for column in bucket.filled)
         if filled and (empty := tuple(column for column in columns if column not in filled)):
             events.append(ColumnsEmpty(empty))
-        if not self._journal.doubt and (reason := self._doubt_of_counts()):
+        if not self._journal.doubt and (reason := self._contradiction()):
             self._journal.distrust_counts(reason)
             events.append(CountsDoubted(reason))
         return events
 
-    def _doubt_of_counts(self) -> str:
+    def _contradiction(self) -> str:
         """Return which window has more rows than were counted, now that they are known; empty if there is none."""
-        for one in sorted(self._journal.outcomes(), key=lambda one: one.window.start):
-            if one.rows is not None and one.window.rows is not None and one.rows > one.window.rows:
-                return f"{one.window}: {one.window.rows:,} activities were counted, and {one.rows:,} exported"
-        return ""
-
-    def _check_counts(self, figures: Mapping[int, Figures]) -> None:
-        """Distrust counts if a window has more rows than were counted, as soon as that is known. Blocks."""
-        if self._journal.doubt:
-            return
-        for window in self._journal.windows:
-            rows = figures.get(window.index, Figures()).rows
-            if window.rows is not None and rows > window.rows:
-                reason = f"{window}: {window.rows:,} activities were counted, and {rows:,} exported"
-                self._journal.distrust_counts(reason)
-                self._on_event(CountsDoubted(reason))
-                return
+        in_order = sorted(self._journal.outcomes(), key=lambda one: one.window.start)
+        return next(filter(None, (contradiction(one.window, one.rows or 0) for one in in_order)), "")
 
 
 def _buckets_for(rows: int | None) -> int:

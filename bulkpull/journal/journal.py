@@ -276,10 +276,11 @@ class Journal(JournalReader):
             db.execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, facts))
 
     def record_figures(self, figures: Mapping[int, Figures]) -> None:
-        """Record the figures of merged windows, by index, in place of those that were recorded before."""
+        """Record the figures of merged windows, by index, but their parts, in place of those that were recorded
+        before."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE merge SET parts = :parts, rows = :rows, duplicates = :duplicates, conflicts = :conflicts, "
+                "UPDATE merge SET rows = :rows, duplicates = :duplicates, conflicts = :conflicts, "
                 "outside = :outside WHERE window = :window",
                 ({"window": index} | asdict(found) for index, found in figures.items()),
             )

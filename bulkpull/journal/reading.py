@@ -255,16 +255,16 @@ class JournalReader:
         return int(self._value("buckets") or 0)
 
     def scattered(self) -> dict[str, bytes]:
-        """What is recorded of scattered parts, by name."""
-        return dict(self._rows("SELECT name, facts FROM scattered"))
+        """What is recorded of the scattered parts of windows that are not merged, by name."""
+        return dict(self._rows("SELECT name, facts FROM scattered WHERE place IS NULL"))
 
-    def accepted(self) -> list[tuple[Window, int, bytes]]:
-        """The scattered parts of the merged windows, in the order of the merge: window, number and what is recorded."""
+    def accepted(self) -> list[tuple[Window, str, bytes]]:
+        """The scattered parts of the merged windows, in the order of the merge: window, name and what is recorded."""
         rows = self._rows(
-            "SELECT window.number, start, end, activities, scattered.number, facts FROM scattered "
+            "SELECT window.number, start, end, activities, name, facts FROM scattered "
             "JOIN window ON window.number = scattered.window WHERE place NOT NULL ORDER BY place"
         )
-        return [(_window(*window), number, facts) for *window, number, facts in rows]
+        return [(_window(*window), name, facts) for *window, name, facts in rows]
 
     def bucket_facts(self) -> dict[int, bytes]:
         """What is recorded of the buckets whose files are in the storage, by number."""

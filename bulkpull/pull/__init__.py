@@ -9,7 +9,7 @@ from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
     from bulkpull.pull.completeness import CountMismatch
-    from bulkpull.pull.doubts import Delivery, Doubts
+    from bulkpull.pull.doubts import Delivery, Doubts, contradiction
     from bulkpull.pull.extra import default_extra
     from bulkpull.pull.journey import Journey, Part, cancelled_from_within
     from bulkpull.pull.memory import shared_memory
@@ -24,7 +24,7 @@ else:
         __name__,
         {
             "completeness": ("CountMismatch",),
-            "doubts": ("Delivery", "Doubts"),
+            "doubts": ("Delivery", "Doubts", "contradiction"),
             "extra": ("default_extra",),
             "journey": ("Journey", "Part", "cancelled_from_within"),
             "options": ("MAX_BUCKETS", "PullOptions", "RunOptions", "check_names"),
@@ -55,6 +55,7 @@ __all__ = [
     "Workers",
     "cancelled_from_within",
     "check_names",
+    "contradiction",
     "default_extra",
     "plain",
     "pull",

@@ -103,6 +103,13 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
         self.is_to_be_counted = is_to_be_counted
 
 
+def contradiction(window: Window, rows: int) -> str:
+    """Return how the rows of a window contradict its count, which is lower; empty if they do not."""
+    if window.rows is None or rows <= window.rows:
+        return ""
+    return f"{window}: {window.rows:,} activities were counted, and {rows:,} exported"
+
+
 @dataclass(slots=True)
 class Doubts:
     """Judges the windows in the order in which they are merged.

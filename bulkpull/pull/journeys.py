@@ -14,7 +14,7 @@ from bulkpull.journal import Journal
 from bulkpull.pacing import LaunchQueue
 from bulkpull.planning import split_window
 from bulkpull.pull.collect import Collector
-from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, is_suspicious
+from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, contradiction, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import DamagedPart, ExportFailure, Journey
 from bulkpull.pull.reconcile import Reconciler
@@ -177,8 +177,8 @@ class Journeys:
 
     async def _check_count(self, window: Window, delivery: Delivery) -> None:
         """Distrust counts once a window delivers more than was counted."""
-        if window.rows is not None and delivery.rows > window.rows and not self.doubts.are_counts_doubtful:
-            reason = f"{window}: {window.rows:,} activities were counted, and {delivery.rows:,} exported"
+        reason = contradiction(window, delivery.rows)
+        if reason and not self.doubts.are_counts_doubtful:
             self.doubts.are_counts_doubtful = True
             await in_thread(self.journal.distrust_counts, reason)
             self.on_event(CountsDoubted(reason))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from bulkpull.store.pipe import ByteStream, Pipe, byte_stream_at
     from bulkpull.store.published import published_manifest
-    from bulkpull.store.remote import RemoteDataSet, read_remote_manifest
+    from bulkpull.store.remote import OPEN, RemoteDataSet, read_remote_manifest
     from bulkpull.store.render import Renderer, memory_to_render
     from bulkpull.store.stream import Stream
     from bulkpull.store.upload import Upload
@@ -40,6 +40,7 @@ else:
             "local": ("LocalDirectory",),
             "manifest": (
                 "MANIFEST_SUFFIX",
+                "OPEN",
                 "Manifest",
                 "ManifestCompleteness",
                 "ManifestMismatch",
@@ -49,7 +50,7 @@ else:
                 "read_manifest",
             ),
             "pipe": ("ByteStream", "Pipe", "byte_stream_at"),
-            "remote": ("RemoteDataSet", "read_remote_manifest"),
+            "remote": ("OPEN", "RemoteDataSet", "read_remote_manifest"),
             "render": ("Renderer", "memory_to_render"),
             "published": ("published_manifest",),
             "stream": ("Stream",),
@@ -61,6 +62,7 @@ else:
 __all__ = [
     "MANIFEST",
     "MANIFEST_SUFFIX",
+    "OPEN",
     "SCHEMES",
     "AlreadyExists",
     "Bucket",

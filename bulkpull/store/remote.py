@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,8 @@ from bulkpull.store.manifest import (
 from bulkpull.store.render import Renderer
 from bulkpull.store.upload import Upload
 from bulkpull.store.work import WorkDirectory
+
+OPEN = "open"  # an object among the parts of a pull on a cluster, which exists until the pull has ended
 
 
 @dataclass(slots=True)
@@ -102,8 +104,8 @@ class RemoteFile:
         """Remove what earlier runs have rendered, and what workers of a cluster have written for them."""
         with disk_errors(f"remove {self.renderer.path}"):
             discard(self.renderer.path)
-        if (self.work.path / "upload").exists():
-            self.bucket.delete(list(self.bucket.keys(f"{self.url.key}.bulkpull/{self._token()}")))
+        if self._has_token():
+            self._remove_parts()
 
     def close(self) -> None:
         """Abort the upload, unless it is complete."""
@@ -143,6 +145,19 @@ class RemoteFile:
 
     def _exists(self) -> OutputError:
         return OutputError(f"the output {self.url} exists; choose another, or overwrite it with --overwrite")
+
+    @property
+    def _parts_key(self) -> str:
+        """Where the workers of a cluster write what is needed until the output is published: beside it."""
+        return f"{self.url.key}.bulkpull/{self._token()}"
+
+    def _remove_parts(self) -> None:
+        """Remove what workers have written. OPEN goes first: tasks that still run then remove what they write."""
+        self.bucket.delete([f"{self._parts_key}/{OPEN}"])
+        self.bucket.delete(list(self.bucket.keys(self._parts_key)))
+
+    def _has_token(self) -> bool:
+        return (self.work.path / "upload").exists()
 
     def _token(self) -> str:
         """Some characters that no other pull has, the same in all runs of this one."""
@@ -225,12 +240,16 @@ class RemoteDataSet(RemoteFile):
     def discard(self) -> None:
         """Remove what earlier runs have rendered and uploaded."""
         RemoteFile.discard(self)  # super() fails in a dataclass with slots before Python 3.14
-        if (self.work.path / "upload").exists():
+        if self._has_token():
             data = self.bucket.read(self._key)
             is_ours = data is not None and _receipt_in(data) == self._receipt()
-            kept = {f"{self.url.key}/{file.path}" for file in self.published()} if is_ours else set()
-            written = [key for key in self.bucket.keys(self.url.key) if f"-{self._token()}." in key]
-            self.bucket.delete([key for key in written if key not in kept])
+            self._remove_all_but(self.published() if is_ours else ())
+
+    def _remove_all_but(self, files: Iterable[DataSetFile]) -> None:
+        """Remove the files that this pull has written, except for some."""
+        kept = {f"{self.url.key}/{file.path}" for file in files}
+        written = [key for key in self.bucket.keys(self.url.key) if f"-{self._token()}." in key]
+        self.bucket.delete([key for key in written if key not in kept])
 
     def _take_file(self, path: Path, partition: Path) -> DataSetFile:
         name = partition / f"{path.stem}-{self._token()}{path.suffix}"
