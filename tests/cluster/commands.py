@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import anyio
 import orjson
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -121,3 +123,23 @@ def memory_has(pid: int, words: list[bytes]) -> list[bool]:
                 found = [before or word in tail + data for before, word in zip(found, words, strict=True)]
                 tail, start = data[-overlap:], start + len(data)
     return found
+
+
+async def test_starting_over_without_a_cluster_removes_what_its_workers_have_written(
+    store: Store,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    out = f"s3://{BUCKET}/x/activity"
+    options: dict[str, Any] = {"partition_by": "month", "window": "2mo"}
+    async with Sandbox(SMALL) as sandbox:
+        with anyio.CancelScope() as scope:
+
+            def listen(event: object) -> None:
+                if isinstance(event, events.TaskEnded):
+                    scope.cancel()
+
+            await pull_from(sandbox, out, cluster="local:1", on_event=listen, **options)
+        assert any(key.startswith("x/activity.bulkpull/") for key in keys(store))
+        came = await pull_from(sandbox, out, resume=False, **options)
+        assert came.result
+    assert not any("bulkpull" in key for key in keys(store))

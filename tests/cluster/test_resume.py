@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import anyio
 import pytest
 from distributed import Client
 
-from bulkpull import OutputError, events
+from bulkpull import OutputError, UsageError, events
 from bulkpull.cluster.workers import ClusterWorkers
 from bulkpull.events import BucketMerged, Event, TaskEnded
 from bulkpull.journal import JournalReader
@@ -133,3 +134,28 @@ async def test_damaged_objects_are_told(client: Client, tmp_path: Path, monkeypa
         came = await pull_from(sandbox, origin / "a", cluster=client, buckets=1)
     assert came.result
     assert came.result.rows == SMALL.rows
+
+
+async def test_a_pull_without_a_cluster_is_not_continued_on_one(client: Client, tmp_path: Path) -> None:
+    out = tmp_path / "there"
+    options: dict[str, Any] = {"partition_by": "month", "window": "2mo"}
+    async with Sandbox(SMALL) as sandbox:
+        with anyio.CancelScope() as scope:
+            await pull_from(sandbox, out, on_event=lambda event: cancel_at_merge(scope, event), **options)
+        refused = await pull_from(sandbox, out, cluster=client, **options)
+        with sqlite3.connect(out.with_name("there.bulkpull") / "journal.sqlite") as journal:
+            # As an older version has recorded it, which did not know of clusters.
+            journal.execute("DELETE FROM option WHERE name = 'cluster'")
+        journal.close()
+        refused_too = await pull_from(sandbox, out, cluster=client, **options)
+        came = await pull_from(sandbox, out, **options)
+    for error in (refused.error, refused_too.error):
+        assert isinstance(error, UsageError)
+    assert "was started without --cluster" in str(refused_too.error)
+    assert came.result
+    assert came.result.rows == SMALL.rows
+
+
+def cancel_at_merge(scope: anyio.CancelScope, event: Event) -> None:
+    if isinstance(event, events.WindowMerged):
+        scope.cancel()
