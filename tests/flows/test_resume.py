@@ -121,10 +121,12 @@ async def test_relaunches_lost_exports_and_keeps_downloaded_parts(tmp_path: Path
     async with Sandbox(CONFIG) as sandbox:
         await interrupted(sandbox, out, at(events.WindowMerged, 4), exports=6)
         port = int(sandbox.url.split(":")[2].partition("/")[0])
-        kept = sum(window.state in ("merged", "fetched") for window in bulkpull.status(out).windows)
+        states = [window.state for window in bulkpull.status(out).windows]
+        kept = sum(state in ("merged", "fetched") for state in states)
+        unsure = states.count("exported")  # the last file may be on the disk, and not yet recorded
     async with Sandbox(replace(CONFIG, port=port)) as sandbox:  # a new sandbox without the exports of the first one
         result = await pull(sandbox, out)
-        assert sandbox.stats.exports == WINDOWS - kept
+        assert WINDOWS - kept - unsure <= sandbox.stats.exports <= WINDOWS - kept
     assert out.read_bytes() == undisturbed
     assert result.exports > WINDOWS
 
