@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bulkpull.events import Event
-    from bulkpull.functions import load, plan, pull, rows, stream, sync, table
+    from bulkpull.functions import plan, pull, rows, stream, table
     from bulkpull.journal import Status, status, unfinished
     from bulkpull.many import Job, JobResult, pull_many
     from bulkpull.planning import Plan, PlanOptions
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from bulkpull.source import Body, Columns, Export, Source
     from bulkpull.store import DataSet, DataSetFile, Difference, open_dataset
     from bulkpull.sync import LoadOptions, Recheck, SyncOptions, SyncResult
+    from bulkpull.table_functions import load, sync
     from bulkpull.window import Window
 
 __version__ = "0.1.0"
@@ -139,7 +140,7 @@ if not TYPE_CHECKING:
             "clickwrap": ("Clickwrap",),
             "errors": [name for name in __all__ if name.endswith("Error")],
             "events": ("Event",),
-            "functions": ("load", "plan", "pull", "rows", "stream", "sync", "table"),
+            "functions": ("plan", "pull", "rows", "stream", "table"),
             "journal": ("Status", "status", "unfinished"),
             "many": ("Job", "JobResult", "pull_many"),
             "planning": ("Plan", "PlanOptions"),
@@ -159,6 +160,7 @@ if not TYPE_CHECKING:
             "retry": ("RetryPolicy",),
             "source": ("Body", "Columns", "Export", "Source"),
             "store": ("DataSet", "DataSetFile", "Difference", "open_dataset"),
+            "table_functions": ("load", "sync"),
             "sync": ("LoadOptions", "Recheck", "SyncOptions", "SyncResult"),
             "window": ("Window",),
         },

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
 from statistics import NormalDist
 
 from bulkpull.export_durations import DELAY, Durations, ExportHistory, explained, has_hanging
+from bulkpull.record import record
 
 SAMPLES = 40  # simulated ends of a pull
 LOWER, UPPER = 0.06, 0.94  # quantiles of the samples that bound the estimate
@@ -25,7 +25,7 @@ _STEPS = 512  # of the table of quantiles
 _OVERDUE_SHARE = 0.2  # of its age that an overdue export is expected to take still
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Estimate:
     """A time in seconds, between `low` and `high`."""
 
@@ -42,7 +42,7 @@ class Estimate:
         return Estimate(max(0.0, self.low - seconds), max(0.0, self.high - seconds))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prior:
     """What is assumed until an export has finished.
 

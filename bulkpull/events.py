@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.window import Window
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """Base class of all events."""
 
@@ -57,14 +57,14 @@ def _refused(on_event: object) -> UsageError:
 # The client
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Requested(Event):
     """A request is about to be sent to the API. `route` is its method and path, without the query."""
 
     route: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retried(Event):
     """Attempt number `attempt` (from 1) at `what` failed with `reason`; the next one follows in `wait` seconds. It is
     retried for `left` more seconds; None if that is unknown."""
@@ -76,7 +76,7 @@ class Retried(Event):
     left: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recovered(Event):
     """Attempt number `attempt` at `what` succeeded, after those before it had failed."""
 
@@ -84,14 +84,14 @@ class Recovered(Event):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuotaExhausted(Event):
     """The request budget is used up. The next request is sent in `wait` seconds; others are behind it."""
 
     wait: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Throttled(Event):
     """The API answered 429, which sends an email to the site's admins. All requests pause for `wait` seconds."""
 
@@ -102,7 +102,7 @@ class Throttled(Event):
 # The pull
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Planned(Event):
     """The range was split into `windows`, with `probes` counting requests. `uncounted` is the reason why windows have
     equal lengths although equal volumes were requested; empty otherwise."""
@@ -112,14 +112,14 @@ class Planned(Event):
     uncounted: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CountsDoubted(Event):
     """The API's counts cannot be trusted, because of `reason`. Sent once in a pull."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resumed(Event):
     """The pull continues what earlier runs have done. `run` is the number of this run, from 2.
 
@@ -145,7 +145,7 @@ class Resumed(Event):
     splits: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Launched(Event):
     """An export was launched for a window. `attempt` counts from 1."""
 
@@ -154,7 +154,7 @@ class Launched(Event):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Polled(Event):
     """An export was polled `waited` seconds after its launch. `status` is the API's word; `state` its meaning: queued,
     running, succeeded or failed."""
@@ -166,7 +166,7 @@ class Polled(Event):
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExportFailed(Event):
     """An export failed or timed out, or its files are missing or damaged, because of `reason`. Its window is launched
     again, or split if that cannot help. `attempt` counts the window's exports in this run, from 1."""
@@ -177,7 +177,7 @@ class ExportFailed(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Split(Event):
     """A window was split into `pieces`, because of `reason`: its exports failed, or do not deliver everything. The
     pieces replace it; if the window `is_merged` already, they are exported in addition."""
@@ -188,7 +188,7 @@ class Split(Event):
     is_merged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused(Event):
     """The API refused a launch, because of `reason`, while other exports of the pull are in flight. It is retried when
     one of them has ended. At most `exports` are in flight from now on."""
@@ -198,7 +198,7 @@ class Refused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reconciling(Event):
     """A window may lack rows: `ids` different ids were delivered, and `counted` were counted (None if unknown). `step`
     says what is done about it."""
@@ -209,7 +209,7 @@ class Reconciling(Event):
     step: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Skipped(Event):
     """A window that could not be exported is skipped, because of `reason`."""
 
@@ -217,7 +217,7 @@ class Skipped(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limited(Event):
     """The limits changed: at most `exports` in flight, and `downloads` at a time."""
 
@@ -225,7 +225,7 @@ class Limited(Event):
     downloads: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exported(Event):
     """The export of a window succeeded with `parts` links, `seconds` after its launch."""
 
@@ -235,7 +235,7 @@ class Exported(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Received(Event):
     """`size` more bytes of a part were received. `part` counts from 1 in its window."""
 
@@ -244,7 +244,7 @@ class Received(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartFetched(Event):
     """A part is completely on disk: `size` bytes."""
 
@@ -253,7 +253,7 @@ class PartFetched(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MergeAwaited(Event):
     """A download, or a launch if `window` is None, is held back: so much data waits for the merge already. It starts
     when windows have been merged."""
@@ -261,7 +261,7 @@ class MergeAwaited(Event):
     window: Window | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ColumnsDiffer(Event):
     """A part lacks the `missing` columns of the output, which are written empty, or has `unasked` ones, which are
     dropped."""
@@ -272,14 +272,14 @@ class ColumnsDiffer(Event):
     unasked: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ColumnsEmpty(Event):
     """No row of the output has a value in these columns: the site may not have fields of these names."""
 
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartMerged(Event):
     """A part was merged into the output, with all parts of its window.
 
@@ -295,7 +295,7 @@ class PartMerged(Event):
     outside: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WindowAppended(Event):
     """The new rows of a window were appended to the output, which took `seconds`. They are not durable yet: see
     `WindowMerged`."""
@@ -304,14 +304,14 @@ class WindowAppended(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WindowMerged(Event):
     """All parts of a window are in the output."""
 
     window: Window
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rendered(Event):
     """The first `size` of `merged` bytes of CSV are converted to the output format."""
 
@@ -319,7 +319,7 @@ class Rendered(Event):
     merged: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkersChanged(Event):
     """The cluster has so many `workers` now, with so many `threads` in all."""
 
@@ -327,7 +327,7 @@ class WorkersChanged(Event):
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskEnded(Event):
     """A `worker` has done a `task` in `seconds`: a part is divided, or a bucket merged."""
 
@@ -336,7 +336,7 @@ class TaskEnded(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BucketMerged(Event):
     """The rows of a `bucket` are deduplicated and written; `merged` of all `buckets` are."""
 
@@ -345,7 +345,7 @@ class BucketMerged(Event):
     merged: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deduplicated(Event):
     """All buckets are merged. These are the figures of the whole pull, in place of those that PartMerged had: on a
     cluster, ids that several parts or windows have in common are found last."""
@@ -356,6 +356,6 @@ class Deduplicated(Event):
     outside: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Published(Event):
     """The output is complete and at its path."""

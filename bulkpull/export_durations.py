@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 from statistics import fmean
 
 from bulkpull.pacing import DurationModel, Observation, fit
+from bulkpull.record import record
 
 HANGING_RATIO = 3.0  # of the longest duration seen, after which an export seems to hang
 DELAY = 0.04  # share of its duration after which the last export is noticed
@@ -42,7 +43,7 @@ class SeenExport:
         return self.finished_at == math.inf
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class ExportHistory:
     """What was seen of the exports of one pull, from their events.
 
@@ -106,7 +107,7 @@ class ExportHistory:
         return min(0.8, self.failed / max(1, self.failed + self.succeeded))
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Reconstruction:
     """When workers took the exports, if they are so many.
 
@@ -152,7 +153,7 @@ def reconstruct(history: ExportHistory, workers: int | None) -> Reconstruction:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Durations:
     """The model of durations: log-normal, and proportional to `base` plus the rows if these matter.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bulkpull import events
 from bulkpull.eta import Estimate, Prior, estimate
 from bulkpull.events import Event
 from bulkpull.export_durations import ExportHistory, SeenExport
+from bulkpull.record import record
 from bulkpull.window import Window
 
 MAX_IDLE_S = 1.0  # between two arrivals of bytes; more counts as a pause of the downloads
@@ -18,7 +19,7 @@ MIN_QUOTA_WAIT_S, MIN_EXPORTS = 5.0, 5  # of a period, for that to be so
 RECOMPUTED_AFTER_S, RECOMPUTED_AFTER_SHARE = 2.5, 0.01  # of the time that is left: an estimate is not redone sooner
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Question:
     """What an estimate depends on, at one moment."""
 
@@ -32,7 +33,7 @@ class Question:
     prior: Prior | None
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Forecast:
     """Follows the events of a pull. Times are seconds on any monotonic clock.
 

@@ -10,14 +10,9 @@ from bulkpull.pull import PullOptions, StreamOptions
 from bulkpull.pull import rows as _rows
 from bulkpull.pull import stream as _stream
 from bulkpull.pull import table as _table
-from bulkpull.sync import LoadOptions, SyncOptions
-from bulkpull.sync import load as _load
-from bulkpull.sync import sync as _sync
 
-load = with_keywords(LoadOptions)(_load)
 plan = with_keywords(PlanOptions)(_plan)
 pull = with_keywords(PullOptions)(_pull)
 rows = with_keywords(StreamOptions)(_rows)
 stream = with_keywords(StreamOptions)(_stream)
-sync = with_keywords(SyncOptions)(_sync)
 table = with_keywords(StreamOptions)(_table)

@@ -10,11 +10,12 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 from bulkpull.durations import seconds_of
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.sizes import bytes_of
 
 P = ParamSpec("P")
@@ -45,7 +46,7 @@ class Options(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Option:
     """What a field declares besides its type and its default: see `option`."""
 

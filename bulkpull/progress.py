@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from statistics import median
 from threading import RLock
 from typing import Any
@@ -14,13 +14,14 @@ from bulkpull import events
 from bulkpull.eta import Estimate, Prior
 from bulkpull.events import Event
 from bulkpull.forecast import Forecast
+from bulkpull.record import record
 from bulkpull.waits import Troubles, Wait
 
 _RATE_SPAN_S = 5.0
 _QUOTA_SPAN_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProgressSnapshot:
     """The figures of a `Progress` at one moment. `dataclasses.asdict` makes them JSON.
 

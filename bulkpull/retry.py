@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 
 if TYPE_CHECKING:  # the command line shows the policy's defaults, and must not wait for these
     from tenacity import AsyncRetrying, RetryCallState
@@ -30,7 +30,7 @@ class TransientError(Exception):
         self.undone = undone
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RetryPolicy:
     """Exponential backoff with full jitter, limited in attempts and in time.
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol, Self
 
 from bulkpull.errors import ApiError, UsageError
 from bulkpull.events import OnEvent
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 from bulkpull.window import Window
 
 State = Literal["queued", "running", "succeeded", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Columns:
     """The columns that a pull depends on.
 
@@ -41,7 +42,7 @@ class Columns:
                 raise UsageError(f"the column {name} of a source must be among its required columns")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Export:
     """An export task.
 
@@ -70,7 +71,7 @@ class Export:
         return self.state == "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Body:
     """The body of a file, or the rest of it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from bulkpull.events import (
@@ -20,6 +20,7 @@ from bulkpull.events import (
     Retried,
     Throttled,
 )
+from bulkpull.record import record
 
 MIN_SHOWN_WAIT_S = 1.0  # a shorter wait for the quota is not worth telling
 EXPIRY_S = 120.0  # after the time of the next attempt, when a trouble that is not heard of is over
@@ -42,7 +43,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wait:
     """What a pull waits for at one moment.
 
@@ -119,7 +120,7 @@ _SENTENCES: dict[str, str] = {
 }
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Trouble:
     """Something that fails and is retried."""
 
@@ -131,7 +132,7 @@ class _Trouble:
     reason: str
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Troubles:
     """The requests that fail, and the pauses for the quota. Times are seconds on any monotonic clock."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from bulkpull.record import record
 
 
 def instant(moment: datetime) -> str:
@@ -16,7 +17,7 @@ def instant(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Window:
     """The time span `[start, end)` in UTC, in whole milliseconds.
 

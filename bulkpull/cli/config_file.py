@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.suggestions import did_you_mean
 
 _MAX_BYTES = 1_000_000
@@ -18,7 +19,7 @@ _PROJECT_FILES = (Path("bulkpull.toml"), Path("pyproject.toml"))
 _TOKEN_SOURCES = ("token_file", "token_command")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configured:
     """The value of an option as a text, as on the command line, and where it is from."""
 
@@ -26,7 +27,7 @@ class Configured:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configuration:
     """What a configuration file sets, by name."""
 

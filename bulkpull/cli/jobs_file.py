@@ -7,7 +7,6 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from bulkpull.cli.pull import pull
 from bulkpull.cli.settings import Setting
 from bulkpull.cli.token import TokenSource, token_source
 from bulkpull.options import declared
+from bulkpull.record import record
 from bulkpull.suggestions import did_you_mean
 from bulkpull.sync import TableOptions
 
@@ -29,7 +29,7 @@ _TOKEN_KINDS = ("token", "token_env", "token_file", "token_command")
 _OF_CLIENT = ("base_url", "requests_per_minute", "retry_for")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JobSettings:
     """What the file, the environment and the configuration file set for a job.
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6
@@ -22,6 +22,7 @@ from bulkpull import events
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.events import Event
 from bulkpull.progress import Progress, ProgressSnapshot
+from bulkpull.record import record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
@@ -30,7 +31,7 @@ _FILE_MODE = 0o644  # the node exporter is another user
 _REQUEST_TIMEOUT_S = 10.0
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Metrics:
     """The metrics of one run, as a listener. They can be read from any thread.
 

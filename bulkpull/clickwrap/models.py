@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
 
 from bulkpull.errors import ApiError
+from bulkpull.record import record
 from bulkpull.source import ContradictedCountError, Export, State
 
 MAX_LINKS = 10_000  # of one export
@@ -137,7 +137,7 @@ def parse_export_fields(answer: Any) -> list[str]:
     return [_text(entry, ("field", "name", "key"), "an export field") for entry in answer]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Page:
     """One page of the activity list; `has_more` and `total_count` are None if the response lacks them."""
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from bulkpull.cluster.plan import Section, read_plan
 from bulkpull.cluster.run import DamagedError, Failure, directory_of_task, failures, put, worker
 from bulkpull.cluster.storage import Storage
 from bulkpull.journal import Figures
+from bulkpull.record import record
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.parquet import write_parquet
 from bulkpull.rows.sink import CsvSink
@@ -26,7 +26,7 @@ _READ_AHEAD = 8  # sections that are read while one is merged
 _PIECE_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BucketTask:
     """A bucket to be merged.
 
@@ -49,7 +49,7 @@ class BucketTask:
     writes_empty: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bucket:
     """A bucket whose files are in the storage. `filled` are the columns that have values, `figures` are by window. It
     was merged by a `worker` in `seconds`."""

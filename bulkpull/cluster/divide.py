@@ -8,13 +8,13 @@ are in one bucket, whatever part they are in, and one request reads a bucket's r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkpull.record import record
 from bulkpull.rows.block import Block, Keys, Layout
 from bulkpull.rows.records import File, read_header
 from bulkpull.rows.scan import Scanner
@@ -30,7 +30,7 @@ KEY_BYTES = 8
 Sizes = NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Divided:
     """What is known of a divided part.
 

@@ -7,18 +7,18 @@ offsets and sizes, of which a task reads its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from bulkpull.cluster.storage import Storage
+from bulkpull.record import record
 
 _CELL_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlannedPart:
     """A scattered part: the name of its object, the index of its window, the window's bounds as instants, and the bytes
     of each bucket's records."""
@@ -30,7 +30,7 @@ class PlannedPart:
     sizes: NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Section:
     """The records of one bucket in a part."""
 

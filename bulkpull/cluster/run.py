@@ -15,7 +15,6 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -25,12 +24,13 @@ from bulkpull import __version__
 from bulkpull.cluster.storage import Storage
 from bulkpull.download import FileMissingError
 from bulkpull.errors import BulkpullError, FormatError, MalformedPartError, OutputError, PartError
+from bulkpull.record import record
 from bulkpull.store import OPEN
 
 Kind = Literal["expired", "missing", "malformed", "part", "format", "damaged", "storage", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """Why a task brought no result, and on which worker."""
 
@@ -39,7 +39,7 @@ class Failure:
     worker: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """What a worker says about itself: versions by name, and why it cannot use the storage (empty if it can)."""
 

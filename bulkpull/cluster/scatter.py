@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +16,7 @@ from bulkpull.cluster.run import DamagedError, ExpiredError, Failure, directory_
 from bulkpull.cluster.storage import Storage
 from bulkpull.download import Downloaded, Downloader, LinkSettings, Version, link_opener, verify_csv
 from bulkpull.errors import MalformedPartError
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 from bulkpull.rows.held_file import Memory
 from bulkpull.rows.records import CsvError, File
@@ -25,7 +26,7 @@ from bulkpull.threads import own_threads
 _TALLY_BYTES = 32 * 1024 * 1024  # of keys at a time
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScatterTask:
     """A part to be downloaded and divided.
 
@@ -43,7 +44,7 @@ class ScatterTask:
     memory: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Scattered:
     """A part whose records are in the storage.
 
@@ -60,7 +61,7 @@ class Scattered:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TallyTask:
     """Scattered parts of one window, whose distinct ids are counted: the names, the bytes before the keys of each, and
     how many keys each bucket has in each part."""
@@ -147,7 +148,7 @@ def _verify(source: File, *, task: ScatterTask, path: Path, found: list[Divided]
         raise MalformedPartError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _TaskLink:
     link: str = field(repr=False)
 
@@ -165,7 +166,7 @@ class _NoCheckpoints:
         """A no-op: what counts is the object that the task writes."""
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Transfer:
     received_bytes: int = 0
     retries: int = 0

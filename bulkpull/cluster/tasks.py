@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from bulkpull.cluster.scatter import Scattered
 from bulkpull.errors import ClusterError, OutputError
 from bulkpull.events import OnEvent, Retried, TaskEnded, WorkersChanged
 from bulkpull.pacing import FixedLimit
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _TASK_S = 4 * 3600.0  # for one attempt at a task
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Tasks:
     """The tasks of one pull. `limit` follows the number of workers, `retry` says how long there may be none."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from pathlib import Path
 
@@ -53,6 +53,7 @@ from bulkpull.pull import (
     cancelled_from_within,
     contradiction,
 )
+from bulkpull.record import record
 from bulkpull.source import Source
 from bulkpull.store import DataSetFile
 from bulkpull.threads import in_thread
@@ -66,7 +67,7 @@ _ROWS_PER_BUCKET = 5_000_000  # about a gigabyte of CSV, on the disk of a worker
 _BUCKETS = 64  # if the rows were not counted
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class ClusterWorkers:
     """Workers of a cluster, as `bulkpull.pull.Workers`. The `destination` is set before `start`."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import anyio
 
 from bulkpull import patience
 from bulkpull.download.protocols import FileMissingError
 from bulkpull.errors import FileNotReadyError, LinkExpiredError, MalformedPartError, PartError, TransferError
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 
 MAX_RENEWALS = 5  # fresh links in a row without progress
@@ -19,7 +18,7 @@ _MALFORMED_WAITS = (0.2, 0.8)
 _FIRST_MISSING_WAIT, _MAX_MISSING_WAIT = 0.05, 0.3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pause:
     """The wait in seconds after attempt number `attempt` failed."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -16,6 +15,7 @@ from bulkpull.download.segments import Segments
 from bulkpull.download.transfer import Job, Transfer
 from bulkpull.download.unzip import is_zip, unzip
 from bulkpull.errors import MalformedPartError
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 from bulkpull.rows.held_file import HeldFile, Memory, open_file
 from bulkpull.rows.records import File
@@ -24,7 +24,7 @@ from bulkpull.threads import in_thread
 Verify = Callable[[File], None]  # blocks; raises MalformedPartError and OSError
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Downloader:
     """Downloads files: retries and resumes transfers, unpacks archives, and verifies what arrived.
 

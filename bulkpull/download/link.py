@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
@@ -38,6 +37,7 @@ from bulkpull.http import (
     is_loopback,
     timeout,
 )
+from bulkpull.record import record
 from bulkpull.retry import retry_after
 from bulkpull.source import Body
 
@@ -82,7 +82,7 @@ async def _decoded(
         raise TransferError(f"the transfer broke: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinkSettings:
     """How links are opened: what another process needs to know. It holds no secrets.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from bulkpull.errors import PartError
+from bulkpull.record import record
 from bulkpull.source import Body
 
 
@@ -14,7 +14,7 @@ class FileMissingError(PartError):
     """The host does not have the file, whatever link is used."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Version:
     """How the host identifies the bytes of a file.
 
@@ -26,7 +26,7 @@ class Version:
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Downloaded:
     """A complete file: its size in bytes and its checksum (XXH3, 128 bits, in hex)."""
 

@@ -17,6 +17,8 @@ from bulkpull.http import describe
 
 MIN_DIRECT_BYTES = 4 * 1024 * 1024  # left of a body; less is not worth its connection, which is used for one body only
 _BUFFER_BYTES = 1024 * 1024
+_ENOUGH_BYTES = _BUFFER_BYTES // 2  # for a chunk
+_HOLD_S = 0.005  # that fewer bytes wait for more: the work for a chunk hardly depends on its size
 
 Chunks = AsyncIterator[bytes | memoryview]
 
@@ -63,12 +65,14 @@ class _Direct(asyncio.BufferedProtocol):
     """Receives the `left` bytes of a body from a transport, in place of aiohttp's protocol."""
 
     def __init__(self, transport: asyncio.Transport, replaced: asyncio.BaseProtocol, left: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._replaced = replaced
         self._left = left
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._used = self._filled = 0  # where the bytes that were not used yet begin and end
         self._changed = asyncio.Event()
+        self._change: asyncio.TimerHandle | None = None  # that comes anyway
         self._is_lost = False
         self._error: BaseException | None = None
         transport.set_protocol(self)
@@ -83,8 +87,8 @@ class _Direct(asyncio.BufferedProtocol):
                 if self._is_lost:
                     raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
                 self._used = self._filled = 0
-                self._transport.resume_reading()
                 self._changed.clear()
+                self._transport.resume_reading()
                 with anyio.fail_after(stall_timeout):
                     await self._changed.wait()
                 continue
@@ -102,7 +106,10 @@ class _Direct(asyncio.BufferedProtocol):
         self._filled += nbytes
         if self._filled == _BUFFER_BYTES:
             self._transport.pause_reading()
-        self._changed.set()
+        if self._filled - self._used >= min(_ENOUGH_BYTES, self._left):
+            self._announce()
+        elif self._change is None:
+            self._change = self._loop.call_later(_HOLD_S, self._announce)
 
     def eof_received(self) -> None:
         self._lose(None)
@@ -113,4 +120,10 @@ class _Direct(asyncio.BufferedProtocol):
 
     def _lose(self, error: BaseException | None) -> None:
         self._is_lost, self._error = True, self._error or error
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._change:
+            self._change.cancel()
+            self._change = None
         self._changed.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import anyio
 
@@ -21,6 +20,7 @@ from bulkpull.errors import (
     RangeRefusedError,
     TransferError,
 )
+from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
 from bulkpull.source import Body
 
@@ -33,7 +33,7 @@ class SegmentRefused(Exception):  # noqa: N818 - never leaves the room: the file
     """The host does not serve the file in segments, or serves another version of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Job:
     """What all transfers of one download share."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bulkpull.eta import EARLIER_DOUBT, Prior
 from bulkpull.export_durations import DELAY, ExportHistory, explained
 from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.timeline import Moment, decoded
+from bulkpull.record import record
 from bulkpull.store import MANIFEST_SUFFIX, ObjectUrl, WorkDirectory, manifest_path
 
 _MAX_EXPORTS = 240  # the latest ones of a pull
@@ -24,7 +24,7 @@ _MAX_MANIFEST_BYTES = 32_000_000  # reading a larger one would delay the pull
 _MAX_MOMENTS = 8 * _MAX_EXPORTS  # of a journal that are read
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EarlierPull:
     """A pull of the same site.
 

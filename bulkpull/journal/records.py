@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from bulkpull.record import record
 from bulkpull.window import Window
 
 Verdict = Literal["confirmed", "refuted", "open"]  # whether exports are truncated at a number of records
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartRecord:
     """One file of the export `export_id`. `name` identifies it among the export's files, whatever its link is.
 
@@ -27,7 +27,7 @@ class PartRecord:
     checksum: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExportRecord:
     """One of a window's exports, launched `age` seconds ago and not known to have failed. Once it has succeeded, these
     are its parts."""
@@ -38,7 +38,7 @@ class ExportRecord:
     parts: tuple[PartRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Figures:
     """The figures of one merged window, or the sums of several."""
 
@@ -58,7 +58,7 @@ class Figures:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """The outcome of a window.
 
@@ -77,7 +77,7 @@ class Outcome:
     is_split: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress:
     """The progress of a window. `export_id`, `has_succeeded`, `failure` and `launched` (an instant) are those of its
     last launch; `merged` is None until it is merged."""
@@ -94,7 +94,7 @@ class Progress:
     launched: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Frontier:
     """How far the merge has come: the rows of `windows` windows are the first `offset` bytes of the merged CSV, whose
     header is `columns`."""

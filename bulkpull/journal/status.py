@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from bulkpull.errors import OutputError
 from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.records import Figures, Progress
+from bulkpull.record import record
 from bulkpull.store import WorkDirectory
 from bulkpull.waits import Wait
 from bulkpull.window import Window
@@ -17,7 +17,7 @@ from bulkpull.window import Window
 SUFFIX = ".bulkpull"  # of the directories that hold progress
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WindowStatus:
     """The progress of one window.
 
@@ -38,7 +38,7 @@ class WindowStatus:
     launched: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """An unfinished pull.
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import NamedTuple
 
 import orjson
 
 from bulkpull.journal.records import Figures
+from bulkpull.record import record
 
 _ROUNDING_DIGITS = 3  # of a second
 
@@ -62,7 +63,7 @@ class TimelineWindow(NamedTuple):
     is_skipped: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeline:
     """The timeline of a pull. `start` and `end` are those of the range, `figures` those of the merged windows.
     `windows` are in order of time, `moments` in the order in which they were recorded."""

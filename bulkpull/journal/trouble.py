@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import orjson
 
 from bulkpull.journal.recorder import without_private
+from bulkpull.record import record
 from bulkpull.waits import MIN_SHOWN_WAIT_S, Wait
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trouble:
     """An outage, or a wait for the request budget. Times are seconds since 1970.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.pull import PullOptions, Result
+from bulkpull.record import record
 from bulkpull.source import Source
 
 JobState = Literal["complete", "incomplete", "failed", "stopped"]
@@ -41,7 +42,7 @@ class Job:
             object.__setattr__(self, "options", PullOptions(**options))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JobResult:
     """What became of a job.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from statistics import NormalDist, fmean, pvariance
+
+from bulkpull.record import record
 
 MAX_POLLS = 4.2  # of an export on average, where durations vary much
 DELAY = 0.06  # share of its duration after which an export is noticed on average, where durations vary little
@@ -24,7 +25,7 @@ _GRID = [number * _STEP for number in range(-80, 41)]  # in standard deviations 
 _LATE = _GRID[-1]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observation:
     """The duration of a finished export: between `lower` and `upper` seconds."""
 
@@ -37,7 +38,7 @@ class Observation:
         return max(_MIN_DURATION_S, (self.lower + self.upper) / 2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DurationModel:
     """A log-normal distribution: the median in seconds, and the standard deviation of the logarithm."""
 

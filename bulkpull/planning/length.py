@@ -5,10 +5,10 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.suggestions import did_you_mean
 from bulkpull.window import Window
 
@@ -38,7 +38,7 @@ _SECONDS = {"min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MONTHS = {"mo": 1, "y": 12}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Length:
     """The length of a window, in calendar months or in seconds."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from bulkpull.planning.length import AUTO, by_length
 from bulkpull.planning.options import PlanOptions
 from bulkpull.planning.range import span
+from bulkpull.record import record
 from bulkpull.source import Source
 from bulkpull.window import Window, total_count
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """The windows of a pull of `[start, end)`, one export each.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from bulkpull.record import record
 from bulkpull.window import Window
 
 _TOO_LARGE = re.compile(
@@ -18,7 +18,7 @@ def suggests_smaller_export(message: str) -> bool:
     return bool(_TOO_LARGE.search(message))
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class SizeLimit:
     """Bounds on the number of activities per export.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 
 import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.errors import ApiError, BulkpullError, UnavailableError, UsageError
+from bulkpull.record import record
 from bulkpull.source import ContradictedCountError, Source
 from bulkpull.window import Window
 
@@ -50,7 +51,7 @@ class CountUnavailable(Exception):  # noqa: N818 - never leaves the pull: window
         self.has_activity = has_activity
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Volume:
     """Windows that tile a range, the number of `probes`, and the reason why counts cannot be trusted, if any."""
 
@@ -59,7 +60,7 @@ class Volume:
     doubt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Segment:
     """A part of the range, the activities counted in it, and the number of windows it should become."""
 
@@ -178,7 +179,7 @@ def _is_hopeless(error: ApiError) -> bool:
     return error.status == 401 or (isinstance(error, UnavailableError) and error.status is None)
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Partitioner:
     """Splits a range into segments until each holds about one window's worth of activity.
 

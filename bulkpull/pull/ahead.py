@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from anyio import from_thread
 
 from bulkpull.disk import disk_errors
 from bulkpull.pull.journey import Journey, Part
+from bulkpull.record import record
 from bulkpull.rows.arriving_file import ArrivingFile, NotArrivedError
 from bulkpull.rows.held_file import open_file
 from bulkpull.rows.records import CsvError, File
@@ -36,7 +37,7 @@ async def settled_or_arriving(journey: Journey) -> None:
         await journey.changed.wait()
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Ahead:
     """The merge of a window that is not complete.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import anyio
@@ -23,6 +24,7 @@ from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_w
 from bulkpull.pull.poll import known
 from bulkpull.pull.slots import Slots
 from bulkpull.pull.workers import Workers
+from bulkpull.record import record
 from bulkpull.rows.held_file import HeldFile, Memory
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
@@ -31,7 +33,7 @@ from bulkpull.window import Window
 HOLD_SECONDS = 1.0  # that a part may wait in memory for the merge, since a kill loses it
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Collector:
     """Downloads the files of exports, as many concurrently as `slots` and `backpressure` allow.
 
@@ -49,6 +51,7 @@ class Collector:
     backpressure: Backpressure
     on_event: OnEvent
     workers: Workers | None = None
+    _is_merge_imported: bool = False
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
 
     async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
@@ -143,6 +146,10 @@ class Collector:
         self, journey: Journey, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup
     ) -> None:
         """Download one part once there is room for it. What makes the export useless is added to `failures`."""
+        if not self.workers and not self._is_merge_imported:
+            # Imports and a busy event loop slow each other: parts would arrive long before the first could be merged.
+            await in_thread(import_module, "bulkpull.rows.dedup")
+            self._is_merge_imported = True
         while True:
             while not self.backpressure.may_start(part.window):
                 self.on_event(MergeAwaited(part.window))
@@ -203,7 +210,7 @@ class Collector:
                 await in_thread(part.path.unlink, True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _PartProgress:
     """Reports the download of a part, lets the limit of downloads adapt to it, and the merge follow it."""
 
@@ -224,7 +231,7 @@ class _PartProgress:
         self.on_event(Retried(str(self.part), attempt, wait, reason))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _PartCheckpoints:
     """Records the download of a part in the journal."""
 
@@ -293,7 +300,7 @@ class Links:
             raise ExportFailure(export.id, reason, PartError)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartLink:
     """The link of one part, as `bulkpull.download.Link`."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from bulkpull.journal import Journal, Outcome
+from bulkpull.record import record
 from bulkpull.window import Window
 
 KnownBy = Literal["counts reconciled", "counts unknown", "short"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CountMismatch:
     """A window that delivered another number of activities than was counted. `counted` is None if the window has no
     usable count, but its export may have been truncated."""
@@ -23,7 +23,7 @@ class CountMismatch:
     delivered: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Completeness:
     """How complete a finished pull is. `short` are the windows that delivered less than there is, or may have; `over`
     those that delivered more than was counted; both in order of time."""

@@ -8,11 +8,12 @@ deliver more (a trial).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from bulkpull.journal import Verdict
 from bulkpull.planning import looks_like_a_limit
+from bulkpull.record import record
 from bulkpull.window import Window
 
 _ROUND_RECORDS = 500  # an export that ends at a multiple of it may have been truncated there
@@ -24,7 +25,7 @@ def is_suspicious(records: int) -> bool:
     return looks_like_a_limit(records) or (records > 0 and records % _ROUND_RECORDS == 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delivery:
     """What a window delivered: the `records` of its newest export, the different `ids` of all its exports, and the
     `rows` among them whose ids no earlier window had delivered."""
@@ -34,7 +35,7 @@ class Delivery:
     rows: int
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Trial:
     """A test of a cap: a window that delivered a suspicious number of `records`, with `ids` different ids, was split.
 
@@ -51,7 +52,7 @@ class Trial:
     is_spoiled: bool = False
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Evidence:
     """What asking has shown about a window.
 
@@ -110,7 +111,7 @@ def contradiction(window: Window, rows: int) -> str:
     return f"{window}: {window.rows:,} activities were counted, and {rows:,} exported"
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Doubts:
     """Judges the windows in the order in which they are merged.
 

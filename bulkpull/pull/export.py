@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, field, replace
 from typing import TypeVar
 
 import anyio
@@ -18,6 +18,7 @@ from bulkpull.pull.extra import ExtraExports
 from bulkpull.pull.journey import ExportFailure, Journey, cancelled_from_within
 from bulkpull.pull.poll import Poller, known
 from bulkpull.pull.slots import Slots
+from bulkpull.record import record
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
@@ -34,7 +35,7 @@ class NoExtraLeft(Exception):  # noqa: N818 - never leaves the pull
     """The window needs an export beyond the plan, and no more are allowed."""
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Exporter:
     """Makes exports. `unlaunched` are the windows of the plan that never had one: theirs do not count as extra.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bulkpull.record import record
 
 EXTRA = 100  # exports, plus
 EXTRA_SHARE = 0.5  # exports per window of the plan
@@ -13,7 +13,7 @@ def default_extra(windows: int) -> int:
     return EXTRA + int(EXTRA_SHARE * windows)
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class ExtraExports:
     """The budget of extra exports over all runs of a pull: `used` out of `limit`."""
 

@@ -11,6 +11,7 @@ import anyio
 from bulkpull.errors import BulkpullError, ExportError, MalformedPartError
 from bulkpull.journal import ExportRecord, PartRecord
 from bulkpull.pull.doubts import Delivery, Doubt, Evidence, Trial
+from bulkpull.record import record
 from bulkpull.rows.held_file import HeldFile
 from bulkpull.window import Window
 
@@ -54,7 +55,7 @@ class DamagedPart(Exception):  # noqa: N818 - never leaves the pull: the part is
         return ExportFailure(self.part.record.export_id, str(self), MalformedPartError)
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Part:
     """One file of a window's export.
 

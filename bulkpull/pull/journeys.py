@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,6 +18,7 @@ from bulkpull.pull.doubts import Delivery, Doubt, Doubts, Trial, contradiction, 
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import DamagedPart, ExportFailure, Journey
 from bulkpull.pull.reconcile import Reconciler
+from bulkpull.record import record
 from bulkpull.source import Export, Source
 from bulkpull.threads import in_thread
 from bulkpull.window import Window
@@ -29,7 +30,7 @@ MAX_UNEXPLAINED_DEPTH = 4  # nested splits, if nothing says so: something other 
 MAX_DEPTH = 16  # nested splits
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Journeys:
     """What the journeys share. All run in `group`, and so do those of the pieces of split windows."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from bulkpull.journal import Figures, Journal
 from bulkpull.pull.ahead import Ahead, settled_or_arriving
 from bulkpull.pull.doubts import Delivery, Doubts
 from bulkpull.pull.journey import DamagedPart, Journey, cancelled_from_within
+from bulkpull.record import record
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.records import CsvError
 from bulkpull.source import Columns
@@ -174,7 +174,7 @@ def _announce(journey: Journey, merged: Sequence[PartStats], on_event: OnEvent) 
     on_event(WindowMerged(journey.window))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _MergedWindow:
     """A window whose rows end at byte `offset` of the CSV, with `columns` as its header; `parts` are in order."""
 
@@ -185,7 +185,7 @@ class _MergedWindow:
     columns: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Merge:
     """The blocking half of the merge: its methods run in threads."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, field, replace
 from pathlib import Path
 
 import anyio
@@ -32,7 +32,7 @@ from bulkpull.pull.result import Result, Tally
 from bulkpull.pull.slots import Slots
 from bulkpull.pull.troubles import TroubleRecorder
 from bulkpull.pull.workers import Workers
-from bulkpull.report import check_report_path, report_page, save_report
+from bulkpull.record import record
 from bulkpull.rows.held_file import Memory
 from bulkpull.source import Source
 from bulkpull.store import (
@@ -137,7 +137,7 @@ async def run(
     )
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Pull:
     """What the coroutines of one pull share."""
 
@@ -190,6 +190,8 @@ class _Pull:
         journal = None
         try:
             if self.options.report is not None:
+                from bulkpull.report import check_report_path  # takes time to import, and most pulls have none
+
                 await in_thread(check_report_path, Path(self.options.report))
             await in_thread(self.directory.claim)
             if not self.options.resume:
@@ -269,6 +271,8 @@ class _Pull:
         with nullcontext() if self.published else suppress(OutputError):
             journal.record_moments()
             if self.options.report is not None:
+                from bulkpull.report import report_page, save_report
+
                 timeline = journal.timeline(str(self.options.output_format))
                 save_report(Path(self.options.report), report_page(timeline, self.directory.output))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
@@ -13,6 +13,7 @@ from bulkpull.pull.collect import Collector
 from bulkpull.pull.doubts import Doubt, is_suspicious
 from bulkpull.pull.export import Exporter, NoExtraLeft
 from bulkpull.pull.journey import ExportFailure, Journey
+from bulkpull.record import record
 
 _MAX_LATE_LINKS = 3  # times that a window's export is found to have more links than before
 _MAX_USELESS_WAITS = 2  # consecutive windows whose wait for late links was useless; then none waits
@@ -20,7 +21,7 @@ MAX_USELESS_EXPORTS = 3  # windows whose second export delivered nothing new, af
 _TRUNCATED_SHARE = 0.1  # of a window's count: if more is missing, its export was probably truncated
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Reconciler:
     """Resolves doubts about windows, within limits that hold for the whole pull."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 
 from bulkpull import events
 from bulkpull.events import Event
 from bulkpull.pull.completeness import Completeness, CountMismatch, KnownBy
+from bulkpull.record import record
 from bulkpull.window import Window, total_count
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Result:
     """The figures of a finished pull.
 
@@ -62,7 +63,7 @@ class Result:
         return not self.short and not self.skipped
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Tally:
     """Counts events, as a listener."""
 

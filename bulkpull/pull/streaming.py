@@ -22,6 +22,7 @@ from bulkpull.options import documented, option
 from bulkpull.pull.options import RunOptions
 from bulkpull.pull.orchestrator import run
 from bulkpull.pull.result import Result
+from bulkpull.record import record
 from bulkpull.rows.format import Format
 from bulkpull.source import Source
 from bulkpull.store import Destination, Stream, WorkDirectory, resolved
@@ -59,7 +60,7 @@ class StreamOptions(RunOptions):
         return Format("arrow", all_strings=self.all_strings)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowBatch:
     """Consecutive rows of a stream, in the order of the plan.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from anyio import from_thread
 
 from bulkpull.errors import ApiError, UsageError
 from bulkpull.planning import CountUnavailable, count_window
+from bulkpull.record import record
 from bulkpull.source import Source
 from bulkpull.store import Difference, Manifest, ObjectUrl, compare, manifest_path, read_manifest, resolved
 from bulkpull.threads import in_thread
@@ -20,7 +20,7 @@ from bulkpull.window import Window
 _MAX_CONCURRENT_COUNTS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recount:
     """A window, counted again.
 
@@ -40,7 +40,7 @@ class Recount:
         return self.counted_now != self.delivered
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verification:
     """What a verification has found.
 

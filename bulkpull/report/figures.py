@@ -6,11 +6,12 @@ All times are seconds of work since the pull began: what lies between two runs d
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate
 from typing import NamedTuple
 
 from bulkpull.journal import Figures, Moment, Timeline, TimelineWindow
+from bulkpull.record import record
 
 MINUTE_S = 60
 _NUMBER = re.compile(r"\d[\d,.]*")  # reasons that differ in these only are one
@@ -18,7 +19,7 @@ _OF_WINDOWS = frozenset({"launched", "queued", "running", "ready", "failed", "do
 _ID = re.compile(r"\b[0-9a-f]{16,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")  # the same reason, another export
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class ExportTimes:
     """When what happened to an export. None: not yet, never, or not recorded. `run` is the one that launched it."""
 
@@ -42,7 +43,7 @@ class ExportTimes:
         return self.ready if self.ready is not None else self.failed
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MergeTimes:
     """When a window was merged."""
 
@@ -51,7 +52,7 @@ class MergeTimes:
     end: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Run:
     """A run of the pull. `planned` is when its windows were known."""
 
@@ -61,7 +62,7 @@ class Run:
     is_published: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repeated:
     """Something that happened `count` times for one `reason`: the first of those that differ in numbers only.
 
@@ -74,7 +75,7 @@ class Repeated:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """The limits of the last run. `exports` is the maximum, below which the limit adapts if it `is_adaptive`."""
 
@@ -93,7 +94,7 @@ class Task(NamedTuple):
     end: float
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class PullFigures:
     """What a report shows.
 

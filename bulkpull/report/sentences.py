@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
+from bulkpull.record import record
 from bulkpull.report.division import Step
 from bulkpull.report.figures import MINUTE_S, ExportTimes, PullFigures
 from bulkpull.waits import plural
@@ -37,7 +37,7 @@ _TIMED_OUT = "it was still"  # how the reason of an export that timed out begins
 _MIN_EXPORTS = 8  # to compare their durations
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Load:
     """How busy the exports were until the last launch: the means of those in flight and of those queued, the share of
     the time at the limit, and the highest limit."""

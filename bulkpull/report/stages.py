@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Literal, NamedTuple
 
 from bulkpull.journal import TimelineWindow
+from bulkpull.record import record
 from bulkpull.report.figures import ExportTimes, PullFigures
 
 Stage = Literal["queued", "running", "failed", "ready", "downloading", "waiting", "merging", "merged"]
@@ -33,7 +33,7 @@ class Segment(NamedTuple):  # of which there may be 100,000: a dataclass takes t
     end: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lane:
     """Windows that follow each other, and their stages: of several windows, the one that most of them are in, if not
     merged or not begun."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from bulkpull.record import record
 
 WIDTH = 1000  # of every SVG, in its own units
 
@@ -16,7 +17,7 @@ def text(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Axis:
     """A linear axis from 0 to `end`, with labels at some positions."""
 
@@ -28,7 +29,7 @@ class Axis:
         return min(1.0, max(0.0, value / self.end)) if self.end else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plot:
     """An SVG of `height` pixels between two axes."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.rows.columns import Column, Shape, columns_of
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.rows.scan import read_merged
@@ -19,7 +19,7 @@ MAX_HOLD_S = 1.0  # that rows wait for more of them
 _INTERVAL_S = 0.1  # between checks whether to stop, while there are no rows
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Batch:
     """Consecutive rows. `end` is the byte of the merged CSV at which they end."""
 

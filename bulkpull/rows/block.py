@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from bulkpull.record import record
 from bulkpull.rows.instants import nanoseconds
 from bulkpull.rows.records import unquote
 from bulkpull.source import Columns
@@ -22,7 +22,7 @@ Keys = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layout:
     """The position of the key and time columns in a file, and how its columns map to the output's.
 
@@ -41,7 +41,7 @@ class Layout:
         return self.key_at if self.order is None else self.order.index(self.key_at)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Block:
     """Consecutive records in the output's column order, all with the same number of fields.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import FormatError
+from bulkpull.record import record
 from bulkpull.rows import kernel
 from bulkpull.rows.block import Block, Bytes, Positions
 
@@ -15,7 +14,7 @@ PADDING = 16  # bytes that the kernel needs after each column of texts, and afte
 _QUOTE = ord('"')
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CellValues:
     """The values of all cells of a block, in row order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import FormatError
+from bulkpull.record import record
 from bulkpull.rows import kernel
 from bulkpull.rows.block import Block, Bytes
 from bulkpull.rows.cells import PADDING, cell_values, confirm_utf8
@@ -21,7 +22,7 @@ _USUAL_FORMS = (b"0000-00-00T00:00:00.000Z", b"0000-00-00T00:00:00Z")  # 0 stand
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Column:
     """`rows` values, which start at index `first` of the buffers.
 
@@ -68,7 +69,7 @@ class Column:
         return [None if null else value for value, null in zip(values, nulls, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shape:
     """The columns of a table: their names, and which of them holds instants, if any.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkpull.record import record
 from bulkpull.rows.arriving_file import ArrivingFile
 from bulkpull.rows.block import Block, Keys, Layout, Positions, layout_of
 from bulkpull.rows.cells import has_value
@@ -34,7 +35,7 @@ class Conflict(NamedTuple):
     other: dict[str, str | None]
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class PartStats:
     """Counts of one merged part.
 
@@ -57,7 +58,7 @@ class PartStats:
     conflicting: list[Conflict] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _SameKey:
     """Rows with the same key: those of the current block by index, those in the output by offset.
 
@@ -70,7 +71,7 @@ class _SameKey:
     values_of: dict[int, list[bytes]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _FirstRow:
     """The first row of an id, compared with a repeat: whether they differ, and the first row's offset in the output.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.suggestions import did_you_mean
 
 FORMATS = ("csv", "ndjson", "parquet", "arrow")
@@ -27,7 +27,7 @@ _ARROW_FORMATS = {"parquet": "Parquet", "arrow": "Arrow"}  # written by pyarrow
 _KNOWN = ".csv, .ndjson or .jsonl (each optionally followed by .gz or .zst), .parquet or .pq, .arrow or .feather"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Format:
     """An output format and its options.
 

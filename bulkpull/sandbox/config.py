@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class SandboxConfig:
             raise UsageError("a burst cannot have more rows than the sandbox, or be combined with a peak")
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class SandboxStats:
     """What a sandbox has observed.
 

@@ -10,6 +10,8 @@ from functools import cache
 from time import gmtime, strftime
 from typing import Any, ClassVar
 
+from bulkpull.record import record
+
 FIELDS = (
     "id",
     "signer_id",
@@ -123,7 +125,7 @@ def csv_value(value: str | None) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pools:
     """The values from which rows are drawn; each pool has a power of two entries."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from bulkpull.record import record
 from bulkpull.sandbox.faults import Fault, Faults
 from bulkpull.sandbox.filters import Selection
 from bulkpull.sandbox.storage import Storage
@@ -24,7 +25,7 @@ _ID_PREFIX_CHARS = 12  # bytes
 _EMPTY_FILES = {"empty-file-zero": "", "empty-file-newline": "\n", "empty-file-bom": "\ufeff"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File:
     """A finished CSV file."""
 

@@ -9,10 +9,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Literal
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.sandbox.modes import COSTLY, HARMLESS, MODES
 
 Group = Literal["api", "export", "file", "host"]
@@ -65,7 +65,7 @@ _KNOWN = "; ".join(
 _NUMBER = re.compile("[0-9]{1,15}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """An injected fault; `draw` determines its details."""
 

@@ -8,7 +8,6 @@ import hmac
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 
 import anyio
@@ -16,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from anyio import to_thread
 
+from bulkpull.record import record
 from bulkpull.sandbox.bodies import LABELS, encode_body
 from bulkpull.sandbox.config import SandboxConfig, SandboxStats
 from bulkpull.sandbox.exports import Exports, File, Task
@@ -31,7 +31,7 @@ _RETRY_AFTER_A_DAY = {"Retry-After": "86400"}
 _ODD_QUERY = "name=Übersicht der Zustimmungen"
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Delivery:
     """A response with the bytes from `offset` to `end` of a file; the body is cut off at `stop`."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from bulkpull.record import record
 from bulkpull.sandbox.data import Row
 from bulkpull.sandbox.history import AnyActivities
 
@@ -26,7 +26,7 @@ class FilterError(ValueError):
     """A filter that the API rejects with 400."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Selection:
     """The activities that a filter selects: a range of numbers, and an additional condition on rows, if any."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.sandbox.data import (
     DEFAULT_FIELDS,
     ENCODED,
@@ -179,7 +180,7 @@ class History:
         return (_mixed(numbers, self.seed * 64 + draw) >> np.uint64(11)) / float(1 << 53)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Moment:
     """The activities of a history after its first `changes` changes. It does for an export what `Activities` does.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bulkpull.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mode:
     """A mode: its meaning, and the default of its value N, if it has one. A profile sets N with `kind:N`."""
 

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import orjson
 
+from bulkpull.record import record
 
-@dataclass(slots=True)
+
+@record(frozen=False)
 class SandboxProcess:
     """A running sandbox. `stats` has the fields of `SandboxStats`, and is empty until the sandbox has stopped."""
 

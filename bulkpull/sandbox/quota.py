@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from bulkpull.record import record
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Count:
     since: float
     requests: int = 0
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class RateLimit:
     """At most `requests` per `seconds` for each key (a token or an address)."""
 

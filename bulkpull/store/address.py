@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import PurePath
 from typing import Self
 from urllib.parse import urlsplit
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 _KNOWN = "s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY"
 _COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):/[^/]")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ObjectUrl:
     """An object, or the prefix of several: the URL of its bucket without a slash at the end, and a key."""
 

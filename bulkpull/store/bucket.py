@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulkpull.errors import BulkpullError, OutputError, UsageError
+from bulkpull.record import record
 from bulkpull.store.address import ObjectUrl
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class _Probed(Exception):  # noqa: N818 - not an error: ends an upload that was 
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Found:
     """An object: its receipt (empty if bulkpull did not write it, or with another version), its size and version."""
 

@@ -6,10 +6,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bulkpull.disk import disk_errors
+from bulkpull.record import record
 from bulkpull.store.manifest import Manifest, ManifestFile, path_text, sha256_of
 
 _ID_MEMORY_BYTES = 16_000_000  # about six times that at the peak
@@ -17,7 +17,7 @@ _MAX_NAMED = 10  # ids
 _MAX_ID_CHARS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference:
     """A difference between an output and its manifest.
 

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import orjson
 
 from bulkpull.disk import disk_errors
 from bulkpull.errors import OutputError, UsageError
+from bulkpull.record import record
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import Bucket
 from bulkpull.store.manifest import ManifestFile, manifest_path, read_manifest
@@ -24,7 +24,7 @@ MANIFEST = "_manifest.json"
 _READ_BYTES = 8 * 1024 * 1024  # by each request
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataSetFile:
     """A file of a data set: its path within it, its size, and its SHA-256, if a manifest has it."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors, replace_file, sync_directory
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.manifest import (
     Manifest,
@@ -29,7 +30,7 @@ _PARTITION = re.compile(r"(month|bucket)=.+")
 _FILE = re.compile(r"(activity|bucket-\d{4})\.parquet")
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class LocalFile:
     """A file: the merged CSV itself, which is moved, or what `renderer` makes of it. See Destination, and
     ManifestWriter."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ import orjson
 
 from bulkpull.disk import disk_errors
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.rows.format import FORMATS, Format
 from bulkpull.rows.records import File
 
@@ -35,7 +36,7 @@ _BUFFER_BYTES = 64 * 1024  # fits into the first-level cache of a core: larger r
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManifestFile:
     """One file of an output. `path` is relative to the directory of the manifest, with `/` between names: the first is
     that of the output."""
@@ -46,7 +47,7 @@ class ManifestFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManifestWindow:
     """A window as it was merged. `counted` is its count by the API, None if there is none. `delivered` is the number of
     different ids that its exports delivered, None if it was skipped. `rows` of them were new, and are in the output.
@@ -61,7 +62,7 @@ class ManifestWindow:
     skipped: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManifestMismatch:
     """A span that delivered another number of activities than was counted; see `bulkpull.CountMismatch`."""
 
@@ -71,7 +72,7 @@ class ManifestMismatch:
     delivered: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManifestCompleteness:
     """How complete the rows are; see `bulkpull.Result`. `skipped` is the number of windows left out."""
 
@@ -83,7 +84,7 @@ class ManifestCompleteness:
     over: tuple[ManifestMismatch, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """What a manifest says.
 

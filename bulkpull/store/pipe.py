@@ -14,7 +14,6 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from anyio import from_thread
 
 from bulkpull.disk import disk_errors
 from bulkpull.errors import OutputError, ReaderGoneError
+from bulkpull.record import record
 from bulkpull.rows.format import Format
 from bulkpull.rows.growing_file import GrowingFile, Superseded
 from bulkpull.rows.records import read_chunks, read_header
@@ -36,7 +36,7 @@ _FILE_PIECE_BYTES = 1024 * 1024
 _GONE_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ByteStream:
     """An output that takes bytes one after the other: an open descriptor, or a FIFO or device at `path`."""
 

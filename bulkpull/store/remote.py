@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -14,6 +14,7 @@ from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.rows.growing_file import GrowingFile
 from bulkpull.store.address import ObjectUrl
 from bulkpull.store.bucket import AlreadyExists, Bucket, Found
@@ -33,7 +34,7 @@ from bulkpull.store.work import WorkDirectory
 OPEN = "open"  # an object among the parts of a pull on a cluster, which exists until the pull has ended
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class RemoteFile:
     """An object: the merged CSV itself, or what `renderer` makes of it, which is uploaded while it grows."""
 
@@ -174,7 +175,7 @@ class RemoteFile:
         return hashlib.sha256(f"{self._token()} {self.url} {self.renderer.format}".encode()).hexdigest()[:32]
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class RemoteDataSet(RemoteFile):
     """A data set by month: objects whose names are unique, and a manifest that names those that make up the data set.
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from anyio import from_thread
 
 from bulkpull.disk import discard, disk_errors, sync_directory, sync_file, write_all
+from bulkpull.record import record
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.format import DATA_SET_FILE, Format
 from bulkpull.rows.growing_file import GrowingFile
@@ -33,7 +33,7 @@ def memory_to_render(format: Format) -> int:
     return {"parquet": _PARQUET_BYTES, "arrow": _ARROW_BYTES}.get(format.name, _TEXT_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Renderer:
     """Writes a merged CSV to `path` in a `format`. `provenance` is called at its end, for formats that store it."""
 

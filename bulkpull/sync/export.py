@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anyio import from_thread
@@ -12,6 +11,7 @@ from anyio import from_thread
 from bulkpull.disk import disk_errors
 from bulkpull.journal import JournalReader
 from bulkpull.pull import Result, run
+from bulkpull.record import record
 from bulkpull.rows.instants import nanoseconds
 from bulkpull.rows.records import read_chunks, read_header, records, unquote
 from bulkpull.source import Columns, Source
@@ -26,7 +26,7 @@ from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exported:
     """What the exports of an order delivered: a CSV with `columns`, of rows within `windows` alone. The others are
     `missing`, though what is new in them may be among the `windows`. `outside` rows were left out."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from itertools import pairwise
 
 from bulkpull.errors import UsageError
 from bulkpull.planning import CountUnavailable, looks_like_a_limit, midpoint, plan
+from bulkpull.record import record
 from bulkpull.source import Source
 from bulkpull.sync.counting import count_all
 from bulkpull.sync.options import SyncOptions
@@ -28,7 +29,7 @@ _MAX_LIES = 8  # windows with a wrong count, after which no count is trusted
 _DISTRUST = 30  # runs
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Planner:
     """Plans one sync of a table. What it learns about counts is in `recheck`."""
 

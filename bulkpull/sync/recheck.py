@@ -7,14 +7,14 @@ export may hold them, and differences are narrowed down only where that saves an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+from bulkpull.record import record
 from bulkpull.sync.state import Mismatch, span
 from bulkpull.window import Window
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Item:
     """Time that must be exported, with about so many `rows`. If it `may_shrink`, only some of it differs, and counting
     may tell which part."""
@@ -25,7 +25,7 @@ class Item:
     may_shrink: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """A window to export, the `items` in it, and about how many rows it has."""
 
@@ -71,7 +71,7 @@ def choose(items: Sequence[Item], gaps: Sequence[int], capacity: int) -> list[Ch
     return chosen[::-1]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdicts:
     """What the counts of settled time say.
 

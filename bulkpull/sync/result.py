@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from bulkpull.record import record
 from bulkpull.window import Window
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Recheck:
     """What counting settled time has shown.
 

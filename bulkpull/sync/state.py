@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from bulkpull.errors import UsageError
+from bulkpull.record import record
 from bulkpull.window import Window, instant
 
 VERSION = 1
@@ -16,7 +17,7 @@ VERSION = 1
 Reason = Literal["skipped", "short", "empty"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Missing:
     """A window whose last export was not taken over, so that the next run exports it again: it could not be exported
     (`skipped`), or delivered fewer rows than counted (`short`), or none although the table has some (`empty`)."""
@@ -25,7 +26,7 @@ class Missing:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mismatch:
     """A window in which the API `counted` another number of rows than the table `held`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from bulkpull.events import Event, tell
 from bulkpull.logs import log
 from bulkpull.planning import moment
 from bulkpull.pull import plain
+from bulkpull.record import record
 from bulkpull.source import Source
 from bulkpull.store import WorkDirectory
 from bulkpull.sync.export import Exported, export
@@ -75,7 +76,7 @@ async def sync(source: Source, options: SyncOptions) -> SyncResult:
                 await in_thread(table.close)
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class _Sync:
     """One call of `sync`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from bulkpull.disk import sync_file
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.rows.arrow import INSTANTS, read_batches
 from bulkpull.rows.parquet import ROW_GROUP_BYTES, parquet_writer
 from bulkpull.rows.records import File
@@ -77,7 +78,7 @@ def present_times(batches: Iterable[Any], columns: Columns, kept: Iterable[str])
     return np.sort(np.concatenate(found))
 
 
-@dataclass(slots=True)
+@record(frozen=False)
 class Written:
     """A file with rows that were written in order of time."""
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import datetime
 
 import orjson
 
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.store import MANIFEST
 
 FORMAT, VERSION = "bulkpull synced data set", 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentFile:
     """A file of the data set. Of its rows, `gone` are no longer at the source; of these, those with the ids `kept` are
     not marked. Times are instants in canonical form, which sort as text. They and the ids are None without rows."""
@@ -31,7 +32,7 @@ class CurrentFile:
     kept: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RetiredFile:
     """A file that is not current any more, and since when."""
 
@@ -39,7 +40,7 @@ class RetiredFile:
     since: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentFiles:
     """What a manifest says. `columns` are those of the source, in the order of the files; `has_marks` is whether the
     files have the column that marks rows which are gone."""

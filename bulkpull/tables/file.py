@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import orjson
 
 from bulkpull.disk import discard, disk_errors, replace_file, replacing, sync_directory, sync_file
 from bulkpull.errors import OutputError, UsageError
+from bulkpull.record import record
 from bulkpull.rows.compress import compressed
 from bulkpull.rows.records import CsvError, File
 from bulkpull.rows.sink import header_record
@@ -44,7 +45,7 @@ _FORMAT, _VERSION = "bulkpull synced file", 1
 _COPIED_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Version:
     """A version of the file. `sha256` is empty if there is no file. `kept` are the ids of rows that are gone at the
     source, but not marked."""

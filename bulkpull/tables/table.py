@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bulkpull.errors import OutputError
+from bulkpull.record import record
 from bulkpull.window import Window
 
 Deleted = Literal["keep", "mark", "drop"]
@@ -72,7 +73,7 @@ class Delivery:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes:
     """How many rows a delivery has inserted, changed and found deleted. A row that comes back is inserted; a row whose
     time has changed is changed. `rewritten` is the number of rows that were written or removed, for whatever reason.

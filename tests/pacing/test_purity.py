@@ -19,6 +19,7 @@ PURE = {
     "itertools",
     "math",
     "statistics",
+    "bulkpull.record",
     "bulkpull.window",
 }
 
