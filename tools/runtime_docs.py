@@ -1,4 +1,4 @@
-"""An extension of griffe: docstrings and signatures that decorators make are read from the running code."""
+"""An extension of griffe for what decorators make: options are read from the running code, records are data classes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ MADE_AT_RUNTIME = (bulkpull.plan, bulkpull.pull, bulkpull.PlanOptions, bulkpull.
 
 
 class RuntimeDocs(griffe.Extension):
-    """Replaces what the source says of the objects in `MADE_AT_RUNTIME`."""
+    """Replaces what the source says of the objects in `MADE_AT_RUNTIME`, and shows records as data classes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._runtime = {f"{value.__module__}.{value.__qualname__}": value for value in MADE_AT_RUNTIME}
+
+    def on_class_instance(self, *, cls: griffe.Class, **_context: Any) -> None:
+        """Let griffe, which knows the decorator of data classes alone, take a record for one."""
+        for decorator in cls.decorators:
+            if decorator.callable_path == "bulkpull.record.record":
+                decorator.value = griffe.ExprName("dataclass", parent="dataclasses")
 
     def on_object(self, *, obj: griffe.Object, **_context: Any) -> None:
         """Replace the docstring, and the parameters of a function."""

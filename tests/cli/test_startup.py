@@ -90,7 +90,7 @@ def test_completion_imports_nothing_that_does_work(words: str, expected: str) ->
 def test_a_pull_sends_its_first_request_before_it_imports_what_merges(sandbox: SandboxProcess, tmp_path: Path) -> None:
     refused = {"BULKPULL_BASE_URL": sandbox.url, "BULKPULL_TOKEN": "wrong"}
     for more, later in (
-        (["--quiet"], {"numpy", "pyarrow", "rich", "aiohttp.web"}),
+        (["--quiet"], {"numpy", "pyarrow", "rich", "aiohttp.web", "bulkpull.report.page", "bulkpull.sync.recheck"}),
         (["--format", "parquet"], {"numpy", "pyarrow", "aiohttp.web"}),
     ):
         done = python("-X", "importtime", "-m", "bulkpull", *PULL, "--out", str(tmp_path / "a"), *more, **refused)
