@@ -11,7 +11,8 @@ from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
     from bulkpull.cluster.pulling import pull
+    from bulkpull.cluster.shared import shared_cluster
 else:
-    __getattr__, __dir__ = lazily(__name__, {"pulling": ("pull",)})
+    __getattr__, __dir__ = lazily(__name__, {"pulling": ("pull",), "shared": ("shared_cluster",)})
 
-__all__ = ["pull"]
+__all__ = ["pull", "shared_cluster"]

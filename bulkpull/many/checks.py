@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.many.job import Job, JobResult, errors_of
+from bulkpull.many.receipts import discard_receipt, read_receipt
+from bulkpull.pull import PullOptions
 from bulkpull.store import (
     Manifest,
     WorkDirectory,
@@ -16,6 +18,7 @@ from bulkpull.store import (
     published_manifest,
     resolved,
 )
+from bulkpull.sync import LoadOptions, work_directory
 
 _CHOOSE = "choose another, or overwrite it with --overwrite"
 
@@ -35,10 +38,10 @@ def check(jobs: Sequence[Job]) -> None:
 
 
 def finished(jobs: Iterable[Job]) -> dict[str, JobResult]:
-    """Return the jobs whose outputs an earlier call has finished, by name.
+    """Return the jobs that an earlier call has finished, by name.
 
-    Blocks on the disk and on object storage. Raises OutputError for an output that exists, must not be replaced, and is
-    not what its job would pull.
+    Blocks on the disk, on object storage and on databases. Raises OutputError for an output that exists, must not be
+    replaced, and is not what its job would pull.
     """
     found: dict[str, JobResult] = {}
     for job in jobs:
@@ -49,31 +52,37 @@ def finished(jobs: Iterable[Job]) -> dict[str, JobResult]:
 
 
 def _check_apart(jobs: Sequence[Job]) -> None:
-    """Raise UsageError if two jobs write the same file, or one of them into the other's directory."""
-    owners: dict[Path | str, str] = {}
-    directories: dict[Path, str] = {}
+    """Raise UsageError if two jobs write the same place, or one of them into the other's directory."""
+    owners: dict[str, str] = {}
     for job in jobs:
         with errors_of(job.name):
-            written = list(_written(job))
+            written = list(map(str, _written(job)))
         for place in written:
             other = owners.setdefault(place, job.name)
             if other != job.name:
                 raise UsageError(
-                    f"the jobs {other!r} and {job.name!r} both write {place}: give each an output of its own, in "
-                    "object storage also a state"
+                    f"the jobs {other!r} and {job.name!r} both write {place}: give each an output or a table of its "
+                    "own, in object storage also a state"
                 )
-        if isinstance(written[0], Path) and job.options.output_format.is_data_set:
-            directories[written[0]] = job.name
     for place, owner in owners.items():
-        for directory, other in directories.items():
-            if owner != other and isinstance(place, Path) and place.is_relative_to(directory):
-                raise UsageError(f"the job {owner!r} would write {place} into the output of the job {other!r}")
+        directory = place
+        while "/" in directory:
+            directory = directory.rpartition("/")[0]
+            other = owners.get(directory, owner)
+            if other != owner:
+                raise UsageError(
+                    f"the job {owner!r} would write {place} into {directory}, which the job {other!r} writes"
+                )
 
 
 def _written(job: Job) -> Iterator[Path | str]:
-    """Yield what a job writes: its output first, then its progress and what is beside the output."""
+    """Yield what a job writes: its output or table, its progress, and what is beside the output."""
     options = job.options
-    if stream := byte_stream_at(options.out):
+    if isinstance(options, LoadOptions):
+        table = str(job.output)
+        yield table
+        yield work_directory(table, options.state, "load").path
+    elif stream := byte_stream_at(options.out):
         if stream.is_standard_output:
             raise UsageError("standard output cannot hold the output of one of several jobs: choose a file")
         yield Path(os.path.realpath(options.out))
@@ -91,20 +100,32 @@ def _written(job: Job) -> Iterator[Path | str]:
 
 
 def _finished(job: Job) -> JobResult | None:
-    options = job.options
+    if isinstance(job.options, PullOptions):
+        return _finished_file(job, job.options)
+    if job.overwrite or not job.options.resume:
+        discard_receipt(job)
+    return read_receipt(job)
+
+
+def _finished_file(job: Job, options: PullOptions) -> JobResult | None:
     if options.overwrite or byte_stream_at(options.out):
         return None
     work = WorkDirectory.of(options.out, options.state)
     if options.resume and work.journal.exists():  # the pull itself finds out what is left to do
         return None
-    manifest = published_manifest(options.out)
+    try:
+        manifest = published_manifest(options.out)
+    except OutputError:
+        if isinstance(work.output, Path):
+            raise
+        return None  # a storage that does not answer is a failure of its job alone, which the pull finds out
     if manifest is None:
         if isinstance(work.output, Path) and work.output.exists():
             raise OutputError(f"{_exists(work)} without its manifest: {_CHOOSE}")
         return None
     if not options.resume:
         raise OutputError(f"{_exists(work)}: {_CHOOSE}")
-    if differing := ", ".join(_differing(job, manifest)):
+    if differing := ", ".join(_differing(job, options, manifest)):
         raise OutputError(f"{_exists(work)}, pulled with other options ({differing}): {_CHOOSE}")
     found = manifest.completeness
     return JobResult(
@@ -121,12 +142,12 @@ def _exists(work: WorkDirectory) -> str:
     return f"the output {work.output} exists"
 
 
-def _differing(job: Job, manifest: Manifest) -> Iterator[str]:
+def _differing(job: Job, options: PullOptions, manifest: Manifest) -> Iterator[str]:
     """Yield the names of the options that differ from those of a finished output.
 
     An end that is open agrees with any, as when a pull is resumed. How the range was split does not change the rows.
     """
-    options, wanted = job.options, job.options.identity(job.source)
+    wanted = options.identity(job.source)
     if wanted["base_url"] != manifest.source:
         yield "base_url"
     if wanted["start"] != manifest.start:

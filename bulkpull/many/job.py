@@ -12,6 +12,8 @@ from bulkpull.errors import OutputError, UsageError
 from bulkpull.pull import PullOptions, Result
 from bulkpull.record import record
 from bulkpull.source import Source
+from bulkpull.store import WorkDirectory, byte_stream_at
+from bulkpull.sync import LoadOptions, table_of
 
 JobState = Literal["complete", "incomplete", "failed", "stopped"]
 
@@ -23,7 +25,8 @@ class Job:
     Args:
         name: The name, which is unique among the jobs.
         source: The API. Jobs that share a token share one client, and so its request budget.
-        options: The options of `bulkpull.pull`, by name.
+        options: The options of `bulkpull.pull`, by name, or with `to` those of `bulkpull.load`. With `overwrite`, a
+            job is run again although an earlier call has finished it, also if it fills a table.
 
     Raises:
         UsageError: The name is empty, or an option makes no sense.
@@ -31,15 +34,29 @@ class Job:
 
     name: str
     source: Source = field(repr=False)
-    options: PullOptions
+    options: PullOptions | LoadOptions
+    overwrite: bool
 
     def __init__(self, name: str, source: Source, /, **options: Any) -> None:
         if not name.strip() or not name.isprintable():
             raise UsageError(f"{name!r} is not the name of a job: it must be printable, and not blank")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "source", source)
+        object.__setattr__(self, "overwrite", options.get("overwrite", False))
+        kind: type[PullOptions | LoadOptions] = PullOptions
+        if options.get("to") is not None:
+            kind = LoadOptions
+            options.pop("overwrite", None)
         with errors_of(name):
-            object.__setattr__(self, "options", PullOptions(**options))
+            object.__setattr__(self, "options", kind(**options))
+
+    @property
+    def output(self) -> Path | str:
+        """Where its rows go: a path, a URL, or the name of a table. Raises UsageError and OutputError."""
+        if isinstance(self.options, LoadOptions):
+            return table_of(self.options, self.source.columns).name
+        stream = byte_stream_at(self.options.out)
+        return stream.name if stream else WorkDirectory.of(self.options.out, self.options.state).output
 
 
 @record

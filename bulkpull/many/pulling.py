@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import anyio
 
-from bulkpull.cluster import pull
-from bulkpull.errors import UsageError
+from bulkpull.cluster import pull, shared_cluster
+from bulkpull.errors import ClusterError, UsageError
 from bulkpull.events import Event, check_listener, tell
 from bulkpull.logs import job_name
 from bulkpull.many.checks import check, finished
 from bulkpull.many.job import Job, JobResult, errors_of
-from bulkpull.pull import PullOptions, plain, shared_memory
+from bulkpull.many.receipts import discard_receipt, write_receipt
+from bulkpull.pull import PullOptions, Result, plain, shared_memory
 from bulkpull.sizes import bytes_of
-from bulkpull.store import WorkDirectory, byte_stream_at
+from bulkpull.sync import LoadOptions, load
 from bulkpull.threads import in_thread
 
 
@@ -34,11 +36,12 @@ async def pull_many(
     on_event: Callable[[str, Event], object] = _ignore,
     on_result: Callable[[JobResult], object] = _ignore,
 ) -> dict[str, JobResult]:
-    """Pull several jobs into one output each, some of them at a time.
+    """Pull several jobs into one output or table each, some of them at a time.
 
-    All jobs are checked before the first one starts: their options, that no two write the same file, and that no output
-    exists. A job that fails does not stop the others. The same call resumes what failed or was cancelled; an output
-    that is finished, as its manifest says, is not pulled again, unless the job's `overwrite` is true.
+    All jobs are checked before the first one starts: their options, that no two write the same file or table, and that
+    no output exists. A job that fails does not stop the others. The same call resumes what failed or was cancelled; an
+    output that is finished, as its manifest says, is not pulled again, unless the job's `overwrite` is true. Nor is a
+    table filled again, until a call has finished all jobs. Jobs on a cluster `local:N` share its workers.
 
     Args:
         jobs: The jobs. Those with the same token must share one client, which keeps them within one request budget.
@@ -74,19 +77,21 @@ async def pull_many(
         end(result)
     limiter = anyio.CapacityLimiter(limit)
 
-    async def run(job: Job, options: PullOptions) -> None:
+    async def run(job: Job, options: PullOptions | LoadOptions) -> None:
         async with limiter:
             job_name.set(job.name)
             try:
-                result = JobResult.of(job.name, await pull(job.source, options))
+                result = JobResult.of(job.name, await _pull(job, options, clusters))
             except Exception as error:
-                result = JobResult(job.name, _output(job), "failed", error=error)
+                result = JobResult(job.name, job.output, "failed", error=error)
+            if result.error is None and isinstance(options, LoadOptions):
+                await in_thread(write_receipt, job, result)
             end(result)
             if fail_fast and result.error:
                 group.cancel_scope.cancel()
 
     try:
-        async with anyio.create_task_group() as group:
+        async with _shared_clusters(left) as clusters, anyio.create_task_group() as group:
             for job, options in zip(left, prepared, strict=True):
                 group.start_soon(run, job, options)
     except BaseExceptionGroup as errors:
@@ -94,17 +99,44 @@ async def pull_many(
         raise error from error.__cause__
     for job in left:
         if job.name not in results:
-            end(JobResult(job.name, _output(job), "stopped"))
+            end(JobResult(job.name, job.output, "stopped"))
+    if not any(result.state in ("failed", "stopped") for result in results.values()):
+        for job in chosen:
+            await in_thread(discard_receipt, job)
     return {job.name: results[job.name] for job in chosen}
+
+
+async def _pull(job: Job, options: PullOptions | LoadOptions, clusters: Mapping[str, object]) -> Result:
+    if isinstance(options, LoadOptions):
+        return await load(job.source, options)
+    shared = clusters.get(options.cluster) if isinstance(options.cluster, str) else None
+    return await pull(job.source, options if shared is None else replace(options, cluster=shared))
+
+
+@asynccontextmanager
+async def _shared_clusters(jobs: Sequence[Job]) -> AsyncIterator[Mapping[str, object]]:
+    """Start the workers of each address that stands for worker processes on this machine, if several jobs have it."""
+    sources: dict[str, list[Any]] = {}
+    for job in jobs:
+        cluster = job.options.cluster if isinstance(job.options, PullOptions) else None
+        if isinstance(cluster, str) and cluster.startswith("local:"):
+            sources.setdefault(cluster, []).append(job.source)
+    async with AsyncExitStack() as stack:
+        found: dict[str, object] = {}
+        for address, of_jobs in sources.items():
+            if len(of_jobs) > 1:
+                with suppress(ClusterError, UsageError):  # its jobs fail of it themselves
+                    found[address] = await stack.enter_async_context(shared_cluster(address, of_jobs))
+        yield found
 
 
 def _prepared(
     jobs: Sequence[Job], limit: int, memory: int | str | None, on_event: Callable[[str, Event], object]
-) -> list[PullOptions]:
+) -> list[PullOptions | LoadOptions]:
     """The options of each job, with its share of the memory. Raises UsageError if that is too little."""
     at_a_time = min(limit, len(jobs))
     share = None if memory is None or not jobs else shared_memory(bytes_of(memory), at_a_time)
-    prepared = []
+    prepared: list[PullOptions | LoadOptions] = []
     for job in jobs:
         options = job.options
         memories = [size for size in (options.memory_bytes, share) if size is not None]
@@ -130,9 +162,3 @@ def _prepared(
 def _both(first: Callable[[Event], object], second: Callable[[Event], object], event: Event) -> None:
     tell(first, event)
     tell(second, event)
-
-
-def _output(job: Job) -> Path | str:
-    options = job.options
-    stream = byte_stream_at(options.out)
-    return stream.name if stream else WorkDirectory.of(options.out, options.state).output

@@ -6,7 +6,8 @@ from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
     from bulkpull.sync.loading import LoadOptions, load
-    from bulkpull.sync.options import SyncOptions, TableOptions
+    from bulkpull.sync.options import SyncOptions, TableOptions, table_of
+    from bulkpull.sync.order import work_directory
     from bulkpull.sync.result import Recheck, SyncResult
     from bulkpull.sync.syncing import sync
 else:
@@ -14,10 +15,21 @@ else:
         __name__,
         {
             "loading": ("LoadOptions", "load"),
-            "options": ("SyncOptions", "TableOptions"),
+            "options": ("SyncOptions", "TableOptions", "table_of"),
+            "order": ("work_directory",),
             "result": ("Recheck", "SyncResult"),
             "syncing": ("sync",),
         },
     )
 
-__all__ = ["LoadOptions", "Recheck", "SyncOptions", "SyncResult", "TableOptions", "load", "sync"]
+__all__ = [
+    "LoadOptions",
+    "Recheck",
+    "SyncOptions",
+    "SyncResult",
+    "TableOptions",
+    "load",
+    "sync",
+    "table_of",
+    "work_directory",
+]

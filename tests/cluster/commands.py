@@ -16,10 +16,10 @@ import orjson
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from bulkpull import RetryPolicy, events
+from bulkpull import Clickwrap, Job, RetryPolicy, events, pull_many
 from bulkpull.errors import ClusterError
 from bulkpull.sandbox import Sandbox
-from tests.cluster.both import CONFIG, pull_from, pulled
+from tests.cluster.both import CONFIG, OPTIONS, pull_from, pulled
 from tests.servers.test_remote import BUCKET, Store, server, store  # noqa: F401
 from tests.waiting import until
 
@@ -91,6 +91,24 @@ async def test_workers_on_this_machine_listen_on_loopback_only_and_have_no_token
     assert SMALL.token not in environments
     assert set(me.children(recursive=True)) <= others
     assert not [one for one in me.children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
+
+
+async def test_two_jobs_on_workers_that_they_share(tmp_path: Path) -> None:
+    me = psutil.Process()
+    others, most = set(me.children(recursive=True)), 0
+
+    def look(_name: str, event: object) -> None:
+        nonlocal most
+        if isinstance(event, events.TaskEnded):
+            most = max(most, sum("spawn_main" in " ".join(one.cmdline()) for one in me.children(recursive=True)))
+
+    async with Sandbox(SMALL) as sandbox, Clickwrap(SMALL.token, base_url=sandbox.url) as clickwrap:
+        options = OPTIONS | {"cluster": "local:2"}
+        jobs = [Job(name, clickwrap, **options, out=tmp_path / name) for name in ("first", "second")]
+        results = await pull_many(jobs, on_event=look)
+    assert [one.complete for one in results.values()] == [True, True]
+    assert most == 2
+    assert set(me.children(recursive=True)) <= others
 
 
 def keys(store: Store) -> list[str]:  # noqa: F811

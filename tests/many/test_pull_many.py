@@ -138,7 +138,7 @@ async def test_a_cancelled_call_is_resumed_by_the_same_call(
 
         await pull_many(jobs, on_event=listener)
     assert scope.cancelled_caught
-    left = [job for job in jobs if WorkDirectory.of(job.options.out).journal.exists()]
+    left = [job for job in jobs if WorkDirectory.of(job.output).journal.exists()]
     assert left
     results = await pull_many(jobs)
     assert all(result.complete for result in results.values())
@@ -156,11 +156,22 @@ async def test_a_cancelled_call_is_resumed_by_the_same_call(
         ([{"out": "b.csv", "report": "a.csv"}], "both write .*a.csv"),
         (
             [{"out": "c", "partition_by": "month"}, {"out": "c/d.csv"}],
-            "the job 'job-2' would write .*d.csv into the output of the job 'job-1'",
+            "the job 'job-2' would write .*d.csv into .*c, which the job 'job-1' writes",
         ),
         ([{"out": "-"}], "job 'job-1': standard output"),
         ([{"out": "b.csv", "filter": "nonsense"}], "job 'job-1': "),
         ([{"out": "missing/b.csv"}], "job 'job-1': cannot write .*missing is not a directory"),
+        (
+            [{"out": "d.csv"}, {"out": "d.csv.bulkpull/e.csv"}],
+            "the job 'job-2' would write .*e.csv into .*d.csv.bulkpull, which the job 'job-1' writes",
+        ),
+        (
+            [{"out": "s3://b/c", "partition_by": "month"}, {"out": "s3://b/c/d.csv"}],
+            "the job 'job-2' would write s3://b/c/d.csv into s3://b/c, which the job 'job-1' writes",
+        ),
+        ([{"to": "sqlite:///a.db"}, {"to": "sqlite:///a.db"}], "'job-1' and 'job-2' both write activity in a.db"),
+        ([{"to": "c"}, {"out": "c/d.csv"}], "the job 'job-2' would write .*d.csv into .*c, which the job 'job-1'"),
+        ([{"to": "mysql://user:secret@host/a"}], "job 'job-1': the destination is a mysql URL: it must look like"),
     ],
 )
 async def test_nothing_starts_unless_all_jobs_can_run(
@@ -174,9 +185,11 @@ async def test_nothing_starts_unless_all_jobs_can_run(
     monkeypatch.chdir(tmp_path)
     Path("link.csv").symlink_to("a.csv")
     Path("c").mkdir()
+    Path("d.csv.bulkpull").mkdir()
     jobs = [Job(f"job-{n}", client, **dict(FIRST) | one) for n, one in enumerate([{"out": "a.csv"}, *more])]
-    with pytest.raises((UsageError, OutputError), match=message):
+    with pytest.raises((UsageError, OutputError), match=message) as refused:
         await pull_many(jobs)
+    assert "secret" not in str(refused.value)
     assert not sandbox.stats.requests
     assert not Path("a.csv.bulkpull").exists()
 
@@ -281,3 +294,27 @@ async def test_an_output_in_object_storage_is_finished_as_its_manifest_says(
     with pytest.raises(UsageError, match=r"'a' and 'b' both write .*a\.csv\.bulkpull"):  # their progress
         other = "s3://bucket/other/a.csv"
         await pull_many([Job(name, client, **FIRST, out=at) for name, at in (("a", url), ("b", other))])
+
+
+async def test_a_full_disk_or_a_storage_that_does_not_answer_fails_its_job_alone(
+    client: Clickwrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(out: object) -> None:
+        if str(out).startswith("s3:"):
+            raise OutputError("the storage does not answer")
+
+    async def pull(_source: object, options: bulkpull.PullOptions) -> bulkpull.Result:
+        fail(options.out)
+        return await bulkpull.pull(client, **options.asdict())
+
+    monkeypatch.setattr("bulkpull.many.checks.published_manifest", fail)
+    monkeypatch.setattr("bulkpull.many.pulling.pull", pull)
+    jobs = [
+        Job("far", client, **FIRST, out="s3://bucket/far.csv", state=tmp_path),
+        Job("full", client, **FIRST, out="/dev/full"),
+        Job("near", client, **FIRST, out=tmp_path / "near.csv"),
+    ]
+    results = await pull_many(jobs)
+    assert states(results) == {"far": "failed", "full": "failed", "near": "complete"}
+    assert str(results["far"].error) == "the storage does not answer"
+    assert "No space left on device" in str(results["full"].error)

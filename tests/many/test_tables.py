@@ -1,0 +1,90 @@
+"""Several pulls in one call, some of which fill tables of databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bulkpull import Clickwrap, Job, ShrinkError, pull_many
+from bulkpull.sandbox import Sandbox, SandboxConfig
+
+RANGE: Mapping[str, Any] = {"start": "2024", "end": "2025", "window": "6mo"}
+
+
+@pytest.fixture
+async def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Clickwrap]:
+    monkeypatch.chdir(tmp_path)
+    async with (
+        Sandbox(SandboxConfig(rows=300, export_seconds=0.02, file_latency=0.0)) as sandbox,
+        Clickwrap(sandbox.token, base_url=sandbox.url) as opened,
+    ):
+        yield opened
+
+
+def rows(table: str) -> int:
+    with closing(sqlite3.connect("a.db")) as database:
+        found: tuple[int] = database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+        return found[0]
+
+
+def left() -> list[str]:
+    return sorted(path.name for path in Path().iterdir() if path.name.endswith((".bulkpull", ".finished")))
+
+
+async def test_a_table_that_refuses_fails_its_job_alone_and_others_are_not_filled_again(client: Clickwrap) -> None:
+    first = Job("first", client, **RANGE, to="sqlite:///a.db", table="first")
+    jobs = [
+        first,
+        Job("second", client, **RANGE, to="sqlite:///a.db", table="second"),
+        Job("file", client, **RANGE, out="a.csv"),
+        Job("bad", client, **RANGE, to="sqlite:///missing/a.db"),
+    ]
+    results = await pull_many(jobs)
+    assert {name: one.state for name, one in results.items()} == {
+        "first": "complete",
+        "second": "complete",
+        "file": "complete",
+        "bad": "failed",
+    }
+    assert results["first"].output == "first in a.db"
+    assert rows("first") == rows("second") == results["first"].rows == results["file"].rows
+    again = await pull_many(jobs)
+    assert [name for name, one in again.items() if one.was_finished] == ["first", "second", "file"]
+    assert again["first"].rows == results["first"].rows
+    # Whatever would put other rows there, or finds them gone, is a run of its own.
+    other = Job("first", client, **dict(RANGE) | {"start": "2024-02"}, to="sqlite:///a.db", table="first")
+    for job in (other, Job("first", client, **RANGE, to="sqlite:///a.db", table="first", overwrite=True)):
+        assert not (await pull_many([job, jobs[3]]))["first"].was_finished
+    with closing(sqlite3.connect("a.db")) as database:
+        database.execute("DROP TABLE first")
+    assert not (await pull_many([first, jobs[3]]))["first"].was_finished
+    Path("missing").mkdir()
+    assert [name for name, one in (await pull_many(jobs)).items() if not one.was_finished] == ["bad"]
+    assert left() == []
+    assert [name for name, one in (await pull_many(jobs)).items() if one.was_finished] == ["file"]  # the next run
+
+
+async def test_a_cancelled_call_resumes_the_tables_that_are_left(client: Clickwrap) -> None:
+    jobs = [Job(name, client, **RANGE, to="sqlite:///a.db", table=name) for name in ("first", "second")]
+    with anyio.CancelScope() as scope:
+        await pull_many(jobs, limit=1, on_result=lambda _result: scope.cancel())
+    assert scope.cancelled_caught
+    assert len(left()) >= 1
+    again = await pull_many(jobs)
+    assert [one.was_finished for one in again.values()] == [True, False]
+    assert left() == []
+
+
+async def test_a_table_that_would_shrink_is_left_as_it_is(client: Clickwrap) -> None:
+    job = Job("first", client, **RANGE, to="sqlite:///a.db")
+    assert (await pull_many([job]))["first"].complete
+    before = rows("activity")
+    fewer = dict(RANGE) | {"filter": "event_type==agreed", "max_shrink": 0.0, "max_shrink_rows": 0}
+    result = (await pull_many([Job("first", client, **fewer, to="sqlite:///a.db")]))["first"]
+    assert (result.state, type(result.error), rows("activity")) == ("failed", ShrinkError, before)
