@@ -24,7 +24,10 @@ _OF_ERRORS: tuple[tuple[type[BulkpullError], int], ...] = (  # subclasses first
     (BulkpullError, EXIT_API),
 )
 # What another run cannot mend comes first, then what it may.
-_WORST_FIRST = (EXIT_BUG, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_LOCAL, EXIT_API, EXIT_READER_GONE, EXIT_INCOMPLETE, 0)
+_WORST_FIRST = (
+    *(EXIT_BUG, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_SHRINK),
+    *(EXIT_LOCAL, EXIT_API, EXIT_READER_GONE, EXIT_INCOMPLETE, 0),
+)
 
 
 def exit_code(error: Exception) -> int:

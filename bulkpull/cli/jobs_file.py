@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -16,17 +17,18 @@ import bulkpull
 from bulkpull.cli.config_file import Configured, read, values
 from bulkpull.cli.observers import NAMES as OF_OBSERVERS
 from bulkpull.cli.options import RUN_NAMES
-from bulkpull.cli.pull import pull
+from bulkpull.cli.pull import options_from, pull
 from bulkpull.cli.settings import Setting
 from bulkpull.cli.token import TokenSource, token_source
-from bulkpull.options import declared
 from bulkpull.record import record
 from bulkpull.suggestions import did_you_mean
-from bulkpull.sync import TableOptions
+from bulkpull.sync import table_of
 
 _DEFAULTS, _JOBS = "defaults", "jobs"
 _TOKEN_KINDS = ("token", "token_env", "token_file", "token_command")
 _OF_CLIENT = ("base_url", "requests_per_minute", "retry_for")
+_DESTINATIONS = frozenset({"out", "to"})
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 @record
@@ -36,23 +38,25 @@ class JobSettings:
     Args:
         name: The name of the job.
         origin: The file and the job, for messages.
-        options: The options of its pull.
+        options: The options of its pull into a file or a table.
         token: Where its token is from; None if nothing says so.
         base_url: The API.
         requests_per_minute: The request budget.
         retry_for: How long to keep retrying, in seconds.
+        output: The output, or the name of the table, as messages call it.
     """
 
     name: str
     origin: str
-    options: bulkpull.PullOptions
+    options: bulkpull.PullOptions | bulkpull.LoadOptions
     token: TokenSource | None
     base_url: str
     requests_per_minute: int
     retry_for: float
+    output: str
 
 
-def read_jobs(path: Path, context: click.Context, **common: Any) -> list[JobSettings]:
+def read_jobs(path: Path, context: click.Context, *, fresh: bool) -> list[JobSettings]:
     """Return the jobs of a file, in its order. Blocks on the disk.
 
     The first of these decides: the job, `[defaults]`, the environment, the configuration file, the default.
@@ -60,7 +64,7 @@ def read_jobs(path: Path, context: click.Context, **common: Any) -> list[JobSett
     Args:
         path: The file.
         context: That of the command.
-        common: Options of the pulls that replace those of all jobs.
+        fresh: Whether to discard the progress of earlier runs.
 
     Raises:
         UsageError: The file cannot be read, or a job makes no sense.
@@ -81,13 +85,15 @@ def read_jobs(path: Path, context: click.Context, **common: Any) -> list[JobSett
     if not jobs:
         raise bulkpull.UsageError(f"{path} has no jobs: add a table for each, such as [{_JOBS}.site-a]")
     is_private = not stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
-    file = _File(context, is_private)
+    file = _File(context, is_private=is_private, fresh=fresh)
     common_given, common_token = file.table(defaults, f"{path}: [{_DEFAULTS}]")
     found = []
     for name, table in jobs.items():
         origin = f"{path}: job {name!r}"
         given, token = file.table(table, origin)
-        found.append(file.settings(name, origin, common_given | given, token or common_token, common))
+        replaced = _DESTINATIONS if given.keys() & _DESTINATIONS else ()
+        shared = {key: value for key, value in common_given.items() if key not in replaced}
+        found.append(file.settings(name, origin, shared | given, token or common_token))
     return found
 
 
@@ -97,26 +103,25 @@ class _File:
     Args:
         context: That of the command.
         is_private: Whether only its owner can read the file.
+        fresh: Whether to discard the progress of earlier runs.
     """
 
-    def __init__(self, context: click.Context, is_private: bool) -> None:
+    def __init__(self, context: click.Context, *, is_private: bool, fresh: bool) -> None:
         self._context = context
         self._is_private = is_private
-        of_table = {field.name for field, declaration in declared(TableOptions) if declaration.in_cli}
-        self._elsewhere = dict.fromkeys(RUN_NAMES | OF_OBSERVERS, "an option of all jobs: give it to the command")
-        self._elsewhere |= dict.fromkeys(of_table, "for tables, and the jobs of pull-many write files")
+        self._fresh = fresh
         self._settings = {
             option.key: option
             for option in pull.params
-            if isinstance(option, Setting) and option.is_persistent and option.key not in self._elsewhere
+            if isinstance(option, Setting) and option.is_persistent and option.key not in RUN_NAMES | OF_OBSERVERS
         }
         self._command = click.Command("pull", params=[*self._settings.values()], add_help_option=False)
 
     def table(self, table: Mapping[str, Any], origin: str) -> tuple[dict[str, Configured], TokenSource | None]:
         """Return the values of a table, and where it says that the token is. Raises UsageError."""
         named = {key.replace("-", "_"): value for key, value in table.items()}
-        for name in named.keys() & self._elsewhere.keys():
-            raise bulkpull.UsageError(f"{origin}: {name} is {self._elsewhere[name]}")
+        for name in named.keys() & (RUN_NAMES | OF_OBSERVERS):
+            raise bulkpull.UsageError(f"{origin}: {name} is an option of all jobs: give it to the command")
         kinds = [kind for kind in _TOKEN_KINDS if kind in named]
         if len(kinds) > 1:
             raise bulkpull.UsageError(f"{origin}: has both {' and '.join(kinds)}; choose one")
@@ -137,7 +142,9 @@ class _File:
             )
         if kind == "token_env":
             if not (found := os.environ.get(value)):
-                raise bulkpull.UsageError(f"{origin}: the environment variable {value!r} of token_env is not set")
+                # What does not look like a name may be the token itself.
+                named = f" {value!r}" if _VARIABLE.fullmatch(value) else ""
+                raise bulkpull.UsageError(f"{origin}: the environment variable{named} of token_env is not set")
             return TokenSource("token", found, origin)
         return TokenSource(kind, value, origin)
 
@@ -147,7 +154,6 @@ class _File:
         origin: str,
         given: Mapping[str, Configured],
         token: TokenSource | None,
-        common: Mapping[str, Any],
     ) -> JobSettings:
         """Return the settings of a job: what is not given is taken as `bulkpull pull` would. Raises UsageError."""
         is_off = {key for key in given if self._settings[key].is_flag and given[key].text == "False"}
@@ -160,10 +166,16 @@ class _File:
             context = self._command.make_context("pull", arguments, parent=self._context)
             parsed = context.params | {self._settings[key].name: False for key in is_off}
             of_client = {name: parsed.pop(name) for name in _OF_CLIENT}
-            if parsed["out"] is None:
-                raise bulkpull.UsageError('say where the rows go: out = "FILE"')
-            options = bulkpull.PullOptions(**(parsed | dict(common)))
-            return JobSettings(name, origin, options, token or token_source(context), **of_client)
+            if destination := given.keys() & _DESTINATIONS:  # that of the environment, such as of a sync, is another
+                parsed |= dict.fromkeys(_DESTINATIONS - destination)
+            if parsed["out"] is None and parsed["to"] is None:
+                raise bulkpull.UsageError('say where the rows go: out = "FILE", or to = "URL" for a table')
+            options = options_from(parsed, fresh=self._fresh)
+            if isinstance(options, bulkpull.LoadOptions):
+                output = table_of(options, bulkpull.Clickwrap.columns).name
+            else:
+                output = str(options.out)
+            return JobSettings(name, origin, options, token or token_source(context), **of_client, output=output)
 
 
 @contextmanager

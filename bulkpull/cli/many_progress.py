@@ -25,7 +25,8 @@ _MAX_NAME = 24  # cells
 
 
 class ManyProgress:
-    """The progress of several pulls, counted from their events; it can be read from any thread.
+    """The progress of several pulls, counted from their events; it can be read from any thread. `figures` are those of
+    each job, by name.
 
     Args:
         names: Those of all jobs.
@@ -33,7 +34,8 @@ class ManyProgress:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._figures: dict[str, Progress] = {}
+        self.figures = {name: Progress() for name in self.names}
+        self._begun: set[str] = set()
         self._ended: dict[str, JobResult] = {}
         self._show: Callable[[str], None] | None = None
         self._listener: Callable[[str, Progress], OnEvent] = lambda _name, figures: figures
@@ -52,8 +54,8 @@ class ManyProgress:
         listener = self._listeners.get(name)
         if listener is None:
             with self._lock:
-                figures = self._figures[name] = Progress()
-            listener = self._listeners[name] = self._listener(name, figures)
+                self._begun.add(name)
+            listener = self._listeners[name] = self._listener(name, self.figures[name])
         listener(event)
 
     def end(self, result: JobResult) -> None:
@@ -67,9 +69,7 @@ class ManyProgress:
     def running(self) -> dict[str, Progress]:
         """The jobs that have begun and not ended, by name, in their order."""
         with self._lock:
-            return {
-                name: self._figures[name] for name in self.names if name in self._figures and name not in self._ended
-            }
+            return {name: self.figures[name] for name in self.names if name in self._begun - self._ended.keys()}
 
     def sentence(self) -> str:
         """Return the state of all jobs as one line."""
@@ -77,7 +77,7 @@ class ManyProgress:
             running = self.running
             ended, failed = len(self._ended), sum(one.state == "failed" for one in self._ended.values())
             rows = sum(one.rows or 0 for one in self._ended.values()) + sum(one.rows for one in running.values())
-            size = sum(one.bytes for one in self._figures.values())
+            size = sum(one.bytes for one in self.figures.values())
         rate = sum(one.rate for one in running.values())
         waiting = len(self.names) - ended - len(running)
         parts = [

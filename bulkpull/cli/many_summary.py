@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.markup import escape
 from rich.table import Table
@@ -50,6 +50,11 @@ def counts(results: Sequence[JobResult], interrupted: int = 0) -> str:
     rows = sum(result.rows or 0 for result in results)
     listed = ", ".join(f"{states[state]:,} {state}" for state in _STATES if states[state])
     return f"{plural(states.total(), 'job')}: {listed}; {plural(rows, 'row')}"
+
+
+def failures(results: Iterable[JobResult]) -> list[str]:
+    """Return a sentence for each job that failed."""
+    return [f"{result.name}: failed: {error_text(result.error)}" for result in results if result.error is not None]
 
 
 def error_text(error: Exception) -> str:

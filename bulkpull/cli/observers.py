@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from bulkpull.options import MONITORING
 
 if TYPE_CHECKING:
     from bulkpull.cli.healthcheck import Healthcheck
+    from bulkpull.cli.many_metrics import ManyMetrics
     from bulkpull.cli.service_manager import ServiceManager
     from bulkpull.progress import Progress
 
@@ -99,18 +100,10 @@ def figures_of(result: object) -> dict[str, Any]:
 def observed(command: F) -> F:
     """Add the options for monitoring to a command, which gets its `observers`.
 
-    It must have `requests_per_minute`, `verbose` and `quiet`, and return its exit code.
+    It must have `verbose` and `quiet`, and return its exit code. One without `requests_per_minute` runs several pulls:
+    its metrics are `many_metrics`, and there are no traces, which are those of one pull.
     """
-    return _observed(command, _OPTIONS)
 
-
-def observed_without_metrics(command: F) -> F:
-    """Do what `observed` does for a command that runs several pulls: a log, a monitor and systemd watch them together.
-    Metrics and traces are those of one pull. The command need not have `requests_per_minute`."""
-    return _observed(command, [one for one in _OPTIONS if not one[0].startswith("--metrics")])
-
-
-def _observed(command: F, options: Sequence[tuple[str, dict[str, Any]]]) -> F:
     @functools.wraps(command)
     def wrapper(*, verbose: bool, quiet: bool, **values: Any) -> int:
         context = click.get_current_context()
@@ -127,7 +120,7 @@ def _observed(command: F, options: Sequence[tuple[str, dict[str, Any]]]) -> F:
         return code
 
     decorated: Any = wrapper
-    for flag, declared in reversed(options):
+    for flag, declared in reversed(_OPTIONS):
         decorated = click.option(
             flag, cls=Setting, group=MONITORING, expose_value=False, callback=_remember, **declared
         )(decorated)
@@ -150,6 +143,7 @@ class Observers:
     service_manager: ServiceManager | None = None
     healthcheck: Healthcheck | None = None
     write_metrics: Callable[[], None] | None = None
+    many_metrics: ManyMetrics | None = None  # of a command that runs several pulls
     status: Callable[[], str] | None = None  # for systemd, instead of that of the figures
     on_end: list[Callable[[bool], None]] = field(default_factory=list)
     secret: str = ""
@@ -289,8 +283,8 @@ class Observers:
 def _observing(
     settings: Mapping[str, Any], command: str, requests_per_minute: int | None, *, is_verbose: bool
 ) -> Iterator[Observers]:
-    """Open the observers that are wanted; without a budget, there are no metrics and traces. Raises BulkpullError where
-    one cannot start."""
+    """Open the observers that are wanted; without a budget, those of several pulls. Raises BulkpullError where one
+    cannot start."""
     observers = Observers(secret=settings["healthcheck"] or "")
     with ExitStack() as stack:
         if settings["log_file"] is not None or settings["log_format"] is not None:
@@ -306,8 +300,7 @@ def _observing(
             )
             stack.enter_context(log)
         try:
-            if requests_per_minute is not None:
-                _open_metrics(observers, settings, command, requests_per_minute, stack)
+            _open_metrics(observers, settings, command, requests_per_minute, stack)
             _open_service_manager(observers, stack)
             if requests_per_minute is not None:
                 _open_telemetry(observers, command, requests_per_minute, stack)
@@ -325,14 +318,20 @@ def _observing(
 
 
 def _open_metrics(
-    observers: Observers, settings: Mapping[str, Any], command: str, requests_per_minute: int, stack: ExitStack
+    observers: Observers, settings: Mapping[str, Any], command: str, requests_per_minute: int | None, stack: ExitStack
 ) -> None:
     if settings["metrics_file"] is None and settings["metrics_port"] is None:
         return
     from bulkpull.cli.metrics import Metrics, MetricsFile, MetricsServer
 
-    metrics = Metrics(_figures(observers), command, requests_per_minute)
-    observers.add("metrics", metrics)
+    metrics: Metrics | ManyMetrics
+    if requests_per_minute is None:
+        from bulkpull.cli.many_metrics import ManyMetrics
+
+        metrics = observers.many_metrics = ManyMetrics(command)
+    else:
+        metrics = Metrics(_figures(observers), command, requests_per_minute)
+        observers.add("metrics", metrics)
     observers.on_end.append(lambda is_success: metrics.end(is_success=is_success))
     if settings["metrics_file"] is not None:
         file = MetricsFile(settings["metrics_file"], metrics)

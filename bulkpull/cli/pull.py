@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,26 +59,22 @@ def pull(
       bulkpull pull --start 2023-01-01 --end 2024-01-01 --out activity.csv \\
         --filter event_type==agreed --fields event_type,custom_data.vip
     """
-    of_table = {one.name: values.pop(one.name) for one, declaration in declared(TableOptions) if declaration.in_cli}
-    options: bulkpull.PullOptions | bulkpull.LoadOptions
-    stream = None
-    if of_table["to"] is not None:
-        options = _load_options(of_table, values, fresh=fresh)
-    elif values["out"] is None:
+    if values["to"] is None and values["out"] is None:
         raise bulkpull.UsageError("say where the rows go: --out FILE, or --to URL for a table")
-    else:
+    options = options_from(values, fresh=fresh)
+    stream = None
+    if isinstance(options, bulkpull.PullOptions):
         from bulkpull.store import byte_stream_at  # imports the event loop: --help need not
 
-        options = bulkpull.PullOptions(**values, resume=not fresh)
-        stream = byte_stream_at(values["out"])
+        stream = byte_stream_at(options.out)
     if as_json and stream and stream.is_standard_output:
         raise bulkpull.UsageError("--json would print among the rows: use it with an output other than standard output")
     resolved = resolved_dates(values, options)
     if not quiet:
         click.echo(f"range: {range_text(options)}", err=True)
     figures = _figures(observers, quiet=quiet)
-    if figures and values["out"] is not None and stream is None:
-        _learn(figures, values["out"], values["state"], base_url)
+    if figures and isinstance(options, bulkpull.PullOptions):
+        learn(figures, options, base_url)
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
@@ -92,13 +87,13 @@ def pull(
                     show(event)
                     observers(event)
 
-                function = bulkpull.load if of_table["to"] is not None else bulkpull.pull
+                function = bulkpull.load if isinstance(options, bulkpull.LoadOptions) else bulkpull.pull
                 return await function(clickwrap, **options.asdict() | {"on_event": listener})
 
     try:
         result = run(work)
     except (bulkpull.BulkpullError, Interrupted) as end:
-        if of_table["to"] is not None:
+        if isinstance(options, bulkpull.LoadOptions):
             note = next_step_of_table(end, pull.params)
         else:
             note = next_step(
@@ -129,16 +124,23 @@ def _figures(observers: Observers, *, quiet: bool) -> Progress | None:
     return Progress()
 
 
-def _learn(figures: Progress, out: Path | str, state: Path | None, base_url: str) -> None:
+def learn(figures: Progress, options: bulkpull.PullOptions, base_url: str) -> None:
     """Start with an estimate from an earlier pull, if there was one."""
     from bulkpull.journal import earlier_pull
+    from bulkpull.store import byte_stream_at
 
-    if earlier := earlier_pull(out, state, base_url):
+    if byte_stream_at(options.out) is None and (earlier := earlier_pull(options.out, options.state, base_url)):
         figures.assume(earlier.prior)
 
 
-def _load_options(of_table: Mapping[str, Any], values: Mapping[str, Any], *, fresh: bool) -> bulkpull.LoadOptions:
-    """The options of a pull into a table. Raises UsageError for those of files."""
+def options_from(values: Mapping[str, Any], *, fresh: bool) -> bulkpull.PullOptions | bulkpull.LoadOptions:
+    """Return the options of a pull into a file, or into a table if `to` is set. Raises UsageError for values that make
+    no sense, and for options of files beside `to`."""
+    names = [one.name for one, declaration in declared(TableOptions) if declaration.in_cli]
+    of_table = {name: values[name] for name in names}
+    values = {name: value for name, value in values.items() if name not in of_table}
+    if of_table["to"] is None:
+        return bulkpull.PullOptions(**values, resume=not fresh)
     of_files = {one.name: one.default for one, _ in declared(bulkpull.PullOptions)}
     for one, _ in declared(bulkpull.LoadOptions):
         of_files.pop(one.name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 import bulkpull
 from bulkpull.cli.exit_codes import EXIT_INCOMPLETE, exit_code, worst
 from bulkpull.cli.next_step import resuming_command
-from bulkpull.cli.observers import Observers, figures_of, observed_without_metrics
+from bulkpull.cli.observers import Observers, figures_of, observed
 from bulkpull.cli.options import Size, run_options
 from bulkpull.cli.running import Interrupted, run
 from bulkpull.cli.settings import Command, Setting, config_options
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     help="Stop all jobs when one has failed.",
 )
 @run_options
-@observed_without_metrics
+@observed
 def pull_many(
     jobs_file: Path,
     overwrite: bool,
@@ -76,7 +77,7 @@ def pull_many(
     quiet: bool,
     observers: Observers,
 ) -> int:
-    """Pull several jobs, each with its own options, token and output.
+    """Pull several jobs, each with its own options, token, and output or table.
 
     JOBS.toml has a table for each job, with the options of `bulkpull pull`, and one with what they share. All jobs are
     checked before the first one starts. Jobs with the same token share its request budget. A job that fails does not
@@ -101,23 +102,34 @@ def pull_many(
     """
     from bulkpull.cli.jobs_file import read_jobs
 
-    common: dict[str, Any] = {"resume": not fresh} | ({"overwrite": True} if overwrite else {})
-    settings = read_jobs(jobs_file, click.get_current_context(), **common)
+    settings = read_jobs(jobs_file, click.get_current_context(), fresh=fresh)
     results: dict[str, bulkpull.JobResult] = {}
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
-            chosen = await _jobs(settings, stack)
-            await stack.enter_async_context(observers.watching())
+            chosen = await _jobs(settings, stack, overwrite=overwrite)
             progress = stack.enter_context(_shown(settings, observers, verbose=verbose, quiet=quiet))
+            _watch(observers, progress, settings, chosen)
+            await stack.enter_async_context(observers.watching())
+            metrics = observers.many_metrics
+
+            def listener(name: str, event: bulkpull.Event) -> None:
+                progress(name, event)
+                if metrics:
+                    observers.attempt("metrics", partial(metrics, name, event))
 
             def ended(result: bulkpull.JobResult) -> None:
                 results[result.name] = result
                 progress.end(result)
                 _log(observers, result)
+                if metrics:
+                    is_success = not _code(result, accept_short=accept_short)
+                    observers.attempt(
+                        "metrics", partial(metrics.end_job, result.name, result.state, is_success=is_success)
+                    )
 
             await bulkpull.pull_many(
-                chosen, limit=jobs, memory=memory, fail_fast=fail_fast, on_event=progress, on_result=ended
+                chosen, limit=jobs, memory=memory, fail_fast=fail_fast, on_event=listener, on_result=ended
             )
 
     try:
@@ -127,7 +139,10 @@ def pull_many(
         end.add_note(f"What was pulled so far is kept. Resume with: {resuming_command(pull_many.params)}")
         raise
     text = _conclude(settings, results, quiet=quiet, observers=observers)
-    observers.finished(text, {"jobs": len(results), "failed": sum(one.state == "failed" for one in results.values())})
+    from bulkpull.cli.many_summary import failures
+
+    failed = failures(results.values())
+    observers.finished("\n".join([text, *failed]), {"jobs": len(results), "failed": len(failed)})
     if any(one.state in ("failed", "stopped") for one in results.values()) and not quiet:
         click.echo(f"Resume with: {resuming_command(pull_many.params)}", err=True)
     if as_json:
@@ -138,7 +153,27 @@ def pull_many(
     return worst(_code(result, accept_short=accept_short) for result in results.values())
 
 
-async def _jobs(settings: Sequence[JobSettings], stack: AsyncExitStack) -> list[bulkpull.Job]:
+def _watch(
+    observers: Observers, progress: ManyProgress, settings: Sequence[JobSettings], jobs: Sequence[bulkpull.Job]
+) -> None:
+    """Let the estimates start from earlier pulls, and metrics know the jobs."""
+    from bulkpull.cli.many_metrics import Watched
+    from bulkpull.cli.pull import learn
+
+    for one in settings:
+        if isinstance(one.options, bulkpull.PullOptions):
+            with suppress(bulkpull.BulkpullError):  # of an output that cannot be, which the check of the jobs tells
+                learn(progress.figures[one.name], one.options, one.base_url)
+    if observers.many_metrics:
+        observers.many_metrics.watch(
+            {
+                one.name: Watched(progress.figures[one.name], one.requests_per_minute, job.source)
+                for one, job in zip(settings, jobs, strict=True)
+            }
+        )
+
+
+async def _jobs(settings: Sequence[JobSettings], stack: AsyncExitStack, *, overwrite: bool) -> list[bulkpull.Job]:
     """The jobs, with one open client for each token. Raises UsageError."""
     from bulkpull.cli.token import TokenSource, read_token
 
@@ -165,7 +200,8 @@ async def _jobs(settings: Sequence[JobSettings], stack: AsyncExitStack) -> list[
                     f"{one.origin}: it shares a token, and so a client, with the job {first.name!r}, whose {name} is "
                     "another: give both the same, for example in [defaults]"
                 )
-        jobs.append(bulkpull.Job(one.name, client, **one.options.asdict()))
+        again = {"overwrite": True} if overwrite else {}
+        jobs.append(bulkpull.Job(one.name, client, **one.options.asdict() | again))
     for _, client in clients.values():
         await stack.enter_async_context(client)
     return jobs
@@ -185,7 +221,7 @@ def _shown(
         yield progress
         return
     for one in settings:
-        click.echo(f"{one.name}: {range_text(one.options)}, to {one.options.out}", err=True)
+        click.echo(f"{one.name}: {range_text(one.options)}, to {one.output}", err=True)
     with shown(progress, verbose=verbose):
         yield progress
 
@@ -215,7 +251,7 @@ def _conclude(
 
     text = counts([*results.values()], len(settings) - len(results))
     if not quiet:
-        show(summary_table({one.name: str(one.options.out) for one in settings}, results), to_stderr=True)
+        show(summary_table({one.name: one.output for one in settings}, results), to_stderr=True)
         click.echo(text, err=True)
     elif not observers.log_is_on_stderr:  # which has the errors already, and stays JSON
         for result in results.values():

@@ -6,23 +6,28 @@ import inspect
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 
 import bulkpull
 from bulkpull.cli import cli, main
-from bulkpull.cli.exit_codes import worst
+from bulkpull.cli.exit_codes import EXIT_SHRINK, worst
+from bulkpull.cli.many_metrics import ManyMetrics, Watched
 from bulkpull.cli.many_progress import ManyProgress
 from bulkpull.cli.many_summary import counts
 from bulkpull.cli.pull_many import pull_many as command
-from bulkpull.events import Event, Launched, Planned
+from bulkpull.events import Event, Launched, Planned, Requested
 from bulkpull.sandbox import Sandbox
 from bulkpull.window import Window
+from tests.cli.test_observers import monitor
 
 JOBS = """
 [defaults]
@@ -40,6 +45,18 @@ token_env = "TOKEN_B"
 ONE = "[jobs.a]\nstart = 2024-01-01\nout = 'a.csv'\n"
 ECHO = "[defaults]\ntoken_command = 'echo secret'\n"
 Run = Callable[..., int]
+
+
+def samples(path: str) -> dict[tuple[str, str | None, str | None], float]:
+    """The values of a file of metrics, by metric, job and state."""
+    families = list(text_string_to_metric_families(Path(path).read_text()))
+    names = [family.name for family in families]
+    assert len(set(names)) == len(names)
+    found = [sample for family in families for sample in family.samples]
+    by_labels = {(sample.name, *sorted(sample.labels.items())) for sample in found}
+    assert len(by_labels) == len(found)
+    assert {sample.labels["pull"] for sample in found} == {Path(path).stem}
+    return {(one.name, one.labels.get("job"), one.labels.get("state")): one.value for one in found}
 
 
 @pytest.fixture(autouse=True)
@@ -120,20 +137,139 @@ def test_an_interruption_stops_all_jobs_and_says_how_to_resume(
         if isinstance(event, Launched) and name not in launched:
             launched.add(name)
             if len(launched) == 2:
-                signal.raise_signal(signal.SIGINT)  # once: a second one ends the process
+                signal.raise_signal(signal.SIGINT)
+                assert not ended_at_once
+                signal.raise_signal(signal.SIGINT)
 
+    ended_at_once: list[int] = []
+    monkeypatch.setattr("bulkpull.cli.running.os._exit", ended_at_once.append)
     monkeypatch.setattr(ManyProgress, "__call__", interrupt)
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        assert run(JOBS, "--fresh") == 130
+        assert run(JOBS, "--fresh", "--metrics-file", "m.prom") == 130
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+    assert ended_at_once == [130]
+    states = {key[2]: value for key, value in samples("m.prom").items() if key[0] == "bulkpull_jobs" and value}
+    assert states == {"interrupted": 2}
     said = capfd.readouterr().err
     assert "2 jobs: 2 interrupted; 0 rows" in said
-    assert said.endswith("Resume with: bulkpull pull-many jobs.toml\n")
+    assert said.endswith("Resume with: bulkpull pull-many jobs.toml --metrics-file m.prom\n")
     assert Path("a.csv.bulkpull").exists()
     assert Path("b.ndjson.bulkpull").exists()
+
+
+def test_all_who_watch_a_run_hear_of_each_job_and_of_all(
+    clickwrap_sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    run: Run,
+) -> None:
+    monkeypatch.setenv("TOKEN_B", "wrong-token")
+    monkeypatch.setenv("BULKPULL_TO", "sqlite:///of-a-sync.db")
+    jobs = JOBS + "[jobs.table]\nend = '2025'\nto = 'sqlite:///a.db'\ntable = 'site'\n"
+    watching = ("--log-file", "log", "-v", "--metrics-file", "m.prom", "--metrics-port", "0")
+    with monitor() as (url, pings), closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("BULKPULL_HEALTHCHECK", url)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert run(jobs, *watching) == 3
+        told = [manager.recv(4096).decode()]
+        while "STOPPING=1" not in told[-1]:
+            told.append(manager.recv(4096).decode())
+        first = samples("m.prom")
+        said = capfd.readouterr().err
+        monkeypatch.setenv("TOKEN_B", clickwrap_sandbox.token)
+        assert run(jobs, "--quiet", "--metrics-file", "m.prom") == 0
+    assert said.startswith("metrics: port ")
+    assert (
+        "table: 2024-01-01T00:00:00.000Z to 2025-01-01T00:00:00.000Z (UTC, the end excluded), to site in a.db" in said
+    )
+    assert told[0] == "READY=1"
+    assert "STATUS=0 of 3 jobs ended" in told[1]
+    assert [path for path, _ in pings] == [f"/secret-id{end}" for end in ("/start", "/fail", "/start", "")]
+    assert pings[1][1].startswith("exit code 3: 3 jobs: 2 complete, 1 failed; 1,000 rows\nsite-b: failed: ")
+    assert pings[3][1].startswith("3 jobs: 3 complete; 1,500 rows")
+    assert {job: first[name, job, None] for name, job, _ in first if name == "bulkpull_last_run_success"} == {
+        None: 0,
+        "site-a": 1,
+        "site-b": 0,
+        "table": 1,
+    }
+    assert {key[2]: value for key, value in first.items() if key[0] == "bulkpull_jobs" and value} == {
+        "complete": 2,
+        "failed": 1,
+    }
+    assert first["bulkpull_rows", "site-a", None] == first["bulkpull_rows", "table", None] == 500
+    again, name = samples("m.prom"), "bulkpull_last_success_timestamp_seconds"
+    assert (name, None, None) not in first
+    assert {key[1] for key in again if key[0] == name} == {None, "site-a", "site-b", "table"}
+    assert again["bulkpull_rows", "site-b", None] == 500
+    bodies = "".join(body for _, body in pings)
+    everything = "".join([said, Path("log").read_text(), Path("m.prom").read_text(), bodies, *told])
+    for secret in (clickwrap_sandbox.token, "wrong-token", "secret-id"):
+        assert secret not in everything
+    assert clickwrap_sandbox.stats.exports == 6  # two of each job: none was pulled twice
+    assert not Path("of-a-sync.db").exists()
+
+
+def test_metrics_of_jobs_keep_apart_what_they_share() -> None:
+    names = ["a", 'b "2"\\n\n', "waiting", "other"]
+    progress = ManyProgress(names)
+    metrics = ManyMetrics("pull-many")
+    text = "".join(
+        f"bulkpull_last_success_timestamp_seconds{{{labels}}} 7\n"
+        for labels in (
+            'pull="x"',
+            'pull="x",job="waiting"',
+            'pull="x",job="b \\"2\\"\\\\n\\n"',
+            'pull="x",job="gone"',
+        )
+    )
+    metrics.remember(text)
+    assert 'job="gone"' in metrics.text()  # until the jobs are known
+    tokens = dict(zip(names, "ttto", strict=True))
+    metrics.watch({name: Watched(progress.figures[name], 100, tokens[name]) for name in names})
+    for name in (names[0], names[1], names[1], names[3]):
+        progress(name, Requested("GET /activity"))
+        metrics(name, Requested("GET /activity"))
+    metrics.end_job("a", "complete", is_success=True)
+    found = {
+        (sample.name, sample.labels.get("job"), sample.labels.get("state")): sample.value
+        for family in text_string_to_metric_families(metrics.text({"pull": "x"}))
+        for sample in family.samples
+    }
+    left = {job: value for (name, job, _), value in found.items() if name == "bulkpull_quota_remaining_requests"}
+    assert left == {"a": 97, names[1]: 97, "other": 99}
+    success = {job: at for (name, job, _), at in found.items() if name == "bulkpull_last_success_timestamp_seconds"}
+    assert {job for job, at in success.items() if at == 7} == {None, names[1], "waiting"}
+    assert success["a"] > 7
+    running = {job: at for (name, job, _), at in found.items() if name == "bulkpull_running"}
+    assert running == {None: 1, "a": 0, names[1]: 1, "other": 1}
+    states = {state: value for (name, _, state), value in found.items() if name == "bulkpull_jobs" and value}
+    assert states == {"waiting": 1, "running": 2, "complete": 1}
+
+
+def test_two_hundred_jobs_are_read_in_their_order_and_have_a_line_each(
+    clickwrap_sandbox: Sandbox, capfd: pytest.CaptureFixture[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bulkpull.Job] = []
+
+    async def pull_many(jobs: list[bulkpull.Job], **_more: Any) -> None:
+        found.extend(jobs)
+
+    monkeypatch.setattr(bulkpull, "pull_many", pull_many)
+    names = [f"job-{number}" for number in range(200)]
+    tables = (f"[jobs.{name}]\nout = '{name}.csv'\n" for name in names)
+    assert run("[defaults]\nstart = '2024'\n" + "".join(tables)) == 0
+    assert [job.name for job in found] == names
+    assert len({id(job.source) for job in found}) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 402
+    assert lines[-1] == "200 jobs: 200 interrupted; 0 rows"
 
 
 def test_each_token_has_one_client(
@@ -176,8 +312,21 @@ def test_each_token_has_one_client(
         (f"{ONE}end = '2024-13'", "jobs.toml: job 'a': the end '2024-13' is not a date"),
         (f"{ONE}json = true", "jobs.toml: job 'a': json is an option of all jobs: give it to the command"),
         (f"{ONE}log_file = 'log'", "jobs.toml: job 'a': log_file is an option of all jobs"),
-        (f"{ONE}to = 'sqlite:///a'", "jobs.toml: job 'a': to is for tables"),
+        (f"{ONE}to = 'sqlite:///a'", "jobs.toml: job 'a': --out is for files, and --to names a"),
+        (
+            "[defaults]\nto = 'sqlite:///a'\n[jobs.a]\nstart = '2024'\nformat = 'csv'",
+            "jobs.toml: job 'a': --format is",
+        ),
+        (f"{ONE}exports = [1, 2]", "jobs.toml: job 'a': exports must be a text, a number, a date, or a list of texts"),
+        (f"{ONE}fields = {{a = 1}}", "jobs.toml: job 'a': fields must be a text, a number"),
+        (f"{ONE}memory = nan", "jobs.toml: job 'a': Invalid value for '--memory'"),
+        (f"{ONE}window = '0d'", "jobs.toml: job 'a': the window '0d'"),
+        (f"{ONE}token_file = 3", "jobs.toml: job 'a': token_file must be a text"),
+        (f"{ECHO}[jobs.' ']\nstart = 2024-01-01\nout = 'a'", "' ' is not the name of a job"),
+        ("defaults = 3\njobs = 4", "jobs.toml: jobs must be tables"),
+        ("[jobs]\na = 3", "jobs.toml: jobs must be tables"),
         (f"{ONE}token_env = 'NONE'", "jobs.toml: job 'a': the environment variable 'NONE' of token_env is not set"),
+        (f"{ONE}token_env = 'secret-1'", "jobs.toml: job 'a': the environment variable of token_env is not set"),
         (f"{ONE}token_env = 'A'\ntoken_file = 'b'", "jobs.toml: job 'a': has both token_env and token_file"),
         (f"{ONE}token = 'secret'", "jobs.toml: job 'a': the file has a token, and other users can read it: chmod 600"),
         (f"{ONE}token_file = 'none'", "jobs.toml: job 'a': the token file none cannot be read"),
@@ -231,6 +380,7 @@ def test_the_command_runs_as_many_jobs_at_a_time_as_the_function() -> None:
 def test_the_worst_exit_code_is_what_another_run_cannot_mend() -> None:
     assert worst([0, 6, 4, 0]) == 4
     assert worst([6, 4, 5, 3]) == 3
+    assert worst([5, EXIT_SHRINK, 6]) == EXIT_SHRINK
     assert worst([0, 6]) == 6
     assert worst([0, 0]) == worst([]) == 0
     assert worst([2, 1]) == 1
