@@ -96,7 +96,8 @@ class ManyMetrics:
         names = self._former if jobs is None else jobs
         for name in names:
             if name in began:
-                for one in began[name].samples():
+                metrics = began[name]  # without events if an earlier run has finished the job
+                for one in metrics.samples() if metrics.last_event_at else metrics.samples_of_run():
                     yield one._replace(labels={"job": name, **one.labels})
             elif name in self._former:
                 help = "When a run last succeeded."

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 from bulkpull.errors import FormatError, OutputError, UsageError
@@ -23,6 +24,8 @@ from bulkpull.tables.table import Delivery, Policy
 MEMORY_LIMIT = "1GB"  # the rest goes to a temporary directory beside the database
 FILE_WAIT_S = 60.0  # for another process that has the database open
 _FILE_POLL_S = 0.25
+_PROCESS_WAIT_S = 3600.0  # for other tables of this process in the same database, whose rows are being replaced
+_in_use: dict[Path, Lock] = {}  # by the path of the database
 _TYPES = (
     r"text|varchar|uuid|boolean|bool|date|bigint|integer|int|smallint|hugeint|real|float|double|"
     r"decimal(\(\d+(, ?\d+)?\))?|numeric(\(\d+(, ?\d+)?\))?|timestamptz|timestamp|timestamp with time zone"
@@ -110,6 +113,10 @@ class DuckDBTable(Database):
         if not creates and not self._path.exists():
             yield False
             return
+        # Connections of one process share the database: they must agree on `read_only`, and may not create at once.
+        in_use = _in_use.setdefault(self._path.resolve(), Lock())
+        if not in_use.acquire(timeout=_PROCESS_WAIT_S):
+            raise OutputError(f"cannot {purpose} {self.name}: this process has used its database for an hour")
         try:
             self._connection = self._connected(read_only=not writes)
             try:
@@ -119,6 +126,8 @@ class DuckDBTable(Database):
                 self._connection = None
         except duckdb.Error as error:
             raise OutputError(f"cannot {purpose} {self.name}: {_reason(error)}") from error
+        finally:
+            in_use.release()
 
     def _connected(self, *, read_only: bool) -> Any:
         """Open the database; wait for another process that has it open."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import duckdb
 import pytest
 
 from bulkpull import Clickwrap, Job, ShrinkError, pull_many
@@ -88,3 +89,13 @@ async def test_a_table_that_would_shrink_is_left_as_it_is(client: Clickwrap) -> 
     fewer = dict(RANGE) | {"filter": "event_type==agreed", "max_shrink": 0.0, "max_shrink_rows": 0}
     result = (await pull_many([Job("first", client, **fewer, to="sqlite:///a.db")]))["first"]
     assert (result.state, type(result.error), rows("activity")) == ("failed", ShrinkError, before)
+
+
+async def test_jobs_fill_tables_of_one_duckdb_file_at_the_same_time(client: Clickwrap) -> None:
+    names = [f"of_{number}" for number in range(4)]
+    jobs = [Job(name, client, **RANGE, to="duckdb:///a.duckdb", table=name) for name in names]
+    results = await pull_many(jobs)
+    assert [(one.error, one.complete) for one in results.values()] == [(None, True)] * 4
+    with duckdb.connect("a.duckdb") as database:
+        counts = [database.execute(f"SELECT count(*) FROM {name}").fetchone() for name in names]  # noqa: S608
+    assert counts == [(results[name].rows,) for name in names]
