@@ -69,7 +69,8 @@ class ManyProgress:
     def running(self) -> dict[str, Progress]:
         """The jobs that have begun and not ended, by name, in their order."""
         with self._lock:
-            return {name: self.figures[name] for name in self.names if name in self._begun - self._ended.keys()}
+            running = self._begun - self._ended.keys()
+            return {name: self.figures[name] for name in self.names if name in running}
 
     def sentence(self) -> str:
         """Return the state of all jobs as one line."""

@@ -149,7 +149,7 @@ def pull_many(
         import orjson
 
         with suppress(ReaderGone):  # the outputs are complete all the same
-            click.echo(orjson.dumps(_json(results)))
+            click.echo(orjson.dumps(_json([results[one.name] for one in settings])))
     return worst(_code(result, accept_short=accept_short) for result in results.values())
 
 
@@ -267,7 +267,7 @@ def _code(result: bulkpull.JobResult, *, accept_short: bool) -> int:
     return EXIT_INCOMPLETE if result.skipped or (result.short and not accept_short) else 0
 
 
-def _json(results: Mapping[str, bulkpull.JobResult]) -> dict[str, object]:
+def _json(results: Sequence[bulkpull.JobResult]) -> dict[str, object]:
     from bulkpull.cli.many_summary import error_text
     from bulkpull.cli.pull import result_json
 
@@ -280,6 +280,6 @@ def _json(results: Mapping[str, bulkpull.JobResult]) -> dict[str, object]:
             "error": None if result.error is None else error_text(result.error),
             "result": None if result.result is None else result_json(result.result),
         }
-        for result in results.values()
+        for result in results
     }
-    return {"complete": all(result.complete for result in results.values()), "jobs": jobs}
+    return {"complete": all(result.complete for result in results), "jobs": jobs}
