@@ -123,7 +123,7 @@ def pull_many(
                 progress.end(result)
                 _log(observers, result)
                 if metrics:
-                    is_success = not _code(result, accept_short=accept_short)
+                    is_success = result.rows is not None and not _code(result, accept_short=accept_short)
                     observers.attempt(
                         "metrics", partial(metrics.end_job, result.name, result.state, is_success=is_success)
                     )

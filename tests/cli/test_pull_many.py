@@ -216,6 +216,17 @@ def test_all_who_watch_a_run_hear_of_each_job_and_of_all(
     assert not Path("of-a-sync.db").exists()
 
 
+def test_a_job_that_was_stopped_has_not_succeeded(
+    clickwrap_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], run: Run
+) -> None:
+    monkeypatch.setenv("WRONG", "wrong-token")
+    jobs = f"{ONE}token_env = 'WRONG'\n[jobs.b]\nstart = 2024-01-01\nout = 'b.csv'\n"
+    assert run(jobs, "--jobs", "1", "--fail-fast", "--metrics-file", "m.prom") == 3
+    assert "2 jobs: 1 failed, 1 stopped; 0 rows" in capfd.readouterr().err
+    found = samples("m.prom")
+    assert [found["bulkpull_last_run_success", job, None] for job in (None, "a", "b")] == [0, 0, 0]
+
+
 def test_metrics_of_jobs_keep_apart_what_they_share() -> None:
     names = ["a", 'b "2"\\n\n', "waiting", "other"]
     progress = ManyProgress(names)
