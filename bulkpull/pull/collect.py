@@ -20,6 +20,7 @@ from bulkpull.errors import MalformedPartError, OutputError, PartError
 from bulkpull.events import MergeAwaited, OnEvent, PartFetched, Received, Retried
 from bulkpull.journal import Journal, PartRecord
 from bulkpull.pacing import Backpressure
+from bulkpull.pull.download_queue import DownloadQueue
 from bulkpull.pull.journey import ExportFailure, Journey, Part, cancelled_from_within
 from bulkpull.pull.poll import known
 from bulkpull.pull.slots import Slots
@@ -53,6 +54,12 @@ class Collector:
     workers: Workers | None = None
     _is_merge_imported: bool = False
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
+    _queue: DownloadQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._queue = DownloadQueue(
+            self.slots.downloads, self.backpressure.may_start, lambda window: self.on_event(MergeAwaited(window))
+        )
 
     async def collect(self, journey: Journey, export: Export, records: Sequence[PartRecord] = ()) -> None:
         """Download the files of the export, and put them before those of the journey's earlier exports.
@@ -118,7 +125,8 @@ class Collector:
         self._wake()
 
     def _wake(self) -> None:
-        """Lets downloads look again whether they may start."""
+        """Let downloads and launches look again whether they may start."""
+        self._queue.look_again()
         self._spool_shrank.set()
         self._spool_shrank = anyio.Event()
 
@@ -150,19 +158,12 @@ class Collector:
             # Imports and a busy event loop slow each other: parts would arrive long before the first could be merged.
             await in_thread(import_module, "bulkpull.rows.dedup")
             self._is_merge_imported = True
-        while True:
-            while not self.backpressure.may_start(part.window):
-                self.on_event(MergeAwaited(part.window))
-                await self._spool_shrank.wait()
-            async with self.slots.downloads:
-                if not self.backpressure.may_start(part.window):  # wait again, but not with a place in hand
-                    continue
-                try:
-                    await self._download_part(journey, part, links)
-                except ExportFailure as failure:
-                    failures.append(failure)
-                    group.cancel_scope.cancel()
-                return
+        async with self._queue.slot(part.window, part.number):
+            try:
+                await self._download_part(journey, part, links)
+            except ExportFailure as failure:
+                failures.append(failure)
+                group.cancel_scope.cancel()
 
     async def _download_part(self, journey: Journey, part: Part, links: Links) -> None:
         """Raises ExportFailure if the file is missing or malformed, PartError if it cannot be downloaded otherwise."""
