@@ -247,10 +247,12 @@ class ClusterWorkers:
             for part in journey.parts
             if part.record.export_id == journey.export_id
         ]
-        rows, counted = max(0, ids - sum(part.divided.outside for part in parts)), journey.window.rows
+        outside = sum(part.divided.outside for part in parts)
+        rows, counted = max(0, ids - outside), journey.window.rows
         if counted is not None and counted < rows <= counted * _TOLERATED:
             rows = counted
-        return Delivery(records=sum(newest), ids=ids, rows=rows)
+        is_foreign = 0 < sum(part.divided.records for part in parts) == outside
+        return Delivery(records=sum(newest), ids=ids, rows=rows, is_foreign=is_foreign)
 
     async def _accept(self, journey: Journey, delivery: Delivery, columns: list[str], *, fixed: bool) -> None:
         parts = self._parts_of(journey)

@@ -28,11 +28,13 @@ def is_suspicious(records: int) -> bool:
 @record
 class Delivery:
     """What a window delivered: the `records` of its newest export, the different `ids` of all its exports, and the
-    `rows` among them whose ids no earlier window had delivered."""
+    `rows` among them whose ids no earlier window had delivered. It `is_foreign` if there are records, and none of them
+    lies in the window."""
 
     records: int
     ids: int
     rows: int
+    is_foreign: bool = False
 
 
 @record(frozen=False)
@@ -77,8 +79,9 @@ class Evidence:
 
 
 class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by asking
-    """A window may not have delivered everything: it delivered nothing (`empty`), fewer ids than counted (`short`), or
-    a number of records at which exports seem to be truncated (`capped`).
+    """A window may not have delivered everything: it delivered nothing (`empty`), only what lies outside of it
+    (`foreign`), fewer ids than counted (`short`), or a number of records at which exports seem to be truncated
+    (`capped`).
 
     If `capped`, the merged windows `again` are to be exported in pieces as well, and so is the window itself unless
     `is_own` is false. A `trial` is settled by the pieces, if the cap is not certain. If `is_to_be_counted`, only a
@@ -87,7 +90,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
 
     def __init__(
         self,
-        kind: Literal["empty", "short", "capped"],
+        kind: Literal["empty", "foreign", "short", "capped"],
         delivery: Delivery,
         *,
         again: Iterable[Window] = (),
@@ -143,6 +146,8 @@ class Doubts:
         if not evidence.is_resolved:
             if not delivery.ids and not evidence.is_empty:
                 return Doubt("empty", delivery)
+            if delivery.is_foreign:
+                return Doubt("foreign", delivery)
             if window.rows is not None and delivery.ids < window.rows:
                 return Doubt("short", delivery)
         trial, evidence.trial = evidence.trial, None

@@ -266,6 +266,7 @@ class _Merge:
             records=sum(came.delivered for came, is_newest in zip(merged, newest, strict=True) if is_newest),
             ids=sum(came.rows + came.earlier for came in merged),
             rows=sum(came.rows for came in merged),
+            is_foreign=0 < sum(came.delivered for came in merged) == sum(came.outside for came in merged),
         )
         return _MergedWindow(journey, merged, delivery, self.sink.offset, tuple(self.sink.columns))
 

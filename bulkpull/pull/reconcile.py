@@ -33,7 +33,7 @@ class Reconciler:
     _useless_waits: int = 0
 
     async def should_split(self, journey: Journey, doubt: Doubt) -> bool:
-        """Take the next steps for a window that is `empty` or `short`.
+        """Take the next steps for a window that is `empty`, `foreign` or `short`.
 
         Returns:
             Whether it should be split, as its export seems to be truncated. Otherwise it is to be merged again; if the
@@ -43,6 +43,9 @@ class Reconciler:
             ExportFailure: it delivered nothing although there is activity.
         """
         delivered, evidence = doubt.delivery, journey.evidence
+        if doubt.kind == "foreign":
+            await self._replace_foreign(journey, doubt)
+            return False
         if doubt.kind == "empty":
             empty = await self.exporter.is_empty(journey)
             if empty is not False:
@@ -97,6 +100,17 @@ class Reconciler:
             return None
         await self.exporter.update_count(journey, rows)
         return rows == ids
+
+    async def _replace_foreign(self, journey: Journey, doubt: Doubt) -> None:
+        """Export the window again, unless that was useless: then the server means other times than the window says."""
+        if journey.evidence.is_exported_again:
+            self._useless_exports += 1
+        elif self._useless_exports < MAX_USELESS_EXPORTS:
+            self._tell(journey, doubt, "exporting it again, since none of its rows lies in the window")
+            journey.evidence.ids_before = doubt.delivery.ids
+            if await self.export_again(journey):
+                return
+        journey.evidence.is_resolved = True
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:
         self._tell(journey, doubt, "counting it again")

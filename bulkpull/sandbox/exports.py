@@ -139,7 +139,7 @@ class Exports:
         task.status = "scheduled"
         async with self._workers:
             task.status = "started"
-            key = (task.selection.activities, task.filter, task.fields, self._is_late(task))
+            key = (task.selection.activities, task.filter, task.fields, self._is_late(task), self._is_mistaken(task))
             started = anyio.current_time()
             try:
                 if key not in self._cache:
@@ -260,6 +260,12 @@ class Exports:
         """Return whether the export runs before all of its activities are visible."""
         return self._faults.has("late-rows") and task.repetition == 0
 
+    def _is_mistaken(self, task: Task) -> bool:
+        """Return whether the export has the rows of another one."""
+        if not self._faults.has("rows-of-another"):
+            return False
+        return task in self._first_exports(1 + self._faults.value("rows-of-another"))[1:]
+
     def _write_file(self, name: str, content: str) -> File:
         data, path = content.encode(), self._directory / name
         path.write_bytes(data)
@@ -269,11 +275,15 @@ class Exports:
 
     def _lines(self, task: Task) -> Iterator[str]:
         """Yield the records of the task's files, as lines."""
-        activities, numbers = task.selection.activities, task.selection.numbers
+        selection = task.selection
+        if self._is_mistaken(task):
+            self._faults.note("rows-of-another")
+            selection = self._first_exports(1)[0].selection
+        activities, numbers = selection.activities, selection.numbers
         if self._is_late(task) and numbers:
             self._faults.note("late-rows")
             numbers = numbers[: -self._faults.value("late-rows")]
-        lines = _formatted(activities.export_rows(numbers, task.selection.matches), activities.fields, task.fields)
+        lines = _formatted(activities.export_rows(numbers, selection.matches), activities.fields, task.fields)
         if self._faults.has("rows-capped"):
             if len(numbers) > self._faults.value("rows-capped"):
                 self._faults.note("rows-capped")

@@ -67,6 +67,9 @@ MODES: dict[str, dict[str, Mode]] = {
     "rows": {
         "rows-capped": Mode("an export silently delivers at most N rows", 1000),
         "late-rows": Mode("the first export of a filter lacks its last N activities", 3),
+        "rows-of-another": Mode(
+            "the first exports of the second filter, and of N - 1 others, have the first one's rows", 1
+        ),
     },
     "empty": {
         "empty-file-zero": Mode("an export without rows has an empty file"),
@@ -217,6 +220,7 @@ COSTLY: dict[str, tuple[int, ...]] = {  # a pull is complete, but may need addit
     "too-many-records": (300,),
     "rows-capped": (300,),
     "late-rows": (3,),
+    "rows-of-another": (1, 2),
     "damaged-always": (),
     "preparing-200": (1,),
 }

@@ -204,6 +204,17 @@ async def test_exports_a_window_again_if_rows_are_late(tmp_path: Path) -> None:
     assert pull.stats.exports <= 8
 
 
+@pytest.mark.parametrize("counting", [True, False])
+async def test_exports_a_window_again_that_got_the_rows_of_another_one(tmp_path: Path, counting: bool) -> None:
+    """The second window of six, and no id of it is in any other."""
+    pull = await pulled("rows-of-another", tmp_path / "a.csv", config=HALF | {"counting": counting}, exports=1)
+    pull.complete()
+    assert pull.stats.faults == {"rows-of-another": 1}
+    assert pull.stats.exports == 7
+    assert pull.result
+    assert pull.result.outside > 100
+
+
 # Files
 
 

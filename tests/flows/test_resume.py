@@ -124,7 +124,8 @@ async def test_relaunches_lost_exports_and_keeps_downloaded_parts(tmp_path: Path
         states = [window.state for window in bulkpull.status(out).windows]
         kept = sum(state in ("merged", "fetched") for state in states)
         unsure = states.count("exported")  # the last file may be on the disk, and not yet recorded
-    async with Sandbox(replace(CONFIG, port=port)) as sandbox:  # a new sandbox without the exports of the first one
+    # A new sandbox without the exports of the first one, whose ids it does not use again.
+    async with Sandbox(replace(CONFIG, port=port, faults="odd-ids")) as sandbox:
         result = await pull(sandbox, out)
         assert WINDOWS - kept - unsure <= sandbox.stats.exports <= WINDOWS - kept
     assert out.read_bytes() == undisturbed
