@@ -128,6 +128,7 @@ def costs(buckets: int) -> tuple[object, ...]:
                 divided = divide(
                     file,
                     Path(directory, "parts", path.name),
+                    name=path.name,
                     columns=Clickwrap.columns,
                     buckets=buckets,
                     window=(start.encode(), end.encode()),
@@ -136,12 +137,12 @@ def costs(buckets: int) -> tuple[object, ...]:
             planned.append(PlannedPart(path.name, number, start, end, divided.sizes))
             rows, keys = rows + int(divided.sizes.sum()), keys + KEY_BYTES * int(divided.ids.sum())
         divided_in = time.process_time() - began
-        write_plan(parts, "plan", planned)
+        plans = write_plan(parts, "plan", planned, buckets)
         began, written = time.process_time(), 0
         for bucket in range(buckets):
             task = BucketTask(
                 parts,
-                "plan",
+                plans[bucket],
                 output,
                 "",
                 bucket,
@@ -151,6 +152,7 @@ def costs(buckets: int) -> tuple[object, ...]:
                 False,
                 {},
                 20_000_000,
+                False,
                 False,
             )
             merged = merge_bucket(task)

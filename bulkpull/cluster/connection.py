@@ -12,7 +12,7 @@ import anyio
 
 from bulkpull import __version__
 from bulkpull.cluster.local import local_cluster
-from bulkpull.cluster.run import Facts, facts, versions
+from bulkpull.cluster.run import Facts, differences, facts, versions
 from bulkpull.cluster.storage import Storage
 from bulkpull.errors import ClusterError, UsageError
 
@@ -148,11 +148,21 @@ async def check_workers(connection: Connection, storage: Storage, output: Storag
         if isinstance(found, OSError):  # the worker has gone; those that come later are not asked either
             continue
         if not isinstance(found, Facts):
-            raise ClusterError(
-                f"the worker {address} cannot run bulkpull: {type(found).__name__}: {found}. Install the same "
-                f"version there, {__version__}, with its extra: pip install 'bulkpull[cluster]'"
-            )
+            raise not_installed(f"the worker {address}", found)
         _check_facts(address, found, storage)
+
+
+def other_versions(worker: str, different: str) -> ClusterError:
+    """Return the error for a worker with other versions."""
+    return ClusterError(f"the worker {worker} has {different}: install the same versions")
+
+
+def not_installed(worker: str, error: Exception) -> ClusterError:
+    """Return the error for a worker that cannot import what tasks need."""
+    return ClusterError(
+        f"{worker} cannot run bulkpull: {type(error).__name__}: {error}. Install the same version there, "
+        f"{__version__}, with its extra: pip install 'bulkpull[cluster]'"
+    )
 
 
 async def _facts_of_workers(
@@ -172,9 +182,7 @@ async def _facts_of_workers(
 
 
 def _check_facts(address: str, found: Facts, storage: Storage) -> None:
-    ours = versions()
-    if different := sorted(name for name in ours if found.versions.get(name) != ours[name]):
-        theirs = ", ".join(f"{name} {found.versions.get(name)} instead of {ours[name]}" for name in different)
-        raise ClusterError(f"the worker {address} has {theirs}: install the same versions")
+    if different := differences(found.versions, versions()):
+        raise other_versions(address, different)
     if found.problem:
         raise ClusterError(f"the worker {address} cannot use the storage {storage}: {found.problem}")

@@ -1,8 +1,10 @@
 """Dividing a part: its records go to buckets by a hash of their ids, in one file with a section for each bucket.
 
-First come the records of each bucket, a CSV with a header of its own, compressed (Zstandard); empty buckets take no
-bytes. Behind them come the keys of each bucket: those of its distinct ids, sorted, 8 bytes each. So all rows of one id
-are in one bucket, whatever part they are in, and one request reads a bucket's records of a part.
+First come the records of each bucket, a CSV with a header of its own, compressed (Zstandard), and a checksum; empty
+buckets take no bytes. Behind them come the keys of each bucket: those of its distinct ids, sorted, 8 bytes each. So all
+rows of one id are in one bucket, whatever part they are in, and one request reads a bucket's records of a part.
+
+Checksums include the name of the object and the number of the bucket: another object in its place is found, too.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from bulkpull.record import record
 from bulkpull.rows.block import Block, Keys, Layout
@@ -24,9 +27,9 @@ from bulkpull.source import Columns
 
 _OPTIONS: dict[int, int] = {  # read once, and soon
     zstd.CompressionParameter.compression_level: 1,
-    zstd.CompressionParameter.checksum_flag: 1,  # else a damaged object could have other rows
 }
 KEY_BYTES = 8
+CHECKSUM_BYTES = 16
 Sizes = NDArray[np.uint64]
 
 
@@ -36,6 +39,7 @@ class Divided:
 
     `columns` are those of its header; none if it is empty. `records` is the number of records, `outside` that of those
     whose time is outside the window. `sizes` are the bytes of each bucket's records, `ids` how many keys it has.
+    `checksum` is that of the keys.
     """
 
     columns: tuple[str, ...]
@@ -43,6 +47,17 @@ class Divided:
     outside: int
     sizes: Sizes
     ids: Sizes
+    checksum: str
+
+
+def checksum_of_records(name: str, bucket: int) -> xxh3_128:
+    """Return the beginning of the checksum of a bucket's records in the object `name`."""
+    return xxh3_128(f"{name} {bucket} ".encode())
+
+
+def checksum_of_keys(name: str) -> xxh3_128:
+    """Return the beginning of the checksum of all keys in the object `name`."""
+    return xxh3_128(f"{name} keys ".encode())
 
 
 def bucket_of(keys: Keys, buckets: int) -> NDArray[np.uint64]:
@@ -55,6 +70,7 @@ def divide(
     source: File,
     path: Path,
     *,
+    name: str,
     columns: Columns,
     buckets: int,
     window: tuple[bytes, bytes],
@@ -66,6 +82,7 @@ def divide(
     Args:
         source: The CSV, unbuffered.
         path: The file that is written; others are written beside it meanwhile.
+        name: That of the object which it becomes.
         columns: The columns that have a meaning.
         buckets: How many buckets there are.
         window: The bounds of the window as instants.
@@ -79,28 +96,30 @@ def divide(
     names, body = read_header(source, checkpoint, columns.key)
     if not names:
         path.write_bytes(b"")
-        return Divided((), 0, 0, np.zeros(buckets, np.uint64), np.zeros(buckets, np.uint64))
+        empty = np.zeros(buckets, np.uint64)
+        return Divided((), 0, 0, empty, empty, checksum_of_keys(name).hexdigest())
     layout = Layout(
         width=len(names),
         key_at=names.index(columns.key),
         time_at=names.index(columns.time) if columns.time in names else None,
     )
     records = outside = 0
-    with _Sections(path, buckets, header_record(list(names)) + b"\n", memory) as sections:
+    with _Sections(path, name, buckets, header_record(list(names)) + b"\n", memory) as sections:
         for block in Scanner().blocks(source, body, layout, *window):
             checkpoint()
             records += len(block)
             outside += block.outside
             sections.add(block)
-        sizes, ids = sections.write()
-    return Divided(names, records, outside, sizes, ids)
+        sizes, ids, checksum = sections.write()
+    return Divided(names, records, outside, sizes, ids, checksum)
 
 
 class _Sections:
     """The sections of a file that is written at the end. What does not fit into memory goes to a draft beside it."""
 
-    def __init__(self, path: Path, buckets: int, header: bytes, memory: int) -> None:
+    def __init__(self, path: Path, name: str, buckets: int, header: bytes, memory: int) -> None:
         self._path = path
+        self._name = name
         self._header = header
         self._memory = memory
         self._buckets = buckets
@@ -137,28 +156,38 @@ class _Sections:
         if self._held >= self._memory:
             self._spill()
 
-    def write(self) -> tuple[Sizes, Sizes]:
-        """Write the file; return the bytes of each bucket's records, and the number of its ids."""
+    def write(self) -> tuple[Sizes, Sizes, str]:
+        """Write the file; return the bytes of each bucket's records, the number of its ids, and the checksum of all
+        keys."""
         sizes, ids = [], []
         rows, keys = self._files
         with self._path.open("wb") as file:
             for bucket in range(self._buckets):
-                begin = file.tell()
+                begin, checksum = file.tell(), checksum_of_records(self._name, bucket)
                 for offset, size in self._frames[bucket]:
                     rows.seek(offset)
-                    file.write(rows.read(size))
+                    frame = rows.read(size)
+                    checksum.update(frame)
+                    file.write(frame)
                 if left := self._rows[bucket]:
-                    file.write(self._compressed(bucket, left))
+                    frame = self._compressed(bucket, left)
+                    checksum.update(frame)
+                    file.write(frame)
+                if file.tell() > begin:
+                    file.write(checksum.digest())
                 sizes.append(file.tell() - begin)
+            checksum = checksum_of_keys(self._name)
             for bucket in range(self._buckets):
                 runs = self._keys[bucket]
                 for offset, size in self._runs[bucket]:
                     keys.seek(offset)
                     runs.append(np.frombuffer(keys.read(size), np.uint64))
                 distinct = np.unique(np.concatenate(runs)) if runs else np.zeros(0, np.uint64)
-                file.write(distinct.astype("<u8").tobytes())
+                stored = distinct.astype("<u8").tobytes()
+                checksum.update(stored)
+                file.write(stored)
                 ids.append(len(distinct))
-        return np.array(sizes, np.uint64), np.array(ids, np.uint64)
+        return np.array(sizes, np.uint64), np.array(ids, np.uint64), checksum.hexdigest()
 
     def _spill(self) -> None:
         rows, keys = self._files

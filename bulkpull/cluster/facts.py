@@ -39,8 +39,8 @@ def part_from(facts: bytes) -> Scattered:
 
 
 def facts_of_bucket(found: Bucket) -> bytes:
-    """Return what the journal records of a merged bucket."""
-    return orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)
+    """Return what the journal records of a merged bucket, but its conflicts."""
+    return orjson.dumps(replace(found, conflicts=None), option=orjson.OPT_NON_STR_KEYS)
 
 
 def bucket_from(facts: bytes) -> Bucket:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _START_S = 120.0
 _END_S = 15.0
 _MAX_LINE_BYTES = 64 * 1024
+_NO_PROFILER = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # on Python 3.11 it can deadlock
 _CERTIFICATES = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
 
@@ -49,6 +50,7 @@ async def local_cluster(workers: int, environment: Mapping[str, str]) -> AsyncIt
     command = [sys.executable, "-m", "bulkpull.cluster.local", str(workers)]
     try:
         # A session of its own: an interrupt from the terminal is the coordinator's to handle.
+        environment = {**environment, **_NO_PROFILER}
         process = await anyio.open_process(command, stderr=DEVNULL, env=environment, start_new_session=True)
     except OSError as error:
         raise ClusterError(f"worker processes cannot be started: {error.strerror or error}") from None

@@ -12,31 +12,59 @@ arguments.
 from __future__ import annotations
 
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from bulkpull import __version__
-from bulkpull.cluster.storage import Storage
+from bulkpull.cluster.storage import DamagedError, Storage
 from bulkpull.download import FileMissingError
-from bulkpull.errors import BulkpullError, FormatError, MalformedPartError, OutputError, PartError
+from bulkpull.errors import BulkpullError, FormatError, MalformedPartError, PartError
 from bulkpull.record import record
 from bulkpull.store import OPEN
 
-Kind = Literal["expired", "missing", "malformed", "part", "format", "damaged", "storage", "closed"]
+Kind = Literal["expired", "missing", "malformed", "part", "format", "damaged", "storage", "closed", "versions"]
 
 
 @record
 class Failure:
-    """Why a task brought no result, and on which worker."""
+    """Why a task brought no result, and on which worker.
+
+    `name` is that of an object that is damaged, `row` and `id` are those of a row that the format cannot hold.
+    """
 
     kind: Kind
     message: str
     worker: str = ""
+    name: str = ""
+    row: int = 0
+    id: str = ""
+
+
+@record
+class SealedTask:
+    """A function and its argument as bytes, which are read only by a worker with the same versions. This class and
+    `run_sealed` stay as they are in later versions."""
+
+    versions: Mapping[str, str]
+    content: bytes = field(repr=False)  # it may have a link
+
+
+def run_sealed(task: SealedTask) -> Any:
+    """Run a task, unless this worker has other versions than the coordinator: it may have joined after the start."""
+    if different := differences(versions(), task.versions):
+        return Failure("versions", different, worker())
+    from distributed.protocol import pickle
+
+    _stop_profiler()
+    function, argument = pickle.loads(task.content)  # type: ignore[no-untyped-call]
+    return function(argument)
 
 
 @record
@@ -47,10 +75,29 @@ class Facts:
     problem: str
 
 
+def _stop_profiler() -> None:
+    """Stop Dask's profiler on Python 3.11, where looking at the stacks of threads while one is started can deadlock the
+    process: the worker would hang until the scheduler gives it up, after minutes."""
+    from distributed import get_worker
+
+    if sys.version_info >= (3, 12):
+        return
+    with suppress(ValueError):  # not on a worker
+        worker = get_worker()
+        if profiler := worker.periodic_callbacks.get("profile"):
+            worker.loop.add_callback(profiler.stop)
+
+
 def versions() -> dict[str, str]:
     """Return the versions on which the results of tasks depend. Major and minor are enough of Python's."""
     found = {name: version(name) for name in ("distributed", "numpy", "pyarrow")}
     return {"bulkpull": __version__, "Python": ".".join(platform.python_version_tuple()[:2])} | found
+
+
+def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """Return in what the versions of a worker differ from those of the coordinator; empty if in nothing."""
+    different = sorted(name for name in ours if theirs.get(name) != ours[name])
+    return ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in different)
 
 
 def facts(storage: Storage, output: Storage, suffix: str) -> Facts:
@@ -76,23 +123,17 @@ class ExpiredError(PartError):
     """The file host rejects the link, which only the coordinator can renew."""
 
 
-class DamagedError(OutputError):
-    """What was written to the storage is not what is there now."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__(f"{place} was changed since it was written. Start over with --fresh")
-
-
 class _Closed(Exception):  # noqa: N818 - not an error: nobody waits for the task any more
     pass
 
 
-def put(parts: Storage, storage: Storage, files: Mapping[str, Path]) -> None:
+def put(parts: Storage, *objects: tuple[Storage, str, Path]) -> None:
     """Write objects, and remove them again if the pull has ended meanwhile, as `parts` tells."""
-    for name, path in files.items():
+    for storage, name, path in objects:
         storage.put(name, path)
     if not parts.exists(OPEN):
-        storage.delete(list(files))
+        for storage, name, _ in objects:
+            storage.delete([name])
         raise _Closed
 
 
@@ -100,6 +141,7 @@ def put(parts: Storage, storage: Storage, files: Mapping[str, Path]) -> None:
 def failures(failed: list[Failure]) -> Iterator[None]:
     """Add errors of hosts, disks and storage to `failed`, instead of raising them."""
     kind: Kind
+    more: dict[str, Any] = {}
     try:
         yield
         return
@@ -112,16 +154,16 @@ def failures(failed: list[Failure]) -> Iterator[None]:
     except PartError as error:
         kind, message = "part", str(error)
     except FormatError as error:
-        kind, message = "format", f"id {error.id}: {error.reason}"
+        kind, message, more = "format", error.reason, {"row": error.row, "id": error.id}
     except DamagedError as error:
-        kind, message = "damaged", str(error)
+        kind, message, more = "damaged", str(error), {"name": error.name}
     except BulkpullError as error:
         kind, message = "storage", str(error)
     except OSError as error:
         kind, message = "storage", f"the disk failed: {error.strerror or error}"
     except _Closed:
         kind, message = "closed", "the pull has ended"
-    failed.append(Failure(kind, message, worker()))
+    failed.append(Failure(kind, message, worker(), **more))
 
 
 @contextmanager

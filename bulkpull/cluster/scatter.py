@@ -10,15 +10,16 @@ from uuid import uuid4
 
 import anyio
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
-from bulkpull.cluster.divide import KEY_BYTES, Divided, divide
-from bulkpull.cluster.run import DamagedError, ExpiredError, Failure, directory_of_task, failures, put, worker
-from bulkpull.cluster.storage import Storage
+from bulkpull.cluster.divide import KEY_BYTES, Divided, checksum_of_keys, divide
+from bulkpull.cluster.run import ExpiredError, Failure, directory_of_task, failures, put, worker
+from bulkpull.cluster.storage import DamagedError, Storage
 from bulkpull.download import Downloaded, Downloader, LinkSettings, Version, link_opener, verify_csv
 from bulkpull.errors import MalformedPartError
 from bulkpull.record import record
 from bulkpull.retry import RetryPolicy
-from bulkpull.rows.held_file import Memory
+from bulkpull.rows.held_file import HeldFile, Memory
 from bulkpull.rows.records import CsvError, File
 from bulkpull.source import Columns
 from bulkpull.threads import own_threads
@@ -48,26 +49,30 @@ class ScatterTask:
 class Scattered:
     """A part whose records are in the storage.
 
-    `name` is that of the object, `size` the bytes of the CSV, `received` those that came over the network, `retries`
-    how often its transfer was retried, `worker` where it was divided, in `seconds`.
+    `name` is that of the object, `size` the bytes of the CSV and `checksum` theirs, `received` those that came over the
+    network, `retries` how often its transfer was retried, `worker` where it was divided, in `seconds`. The coordinator
+    adds of which export it is, and the name of the `file` among those of the export.
     """
 
     name: str
     size: int
+    checksum: str
     received: int
     divided: Divided
     retries: int
     worker: str
     seconds: float
+    export_id: str = ""
+    file: str = ""
 
 
 @record
 class TallyTask:
-    """Scattered parts of one window, whose distinct ids are counted: the names, the bytes before the keys of each, and
-    how many keys each bucket has in each part."""
+    """Scattered parts of one window, whose distinct ids are counted: the names, the bytes before the keys of each, how
+    many keys each bucket has in each part, and the checksum of the keys of each."""
 
     storage: Storage
-    parts: tuple[tuple[str, int, tuple[int, ...]], ...]
+    parts: tuple[tuple[str, int, tuple[int, ...], str], ...]
 
 
 def scatter(task: ScatterTask) -> Scattered | Failure:
@@ -75,11 +80,18 @@ def scatter(task: ScatterTask) -> Scattered | Failure:
     failed: list[Failure] = []
     began = time.monotonic()
     with failures(failed), directory_of_task() as directory:
-        path, size, divided, transfer = anyio.run(_download_and_divide, task, directory)
         name = f"{task.name}-{uuid4().hex}"
-        put(task.storage, task.storage, {name: path})
+        path, downloaded, divided, transfer = anyio.run(_download_and_divide, task, name, directory)
+        put(task.storage, (task.storage, name, path))
         return Scattered(
-            name, size, transfer.received_bytes, divided, transfer.retries, worker(), time.monotonic() - began
+            name,
+            downloaded.size,
+            downloaded.checksum,
+            transfer.received_bytes,
+            divided,
+            transfer.retries,
+            worker(),
+            time.monotonic() - began,
         )
     return failed[0]
 
@@ -88,29 +100,34 @@ def tally(task: TallyTask) -> int | Failure:
     """Count the distinct ids of several parts of a window."""
     failed: list[Failure] = []
     with failures(failed):
-        counts = np.array([ids for _, _, ids in task.parts], np.int64)
+        counts = np.array([ids for _, _, ids, _ in task.parts], np.int64)
         ends = np.cumsum(counts, axis=1)
+        checksums = [checksum_of_keys(name) for name, *_ in task.parts]
         found, bucket, buckets = 0, 0, counts.shape[1]
         while bucket < buckets:  # as many as fit into memory, of all parts
             last = bucket + 1
             while last < buckets and counts[:, bucket : last + 1].sum() * KEY_BYTES <= _TALLY_BYTES:
                 last += 1
             runs = []
-            for (name, before, _), end, count in zip(task.parts, ends, counts, strict=True):
+            for (name, before, *_), checksum, end, count in zip(task.parts, checksums, ends, counts, strict=True):
                 first = int(end[bucket] - count[bucket])
                 size = (int(end[last - 1]) - first) * KEY_BYTES
                 if size:
                     data = task.storage.read(name, before + first * KEY_BYTES, size)
-                    if len(data) != size:
-                        raise DamagedError(f"{task.storage}/{name}")
+                    checksum.update(data)
                     runs.append(np.frombuffer(data, "<u8"))
             found += len(np.unique(np.concatenate(runs))) if runs else 0
             bucket = last
+        for (name, *_, expected), checksum in zip(task.parts, checksums, strict=True):
+            if checksum.hexdigest() != expected:
+                raise DamagedError(task.storage, name)
         return found
     return failed[0]
 
 
-async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path, int, Divided, _Transfer]:
+async def _download_and_divide(
+    task: ScatterTask, name: str, directory: Path
+) -> tuple[Path, Downloaded, Divided, _Transfer]:
     found: list[Divided] = []
     path, progress = directory / "rows", _Transfer()
     with own_threads(2):
@@ -119,16 +136,18 @@ async def _download_and_divide(task: ScatterTask, directory: Path) -> tuple[Path
                 opener,
                 task.retry,
                 anyio.CapacityLimiter(1),
-                partial(_verify, task=task, path=path, found=found),
+                partial(_verify, task=task, name=name, path=path, found=found),
                 Memory(0),
             )
             downloaded = await downloader.download(
                 _TaskLink(task.link), directory / "part.csv", _NoCheckpoints(), progress
             )
-    return path, downloaded.size, found[-1], progress
+    if isinstance(downloaded, HeldFile):
+        downloaded = Downloaded(downloaded.size, xxh3_128_hexdigest(b"".join(downloaded.pieces)))
+    return path, downloaded, found[-1], progress
 
 
-def _verify(source: File, *, task: ScatterTask, path: Path, found: list[Divided]) -> None:
+def _verify(source: File, *, task: ScatterTask, name: str, path: Path, found: list[Divided]) -> None:
     """Divide a file that was downloaded: what cannot be divided is downloaded again."""
     verify_csv(source, key=task.columns.key)
     source.seek(0)
@@ -138,6 +157,7 @@ def _verify(source: File, *, task: ScatterTask, path: Path, found: list[Divided]
             divide(
                 source,
                 path,
+                name=name,
                 columns=task.columns,
                 buckets=task.buckets,
                 window=(start, end),

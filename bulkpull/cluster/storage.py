@@ -14,12 +14,23 @@ from bulkpull.errors import OutputError
 from bulkpull.store import Bucket, ObjectUrl
 
 _PART_BYTES = 16 * 1024 * 1024  # of an upload, and of each read
+# Uploads in parts leave these behind if their worker is killed. So they are for files only that take more memory than
+# what was done before.
+_MAX_PUT_BYTES = 128 * 1024 * 1024
+
+
+class DamagedError(OutputError):
+    """The object `name` is not what was written."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        super().__init__(f"{storage}/{name} was changed since it was written")
+        self.name = name
 
 
 class Storage:
     """What is below `place`, by names with slashes. It can be sent to workers: it holds no credentials.
 
-    All methods block, and raise OutputError.
+    All methods block, and raise OutputError. Those that read raise DamagedError if an object has fewer bytes.
     """
 
     def __init__(self, place: Path | ObjectUrl) -> None:
@@ -39,7 +50,7 @@ class Storage:
             return
         with disk_errors(f"read {file}"):
             bucket, size = self._bucket, file.stat().st_size
-            if size > _PART_BYTES:
+            if size > _MAX_PUT_BYTES:
                 bucket.put_parts(self._key(name), _parts(file), receipt="", content="")
             else:
                 bucket.put(self._key(name), file.read_bytes(), mode="overwrite", content="")
@@ -52,22 +63,26 @@ class Storage:
             return
         self._bucket.put(self._key(name), data, mode="overwrite", content="")
 
-    def read_all(self, name: str) -> bytes:
-        """Return an object."""
-        if isinstance(self.place, Path):
-            with disk_errors(f"read {self.place / name}"):
-                return (self.place / name).read_bytes()
-        data = self._bucket.read(self._key(name))
-        if data is None:
-            raise OutputError(f"{self}/{name} is missing")
-        return data
-
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes of an object from `offset` on; fewer at its end."""
+        """Return `size` bytes of an object from `offset` on."""
         return b"".join(self.pieces(name, offset, size))
 
     def pieces(self, name: str, offset: int, size: int) -> Iterator[bytes]:
-        """Yield `size` bytes of an object from `offset` on, in pieces; fewer at its end."""
+        """Yield `size` bytes of an object from `offset` on, in pieces."""
+        end = offset + size
+        try:
+            for data in self._pieces(name, offset, size):
+                offset += len(data)
+                yield data
+        except OutputError:
+            found = self.size(name)
+            if found is not None and found >= end:
+                raise
+        if offset < end:
+            raise DamagedError(self, name)
+
+    def _pieces(self, name: str, offset: int, size: int) -> Iterator[bytes]:
+        """Yield `size` bytes, or fewer at the end of the object."""
         if isinstance(self.place, Path):
             path = self.place / name
             with disk_errors(f"read {path}"), path.open("rb") as file:
@@ -86,10 +101,16 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Return whether there is an object of this name."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of an object; None if there is none."""
         if isinstance(self.place, Path):
-            with disk_errors(f"read {self.place}"):
-                return (self.place / name).exists()
-        return self._bucket.find(self._key(name)) is not None
+            with disk_errors(f"read {self.place}"), suppress(FileNotFoundError):
+                return (self.place / name).stat().st_size
+            return None
+        found = self._bucket.find(self._key(name))
+        return None if found is None else found.size
 
     def names(self) -> set[str]:
         """Return the names of all objects."""

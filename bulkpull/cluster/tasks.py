@@ -11,8 +11,8 @@ from uuid import uuid4
 import anyio
 
 from bulkpull.cluster.bucket import Bucket
-from bulkpull.cluster.connection import Connection
-from bulkpull.cluster.run import Failure
+from bulkpull.cluster.connection import Connection, not_installed, other_versions
+from bulkpull.cluster.run import Failure, SealedTask, run_sealed, versions
 from bulkpull.cluster.scatter import Scattered
 from bulkpull.errors import ClusterError, OutputError
 from bulkpull.events import OnEvent, Retried, TaskEnded, WorkersChanged
@@ -27,6 +27,7 @@ _TASKS_PER_THREAD = 2  # one that runs, and one that waits, whose link is still 
 _MAX_ATTEMPTS = 6  # at a task that fails, or kills its worker
 _WATCH_S = 1.0
 _FIRST_WORKER_S = 0.1  # between looks whether it is there
+_RESULT_S = 3.0  # for the result of a task that has finished, before it is asked for again
 _TASK_S = 4 * 3600.0  # for one attempt at a task
 
 T = TypeVar("T")
@@ -44,7 +45,9 @@ class Tasks:
     async def run(self, function: Callable[[Any], T | Failure], task: object, key: str, what: str) -> T | Failure:
         """Run a task on a worker, again if it is lost, or its storage fails. Raises ClusterError and OutputError."""
         from distributed import CancelledError, KilledWorker
+        from distributed.protocol import pickle
 
+        sealed = SealedTask(versions(), pickle.dumps((function, task)))  # type: ignore[no-untyped-call]
         failed_on = ""
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             client = await self.connection.client()
@@ -53,8 +56,8 @@ class Tasks:
             try:
                 # A key of its own: the scheduler would give the result of another pull's task that has the same one.
                 future = client.submit(
-                    function,
-                    task,
+                    run_sealed,
+                    sealed,
                     key=f"{key}-{uuid4().hex}",
                     pure=False,
                     workers=others or None,
@@ -72,9 +75,13 @@ class Tasks:
                 reason = "workers died of it, one after another: is their memory too small?"
             except TimeoutError:
                 reason = f"it did not end within {_TASK_S:,.0f} s"
+            except ImportError as error:  # of a worker that joined after the start
+                raise not_installed("a worker", error) from None
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
+                if isinstance(outcome, Failure) and outcome.kind == "versions":
+                    raise other_versions(outcome.worker, outcome.message)
                 if not isinstance(outcome, Failure) or outcome.kind not in ("storage", "closed"):
                     if isinstance(outcome, Scattered | Bucket):
                         self.on_event(TaskEnded(key, outcome.worker, outcome.seconds))
@@ -134,7 +141,18 @@ class Tasks:
 
 
 async def _result(future: Future[Any]) -> Any:
-    """Return the result of a task. A cancellation of this task must not reach what gathers results: Dask shares it."""
-    gathering = asyncio.ensure_future(future.result())
-    gathering.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(gathering)
+    """Return the result of a task.
+
+    If a worker dies whose task has finished, the scheduler may try for 30 seconds to get the result from there, and
+    others of the same request with it. Meanwhile another worker runs the task again, so the result is asked for again.
+    A cancellation must not reach what asks for results: Dask shares it among tasks.
+    """
+    asking = set[asyncio.Future[Any]]()
+    while True:
+        if not asking or future.status == "finished":
+            asked = asyncio.ensure_future(future.result())
+            asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+            asking.add(asked)
+        done, _ = await asyncio.wait(asking, timeout=_RESULT_S, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return done.pop().result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,11 +17,10 @@ import orjson
 from anyio.abc import TaskGroup
 
 from bulkpull import patience
-from bulkpull.cluster.bucket import Bucket, BucketTask, merge_bucket
 from bulkpull.cluster.connection import Connection, check_workers
 from bulkpull.cluster.destination import ClusterDataSet, ClusterDirectory
-from bulkpull.cluster.facts import bucket_from, facts_of_bucket, facts_of_part, part_from
-from bulkpull.cluster.plan import PlannedPart, write_plan
+from bulkpull.cluster.facts import facts_of_part, part_from
+from bulkpull.cluster.merging import BucketMerge, conclude
 from bulkpull.cluster.run import Failure
 from bulkpull.cluster.scatter import Scattered, ScatterTask, TallyTask, scatter, tally
 from bulkpull.cluster.storage import Storage
@@ -29,32 +28,23 @@ from bulkpull.cluster.tasks import Tasks
 from bulkpull.disk import disk_errors
 from bulkpull.download import Checkpoints, Downloaded, FileMissingError, Link, LinkSettings, Progress
 from bulkpull.errors import MalformedPartError, OutputError, PartError, UsageError
-from bulkpull.events import (
-    BucketMerged,
-    ColumnsDiffer,
-    ColumnsEmpty,
-    CountsDoubted,
-    Deduplicated,
-    Event,
-    OnEvent,
-    PartMerged,
-    WindowAppended,
-    WindowMerged,
-)
-from bulkpull.journal import Figures, Journal
+from bulkpull.events import ColumnsDiffer, OnEvent, PartMerged, Retried, WindowAppended, WindowMerged
+from bulkpull.journal import Figures, Journal, PartRecord
 from bulkpull.pacing import FixedLimit
 from bulkpull.pull import (
     MAX_BUCKETS,
+    DamagedPart,
     Delivery,
     Doubts,
+    ExportFailure,
     Journey,
+    Links,
     Part,
+    PartLink,
     PullOptions,
-    cancelled_from_within,
-    contradiction,
 )
 from bulkpull.record import record
-from bulkpull.source import Source
+from bulkpull.source import Export, Source
 from bulkpull.store import DataSetFile
 from bulkpull.threads import in_thread
 from bulkpull.window import Window, instant, total_count
@@ -82,11 +72,10 @@ class ClusterWorkers:
     _tasks: Tasks = field(init=False)
     _kept: dict[str, Scattered] = field(default_factory=dict)  # of earlier runs, by name
     _scattered: dict[tuple[int, int], Scattered] = field(default_factory=dict)  # by window and number of the part
-    _tallies: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _tallies: dict[tuple[str, ...], int | Failure] = field(default_factory=dict)
     _tallying: set[tuple[str, ...]] = field(default_factory=set)
     _tallied: anyio.Event = field(default_factory=anyio.Event)
     _parts: Storage = field(init=False)
-    _output: Storage = field(init=False)
     _buckets: int = 0
 
     async def start(self, journal: Journal, on_event: OnEvent) -> None:
@@ -95,7 +84,7 @@ class ClusterWorkers:
         self._tasks = Tasks(self.connection, self.source.retry, self.limit, on_event)
         await in_thread(self._open)
         await self._tasks.wait_for_workers()
-        await check_workers(self.connection, self._parts, self._output, self.destination.suffix)
+        await check_workers(self.connection, self._parts, self.destination.output, self.destination.suffix)
 
     def _open(self) -> None:
         journal = self._journal
@@ -106,14 +95,9 @@ class ClusterWorkers:
                 "progress with --fresh"
             )
         self.destination.open()
-        self._parts, self._output = self.destination.parts, self.destination.output
+        self._parts = self.destination.parts
         names = self._parts.names()
         self._kept = {name: part_from(facts) for name, facts in journal.scattered().items() if name in names}
-        for _, name, _ in journal.accepted():
-            if name not in names:
-                raise OutputError(
-                    f"{self._parts} was changed since it was written: {name} is missing. Start over with --fresh"
-                )
         if not self._buckets:
             self._buckets = self.options.buckets or _buckets_for(total_count(journal.windows) or journal.total)
             journal.record_buckets(self._buckets)
@@ -124,8 +108,7 @@ class ClusterWorkers:
         if part.record.checksum in self._kept:
             self._scattered[place] = found = self._kept[part.record.checksum]
             return Downloaded(found.size, found.name)
-        found = await self._scatter(part, link)
-        self._scattered[place] = found
+        self._scattered[place] = found = await self._scatter(part, link)
         progress.received(found.received)
         downloaded = Downloaded(found.size, found.name)
         await in_thread(self._journal.record_scattered, part.window, part.number, found.name, facts_of_part(found))
@@ -146,9 +129,21 @@ class ClusterWorkers:
         async with anyio.create_task_group() as group:
             group.start_soon(self._tasks.watch)
             columns = await self._accept_all(group, journeys, names, doubts, release, fixed=fixed)
-            buckets = await self._merge_buckets(columns)
+            merge = BucketMerge(
+                self._tasks,
+                self._journal,
+                self.options,
+                self.source.columns,
+                self.destination,
+                self._buckets,
+                names,
+                fixed,
+                self._scatter_again,
+                self._on_event,
+            )
+            buckets = await merge.merge(columns)
             group.cancel_scope.cancel()
-        for event in await in_thread(self._conclude, buckets, columns):
+        for event in await in_thread(conclude, self._journal, buckets, columns):
             self._on_event(event)
         files = sorted((file for bucket in buckets for file in bucket.files), key=lambda file: file.path)
         await in_thread(_write_files, path, files)
@@ -178,7 +173,7 @@ class ClusterWorkers:
                 str(part),
             )
             if isinstance(outcome, Scattered):
-                return outcome
+                return replace(outcome, export_id=part.record.export_id, file=part.record.name)
             if outcome.kind == "missing":
                 raise FileMissingError(outcome.message)
             if outcome.kind == "malformed":
@@ -191,6 +186,28 @@ class ClusterWorkers:
             if renewals > 1:  # the first link may simply have been old
                 await anyio.sleep(patience.LAG / _MAX_RENEWALS)
             url = await link.get(expired=url)
+
+    async def _scatter_again(self, name: str, reason: str) -> None:
+        """Let a worker download and divide a file again, in place of the object `name`, which is damaged or missing."""
+        accepted = await in_thread(self._journal.accepted)
+        [(window, number, facts)] = [(window, number, facts) for window, number, one, facts in accepted if one == name]
+        former = part_from(facts)
+        files = {
+            other: found.file
+            for of, other, found in ((of, other, part_from(facts)) for of, other, _, facts in accepted)
+            if of.index == window.index and found.export_id == former.export_id
+        }
+        records = [PartRecord(other, file, former.export_id) for other, file in sorted(files.items())]
+        part = Part(window, number, Path(name), PartRecord(number, former.file, former.export_id))
+        self._on_event(Retried(str(part), 1, 0.0, reason))
+        links = Links(self.source, Export(former.export_id, "succeeded"), records)
+        try:
+            found = await self._scatter(part, PartLink(links, number))
+        except (ExportFailure, PartError) as error:
+            raise OutputError(f"{reason}, and cannot be written again: {error}. Start over with --fresh") from None
+        if found.checksum != former.checksum:
+            raise OutputError(f"{reason}, and its file has other rows now. Start over with --fresh")
+        await in_thread(self._journal.replace_scattered, name, found.name, facts_of_part(found))
 
     # Windows
 
@@ -219,7 +236,11 @@ class ClusterWorkers:
                 pending.extendleft(reversed(journey.pieces))
                 continue
             self._tally_ahead(group, pending)
-            delivery = await self._delivery(journey)
+            try:
+                delivery = await self._delivery(journey)
+            except DamagedPart as damage:
+                journey.reject(damage)
+                continue
             if doubt := doubts.judge(journey.window, delivery, journey.evidence):
                 journey.reject(doubt)
                 continue
@@ -233,13 +254,16 @@ class ClusterWorkers:
     async def _delivery(self, journey: Journey) -> Delivery:
         """What a window delivered. Which of its ids an earlier window has delivered is unknown before buckets are
         merged. Until then, its rows are those with a time in the window; a few more than were counted may be such ids,
-        and say nothing against the count."""
+        and say nothing against the count. Raises DamagedPart."""
         parts = self._parts_of(journey)
         names = tuple(part.name for part in parts)
         if len(parts) > 1:
             while names not in self._tallies:
                 await self._tallied.wait()
-            ids = self._tallies[names]
+            tallied = self._tallies[names]
+            if isinstance(tallied, Failure):
+                raise DamagedPart(journey.parts[names.index(tallied.name)], tallied.message)
+            ids = tallied
         else:
             ids = sum(int(part.divided.ids.sum()) for part in parts)
         newest = [
@@ -304,113 +328,17 @@ class ClusterWorkers:
                     group.start_soon(self._tally, journey.window, parts, names)
 
     async def _tally(self, window: Window, parts: Sequence[Scattered], names: tuple[str, ...]) -> None:
-        keys = tuple((part.name, int(part.divided.sizes.sum()), tuple(part.divided.ids.tolist())) for part in parts)
+        keys = tuple(
+            (part.name, int(part.divided.sizes.sum()), tuple(part.divided.ids.tolist()), part.divided.checksum)
+            for part in parts
+        )
         task = TallyTask(self._parts, keys)
         outcome = await self._tasks.run(tally, task, f"tally-window-{window.index + 1:06d}", str(window))
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Failure) and outcome.kind != "damaged":
             raise OutputError(f"{window}: {outcome.message}")
         self._tallies[names] = outcome
         self._tallied.set()
         self._tallied = anyio.Event()
-
-    # Buckets
-
-    async def _merge_buckets(self, columns: tuple[str, ...]) -> list[Bucket]:
-        """Merge the buckets that no earlier run has merged. Returns all, in order."""
-        done = await in_thread(self._merged_before)
-        left = [number for number in range(self._buckets) if number not in done]
-        total = self._buckets
-        if left:
-            planned = await in_thread(self._plan)
-            has_no_rows = not any(part.sizes.any() for part in planned)
-            name = f"plan-{anyio.current_time():.6f}"
-            await in_thread(write_plan, self._parts, name, planned)
-            limiter = anyio.CapacityLimiter(max(1, self.limit.value))
-
-            async def work(number: int) -> None:
-                async with limiter:
-                    limiter.total_tokens = max(1, self.limit.value)
-                    done[number] = await self._merge_bucket(
-                        number, name, columns, writes_empty=has_no_rows and not number
-                    )
-                    self._on_event(BucketMerged(number, total, len(done)))
-
-            async with anyio.create_task_group() as group:
-                for number in left:
-                    group.start_soon(work, number)
-        if len(done) < total:
-            raise cancelled_from_within()
-        return [done[number] for number in range(total)]
-
-    async def _merge_bucket(self, number: int, plan: str, columns: tuple[str, ...], *, writes_empty: bool) -> Bucket:
-        format = self.options.output_format
-        task = BucketTask(
-            self._parts,
-            plan,
-            self._output,
-            self.destination.suffix,
-            number,
-            columns,
-            self.source.columns,
-            all_strings=format.all_strings,
-            by_month=format.partition_by == "month",
-            provenance=self._provenance(number),
-            memory=self.options.divided_memory.ids,
-            writes_empty=writes_empty,
-        )
-        outcome = await self._tasks.run(merge_bucket, task, f"merge-bucket-{number:04d}", f"bucket {number}")
-        if isinstance(outcome, Failure):
-            raise OutputError(f"bucket {number}: {outcome.message}")
-        await in_thread(self._journal.record_bucket, number, facts_of_bucket(outcome))
-        return outcome
-
-    def _merged_before(self) -> dict[int, Bucket]:
-        written = self._output.names()
-        found = {number: bucket_from(facts) for number, facts in self._journal.bucket_facts().items()}
-        return {
-            number: one
-            for number, one in found.items()
-            if all(self.destination.has_file(file.path, written) for file in one.files)
-        }
-
-    def _plan(self) -> list[PlannedPart]:
-        return [
-            PlannedPart(name, window.index, instant(window.start), instant(window.end), part_from(facts).divided.sizes)
-            for window, name, facts in self._journal.accepted()
-        ]
-
-    def _provenance(self, bucket: int) -> dict[str, str]:
-        """Where the rows of a bucket come from, for the metadata of its files."""
-        journal, options = self._journal, self._journal.options
-        return {
-            "start": options["start"],
-            "end": journal.end,
-            "filter": options["filter"],
-            "fields": ",".join(self.options.names(self.source.columns)),
-            "bucket": f"{bucket} of {self._buckets}",
-        }
-
-    def _conclude(self, buckets: Sequence[Bucket], columns: tuple[str, ...]) -> list[Event]:
-        """Record the figures of the windows, which only the merged buckets tell. Returns what they show. Blocks."""
-        figures: dict[int, Figures] = {}
-        for bucket in buckets:
-            for index, came in bucket.figures.items():
-                figures[index] = figures.get(index, Figures()) + came
-        self._journal.record_figures(figures)
-        total = self._journal.frontier.figures
-        events: list[Event] = [Deduplicated(total.rows, total.duplicates, total.conflicts, total.outside)]
-        filled = frozenset(column for bucket in buckets for column in bucket.filled)
-        if filled and (empty := tuple(column for column in columns if column not in filled)):
-            events.append(ColumnsEmpty(empty))
-        if not self._journal.doubt and (reason := self._contradiction()):
-            self._journal.distrust_counts(reason)
-            events.append(CountsDoubted(reason))
-        return events
-
-    def _contradiction(self) -> str:
-        """Return which window has more rows than were counted, now that they are known; empty if there is none."""
-        in_order = sorted(self._journal.outcomes(), key=lambda one: one.window.start)
-        return next(filter(None, (contradiction(one.window, one.rows or 0) for one in in_order)), "")
 
 
 def _buckets_for(rows: int | None) -> int:

@@ -4,7 +4,16 @@ from bulkpull.journal.earlier import EarlierPull, earlier_pull
 from bulkpull.journal.journal import Journal
 from bulkpull.journal.reading import JournalReader, has_journal
 from bulkpull.journal.recorder import Recorder
-from bulkpull.journal.records import ExportRecord, Figures, Frontier, Outcome, PartRecord, Progress, Verdict
+from bulkpull.journal.records import (
+    ExportRecord,
+    Figures,
+    Frontier,
+    Outcome,
+    PartRecord,
+    PlacedConflict,
+    Progress,
+    Verdict,
+)
 from bulkpull.journal.resume import has_begun, resume
 from bulkpull.journal.status import Status, WindowStatus, is_running, status, unfinished
 from bulkpull.journal.timeline import Moment, Timeline, TimelineWindow, decoded, encoded
@@ -20,6 +29,7 @@ __all__ = [
     "Moment",
     "Outcome",
     "PartRecord",
+    "PlacedConflict",
     "Progress",
     "Recorder",
     "Status",

@@ -24,7 +24,7 @@ import orjson
 
 from bulkpull.disk import disk_errors
 from bulkpull.journal.reading import JournalReader
-from bulkpull.journal.records import Figures, PartRecord, Verdict
+from bulkpull.journal.records import Figures, PartRecord, PlacedConflict, Verdict
 from bulkpull.journal.tables import open_for_writing
 from bulkpull.journal.timeline import Moment
 from bulkpull.journal.trouble import Trouble
@@ -265,15 +265,34 @@ class Journal(JournalReader):
                 (name, window.index, part, facts),
             )
 
+    def replace_scattered(self, name: str, new_name: str, facts: bytes) -> None:
+        """Record that the rows of a part are in the storage under another name."""
+        with self._transaction() as db:
+            db.execute("UPDATE scattered SET name = ?, facts = ? WHERE name = ?", (new_name, facts, name))
+
     def record_buckets(self, buckets: int) -> None:
         """Record into how many buckets the rows are divided."""
         with self._transaction() as db:
             _set(db, "buckets", str(buckets))
 
-    def record_bucket(self, bucket: int, facts: bytes) -> None:
-        """Record that the files of a bucket are in the storage."""
+    def record_bucket(self, bucket: int, facts: bytes, conflicts: Iterable[PlacedConflict] = ()) -> None:
+        """Record that the files of a bucket are in the storage, and its conflicts that are to be reported."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, facts))
+            db.execute("DELETE FROM bucket_conflict WHERE bucket = ?", (bucket,))
+            db.executemany(
+                "INSERT INTO bucket_conflict VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        bucket,
+                        one.window,
+                        one.place,
+                        one.id,
+                        *(orjson.dumps(row).decode() for row in (one.kept, one.other)),
+                    )
+                    for one in conflicts
+                ),
+            )
 
     def record_figures(self, figures: Mapping[int, Figures]) -> None:
         """Record the figures of merged windows, by index, but their parts, in place of those that were recorded

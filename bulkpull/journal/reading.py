@@ -190,12 +190,15 @@ class JournalReader:
         return {number for (number,) in rows}
 
     def conflicts(self) -> Iterator[tuple[Window, str, str]]:
-        """Yield the conflicts to be reported, in the order of the output: the window of the later row, and the row that
-        is kept and the later one as JSON."""
+        """Yield the conflicts to be reported, by window, file and id: the window of the later row, and the row that is
+        kept and the later one as JSON."""
+        query = "SELECT kept, other FROM conflict WHERE window = ? ORDER BY rowid"
         found = {window for (window,) in self._rows("SELECT DISTINCT window FROM conflict")}
+        if self.buckets:
+            query = "SELECT kept, other FROM bucket_conflict WHERE window = ? ORDER BY place, id, rowid"
+            found = {window for (window,) in self._rows("SELECT DISTINCT window FROM bucket_conflict")}
         for window in self.windows:
             if window.index in found:
-                query = "SELECT kept, other FROM conflict WHERE window = ? ORDER BY rowid"
                 yield from ((window, kept, other) for kept, other in self._rows(query, window.index))
 
     def exports(self) -> dict[int, tuple[ExportRecord, ...]]:
@@ -258,13 +261,14 @@ class JournalReader:
         """What is recorded of the scattered parts of windows that are not merged, by name."""
         return dict(self._rows("SELECT name, facts FROM scattered WHERE place IS NULL"))
 
-    def accepted(self) -> list[tuple[Window, str, bytes]]:
-        """The scattered parts of the merged windows, in the order of the merge: window, name and what is recorded."""
+    def accepted(self) -> list[tuple[Window, int, str, bytes]]:
+        """The scattered parts of the merged windows, in the order of the merge: window, number, name and what is
+        recorded."""
         rows = self._rows(
-            "SELECT window.number, start, end, activities, name, facts FROM scattered "
+            "SELECT window.number, start, end, activities, scattered.number, name, facts FROM scattered "
             "JOIN window ON window.number = scattered.window WHERE place NOT NULL ORDER BY place"
         )
-        return [(_window(*window), name, facts) for *window, name, facts in rows]
+        return [(_window(*window), number, name, facts) for *window, number, name, facts in rows]
 
     def bucket_facts(self) -> dict[int, bytes]:
         """What is recorded of the buckets whose files are in the storage, by number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from bulkpull.record import record
@@ -75,6 +76,18 @@ class Outcome:
     rows: int | None
     is_skipped: bool
     is_split: bool
+
+
+@record
+class PlacedConflict:
+    """A conflict to be reported, of a pull on a cluster: the index of the later row's window, the place of its part in
+    the merge, the id, and the rows: the one that is kept, and the later one."""
+
+    window: int
+    place: int
+    id: str
+    kept: Mapping[str, str | None]
+    other: Mapping[str, str | None]
 
 
 @record

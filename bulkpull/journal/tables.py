@@ -37,13 +37,16 @@ CREATE TABLE IF NOT EXISTS moment (at REAL NOT NULL, kind TEXT NOT NULL, window 
     text TEXT NOT NULL)
 """
 _CONFLICTS = "CREATE TABLE IF NOT EXISTS conflict (window INTEGER NOT NULL, kept TEXT NOT NULL, other TEXT NOT NULL)"
-# Of a pull on a cluster: where the rows of parts are, and what became of each bucket. place: that of the part in the
-# merge, once its window is accepted.
+# Of a pull on a cluster: where the rows of parts are, what became of each bucket, and its conflicts. place: that of the
+# part in the merge, once its window is accepted.
 _CLUSTER = """
 CREATE TABLE IF NOT EXISTS scattered (name TEXT PRIMARY KEY, window INTEGER NOT NULL, number INTEGER NOT NULL,
     place INTEGER, facts BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS place_of_scattered ON scattered (place);
 CREATE TABLE IF NOT EXISTS bucket (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS bucket_conflict (bucket INTEGER NOT NULL, window INTEGER NOT NULL, place INTEGER NOT NULL,
+    id TEXT NOT NULL, kept TEXT NOT NULL, other TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS place_of_conflict ON bucket_conflict (window, place, id);
 """
 
 

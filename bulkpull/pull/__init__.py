@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from bulkpull.lazy import lazily
 
 if TYPE_CHECKING:
+    from bulkpull.pull.collect import Links, PartLink
     from bulkpull.pull.completeness import CountMismatch
     from bulkpull.pull.doubts import Delivery, Doubts, contradiction
     from bulkpull.pull.extra import default_extra
-    from bulkpull.pull.journey import Journey, Part, cancelled_from_within
+    from bulkpull.pull.journey import DamagedPart, ExportFailure, Journey, Part, cancelled_from_within
     from bulkpull.pull.memory import shared_memory
     from bulkpull.pull.options import MAX_BUCKETS, PullOptions, RunOptions, check_names
     from bulkpull.pull.orchestrator import plain, pull, run
@@ -23,10 +24,11 @@ else:
     __getattr__, __dir__ = lazily(
         __name__,
         {
+            "collect": ("Links", "PartLink"),
             "completeness": ("CountMismatch",),
             "doubts": ("Delivery", "Doubts", "contradiction"),
             "extra": ("default_extra",),
-            "journey": ("Journey", "Part", "cancelled_from_within"),
+            "journey": ("DamagedPart", "ExportFailure", "Journey", "Part", "cancelled_from_within"),
             "options": ("MAX_BUCKETS", "PullOptions", "RunOptions", "check_names"),
             "memory": ("shared_memory",),
             "orchestrator": ("plain", "pull", "run"),
@@ -40,10 +42,14 @@ else:
 __all__ = [
     "MAX_BUCKETS",
     "CountMismatch",
+    "DamagedPart",
     "Delivery",
     "Doubts",
+    "ExportFailure",
     "Journey",
+    "Links",
     "Part",
+    "PartLink",
     "PullOptions",
     "Recount",
     "Result",

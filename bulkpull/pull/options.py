@@ -264,8 +264,6 @@ class PullOptions(RunOptions):
             raise UsageError("--buckets and --partition-by bucket are for pulls on a cluster (--cluster)")
         if self.buckets is not None and self.buckets > MAX_BUCKETS:
             raise UsageError(f"{self.buckets:,} buckets are too many: {MAX_BUCKETS:,} at most")
-        if self.cluster is not None and self.conflicts is not None:
-            raise UsageError("--conflicts is not available on a cluster")
         if ObjectUrl.of(self.out) is None and self.state is not None:
             raise UsageError("--state is for outputs in object storage: a local output has its progress beside it")
 

@@ -44,7 +44,7 @@ class PartStats:
     number of ids that an earlier window had delivered already, each counted once per window, so that `rows + earlier`
     summed over a window's parts is its number of distinct ids. `missing` are columns of the output that the part lacks,
     `unasked` columns of the part that the output lacks. `conflicting` are the conflicts themselves, if they were asked
-    for.
+    for, by id.
     """
 
     delivered: int = 0
@@ -161,6 +161,8 @@ class Deduplicator:
             while True:
                 self._for_each(blocks, partial(self._merge, stats=stats), checkpoint)
                 if not isinstance(file, ArrivingFile) or file.is_whole:
+                    # Not in the order in which they were found: that depends on where blocks end.
+                    stats.conflicting.sort(key=lambda one: one.kept[self._columns.key] or "")
                     return
                 yield
 

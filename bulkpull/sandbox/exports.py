@@ -92,7 +92,9 @@ class Exports:
         self._rows_per_file = rows_per_file
         self._random = random.Random(seed)
         self._faults = faults
-        self._cache: dict[tuple[object, str, tuple[str, ...], bool], list[File]] = {}  # by activities, filter, fields
+        self._cache: dict[
+            tuple[object, str, tuple[str, ...], bool, bool], list[File]
+        ] = {}  # by activities, filter, fields
         self._launches: Counter[str] = Counter()  # by filter
 
     def start(self, selection: Selection, filter: str, fields: tuple[str, ...]) -> Task:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,7 @@ class Bucket:
     def put(
         self, key: str, data: bytes, *, mode: str | Mapping[str, str], receipt: str = "", content: str = "json"
     ) -> None:
-        """Write a small object.
+        """Write an object that fits into memory, in one request: one that is killed leaves nothing behind.
 
         Args:
             key: Where.
@@ -160,13 +160,20 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
         with _store_errors(f"write to {self.url.bucket}/{key}"):
-            attributes = _attributes(receipt, content)
+            put = partial(
+                obstore.put,
+                self._upload_store,
+                key,
+                data,
+                attributes=_attributes(receipt, content),
+                use_multipart=False,
+            )
             try:
-                obstore.put(self._upload_store, key, data, attributes=attributes, mode=mode)  # type: ignore[arg-type]
+                put(mode=mode)  # type: ignore[arg-type]
             except (AlreadyExistsError, PreconditionError):
                 raise AlreadyExists(f"{self.url.bucket}/{key}") from None
             except (NotImplementedError, NotSupportedError):  # the store has no conditional writes
-                obstore.put(self._upload_store, key, data, attributes=attributes, mode="overwrite")
+                put(mode="overwrite")
 
     def put_parts(self, key: str, parts: Iterator[bytes], *, receipt: str, content: str) -> None:
         """Write an object of several parts, each of PART_BYTES except the last.

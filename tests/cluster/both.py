@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import dask
 import orjson
 import pyarrow as pa
 import pyarrow.parquet
@@ -41,6 +42,7 @@ FIGURES = (
     *("rows", "duplicates", "conflicts", "outside", "windows", "parts", "bytes", "completeness", "counted"),
     *("skipped", "short", "over", "empty_columns", "splits"),
 )
+dask.config.set({"distributed.worker.profile.enabled": False})  # on Python 3.11 it can deadlock
 NO_DASHBOARD: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 _ODD_CELLS = ('say "no"', "two\nlines", "two\r\nlines", "a,b", "é 漢字 🙂", '{"a": [1, "b"]}', " ", "'", "\t", "", "x")
 
@@ -119,8 +121,10 @@ async def agree(
     """Assert that a pull gives the same on one machine and on a cluster, but for `ignored` figures; return both
     outcomes."""
     partition = {"partition_by": options.pop("partition_by")} if "partition_by" in options else {}
-    here = await pulled(directory / "here.parquet", config, **options)
-    there = await pulled(directory / "there", config, cluster=client, buckets=buckets, **options, **partition)
+    reports = [directory / "here.ndjson", directory / "there.ndjson"]
+    here = await pulled(directory / "here.parquet", config, conflicts=reports[0], **options)
+    options |= {"conflicts": reports[1], "cluster": client, "buckets": buckets}
+    there = await pulled(directory / "there", config, **options, **partition)
     assert type(here.error) is type(there.error), (here.error, there.error)
     if here.error:
         assert sorted(path.name for path in directory.iterdir() if path.suffix != ".bulkpull") == []
@@ -134,8 +138,10 @@ async def agree(
     assert here.manifest and there.manifest
     assert windows(there.manifest) == windows(here.manifest)
     assert sorted(path.name for path in directory.iterdir()) == [
-        *("here.parquet", "here.parquet.manifest.json", "there", "there.manifest.json")
+        *("here.ndjson", "here.parquet", "here.parquet.manifest.json", "there", "there.manifest.json", "there.ndjson")
     ]
+    assert reports[1].read_bytes() == reports[0].read_bytes()
+    assert reports[0].read_bytes().count(b"\n") == here.figures()["conflicts"]
     return here, there
 
 

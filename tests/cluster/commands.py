@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -161,3 +162,23 @@ async def test_starting_over_without_a_cluster_removes_what_its_workers_have_wri
         came = await pull_from(sandbox, out, resume=False, **options)
         assert came.result
     assert not any("bulkpull" in key for key in keys(store))
+
+
+def test_a_worker_that_is_killed_while_it_uploads_leaves_nothing(store: Store, tmp_path: Path) -> None:  # noqa: F811
+    """The upload of 100 MB takes about a second, in which its process is killed."""
+    file, key = tmp_path / "file", f"s3://{BUCKET}/x/activity"
+    file.write_bytes(os.urandom(2**20) * 100)
+    code = (
+        "from pathlib import Path; from bulkpull.cluster.storage import Storage; from bulkpull.store import ObjectUrl; "
+        f"print(flush=True); Storage(ObjectUrl.of({key!r})).put('part', Path({str(file)!r})); print('done', flush=True)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for seconds in (0.2, 0.5, 0.9):
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)  # noqa: S603
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.kill()
+        said, _ = process.communicate()
+        assert store.uploads() == []
+        assert not said or keys(store) == ["x/activity/part"]

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkpull.cluster.divide import KEY_BYTES, divide
+from bulkpull.cluster.divide import CHECKSUM_BYTES, KEY_BYTES, checksum_of_keys, checksum_of_records, divide
 from bulkpull.source import Columns
 
 if sys.version_info >= (3, 14):
@@ -45,19 +45,29 @@ def test_every_row_is_in_the_bucket_of_its_id(
         source, path = Path(directory, "part.csv"), Path(directory, "rows")
         source.write_bytes(text.getvalue().encode())
         with source.open("rb", buffering=0) as file:
-            divided = divide(file, path, columns=COLUMNS, buckets=buckets, window=WINDOW, memory=memory)
+            divided = divide(file, path, name="name", columns=COLUMNS, buckets=buckets, window=WINDOW, memory=memory)
         assert {left.name for left in Path(directory).iterdir()} == {"part.csv", "rows"}
         data = path.read_bytes()
     assert divided.records == len(rows)
     assert divided.outside == sum(not WINDOW[0].decode() <= at < WINDOW[1].decode() for _, at, _ in rows)
     found: list[list[tuple[str, ...]]] = []
     offset = 0
-    for size in divided.sizes.tolist():
-        section = decompressed(data[offset : offset + size])
+    for number, size in enumerate(divided.sizes.tolist()):
+        frames, checksum = (
+            data[offset : offset + size][:-CHECKSUM_BYTES],
+            data[offset : offset + size][-CHECKSUM_BYTES:],
+        )
+        expected = checksum_of_records("name", number)
+        expected.update(frames)
+        assert checksum == (expected.digest() if size else b"")
+        section = decompressed(frames)
         header, *records = list(csv.reader(io.StringIO(section, newline=""))) if section else [["id"]]
         assert header[0] == "id"
         found.append([tuple(record) for record in records])
         offset += size
+    checksum_of_all = checksum_of_keys("name")
+    checksum_of_all.update(data[offset:])
+    assert divided.checksum == checksum_of_all.hexdigest()
     assert sorted(row for bucket in found for row in bucket) == sorted(rows)
     for bucket, count in zip(found, divided.ids.tolist(), strict=True):
         ids = {row[0] for row in bucket}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ import pytest
 from distributed import Client
 
 from bulkpull import OutputError, UsageError, events
-from bulkpull.cluster.workers import ClusterWorkers
+from bulkpull.cluster import merging
+from bulkpull.cluster.bucket import Bucket
+from bulkpull.cluster.facts import bucket_from
+from bulkpull.cluster.plan import write_plan
+from bulkpull.cluster.storage import Storage
 from bulkpull.events import BucketMerged, Event, TaskEnded
 from bulkpull.journal import JournalReader
 from bulkpull.sandbox import Sandbox
-from tests.cluster.both import CONFIG, pull_from, pulled
+from tests.cluster.both import CONFIG, odd_files, pull_from, pulled
 from tests.flows.test_resume import at
 
 SMALL = replace(CONFIG, rows=400, rows_per_file=40)
@@ -99,41 +105,130 @@ async def test_a_pull_that_starts_over_leaves_nothing_of_the_one_before(client: 
     assert len(list(out.rglob("*.parquet"))) == 2
 
 
-async def test_damaged_objects_are_told(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(path: Path) -> None:
-        path.unlink()
+def lose(path: Path) -> None:
+    path.unlink()
 
-    def cut(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:100])
 
-    def change(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[60] ^= 1
-        path.write_bytes(data)
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
 
-    origin = tmp_path / "origin"
-    origin.mkdir()
-    merge_buckets = ClusterWorkers._merge_buckets
 
-    async def never(self: ClusterWorkers, columns: tuple[str, ...]) -> Any:
-        raise OutputError("not yet")
+def flip(path: Path, at: int = 60) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def swap(path: Path) -> None:
+    other = next(
+        one for one in path.parent.glob("window-*") if one != path and one.stat().st_size >= path.stat().st_size
+    )
+    shutil.copyfile(other, path)
+
+
+DAMAGES = (lose, cut, flip, swap)
+
+
+async def test_parts_and_plans_that_are_damaged_are_written_again(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damages = [(glob, damage) for glob in ("window-000002-part-0001-*", "*.json", "*.cells") for damage in DAMAGES]
+    damages = [(glob, damage) for glob, damage in damages if damage is not swap or glob.startswith("window")]
+    left, heard = iter(damages), list[Event]()
+    write = write_plan
+
+    def write_and_damage(storage: Storage, *arguments: Any) -> Any:
+        plans = write(storage, *arguments)
+        if damage := next(left, None):
+            glob, change = damage
+            change(max(Path(str(storage)).glob(glob), key=lambda path: path.stat().st_mtime_ns))
+        return plans
+
+    monkeypatch.setattr(merging, "write_plan", write_and_damage)
+    monkeypatch.setattr(merging, "_MAX_ROUNDS", len(damages) + 1)
+    expected = await pulled(tmp_path / "here.parquet", SMALL)
+    async with Sandbox(SMALL) as sandbox:
+        came = await pull_from(sandbox, tmp_path / "a", cluster=client, buckets=2, on_event=heard.append)
+    assert came.table == expected.table
+    assert came.result and expected.result
+    assert came.result.retries == len(DAMAGES)
+    assert came.stats.exports == expected.stats.exports
+    again = [event.reason for event in heard if isinstance(event, events.Retried)]
+    assert all("changed since it was written" in reason for reason in again)
+
+
+async def test_keys_that_are_damaged_are_written_again(client: Client, tmp_path: Path) -> None:
+    expected = await pulled(tmp_path / "here.parquet", SMALL)
+    damages: dict[int, Callable[[Path], None]] = dict(enumerate((lose, cut, partial(flip, at=-5), swap), 1))
+    heard = list[Event]()
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        task = re.match(r"scatter-(window-00000(\d)-part-0002)", event.task) if isinstance(event, TaskEnded) else None
+        if task and (damage := damages.pop(int(task[2]), None)):  # only the first time
+            [path] = (tmp_path / "a.bulkpull" / "parts").glob(f"{task[1]}-*")
+            damage(path)
 
     async with Sandbox(SMALL) as sandbox:
-        monkeypatch.setattr(ClusterWorkers, "_merge_buckets", never)
-        await pull_from(sandbox, origin / "a", cluster=client, buckets=1)
-        monkeypatch.setattr(ClusterWorkers, "_merge_buckets", merge_buckets)
-        for number, damage in enumerate((lose, cut, change)):
-            here = tmp_path / str(number)
-            shutil.copytree(origin, here)
-            damage(sorted((here / "a.bulkpull" / "parts").glob("window-000002-part-0001-*"))[0])
-            came = await pull_from(sandbox, here / "a", cluster=client, buckets=1)
-            assert isinstance(came.error, OutputError)
-            assert "changed since it was written" in str(came.error)
-            assert "--fresh" in str(came.error)
-            assert not (here / "a").exists()
-        came = await pull_from(sandbox, origin / "a", cluster=client, buckets=1)
-    assert came.result
-    assert came.result.rows == SMALL.rows
+        came = await pull_from(sandbox, tmp_path / "a", cluster=client, buckets=2, on_event=listen)
+    assert not damages
+    again = [str(event.reason) for event in heard if isinstance(event, events.Retried)]
+    assert len([reason for reason in again if "changed since it was written" in reason]) == len(DAMAGES)
+    assert came.table == expected.table
+    assert came.result and expected.result
+    assert came.result.rows == expected.result.rows
+    assert came.stats.exports == expected.stats.exports
+
+
+async def test_buckets_and_conflicts_of_earlier_runs_are_taken_unless_they_are_damaged(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, out = tmp_path / "here.ndjson", tmp_path / "there.ndjson", tmp_path / "there"
+    record, damaged, heard = merging.BucketMerge._record, list[str](), list[Event]()
+
+    def damage_and_record(self: merging.BucketMerge, found: Bucket) -> None:
+        if found.conflicts and not damaged:
+            damaged.append(found.conflicts.name)
+            flip(Path(str(self.destination.parts)) / found.conflicts.name, -10)
+        record(self, found)
+
+    monkeypatch.setattr(merging.BucketMerge, "_record", damage_and_record)
+    with odd_files(1):
+        expected = await pulled(tmp_path / "here.parquet", SMALL, conflicts=here)
+        async with Sandbox(SMALL) as sandbox:
+            await interrupted(sandbox, out, at(BucketMerged, 2), cluster=client, conflicts=there)
+            journal = journal_of(out)
+            merged = [bucket_from(facts).files for facts in journal.bucket_facts().values()]
+            journal.close()
+            flip(tmp_path / "there.bulkpull" / "files" / merged[0][0].path, 100)
+            came = await pull_from(
+                sandbox, out, cluster=client, buckets=BUCKETS, conflicts=there, on_event=heard.append
+            )
+    assert damaged
+    again = [str(event.reason) for event in heard if isinstance(event, events.Retried)]
+    assert "a file was changed since it was written" in again
+    assert came.table == expected.table
+    assert here.read_bytes() == there.read_bytes() != b""
+
+
+async def test_a_part_that_is_damaged_after_its_export_is_gone_is_told(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = merging.BucketMerge.merge
+    out = tmp_path / "a"
+    async with Sandbox(SMALL) as sandbox:
+
+        async def damage(self: merging.BucketMerge, columns: tuple[str, ...]) -> Any:
+            flip(sorted((tmp_path / "a.bulkpull" / "parts").glob("window-000002-part-0001-*"))[0])
+            sandbox.exports.tasks.clear()
+            return await merge(self, columns)
+
+        monkeypatch.setattr(merging.BucketMerge, "merge", damage)
+        came = await pull_from(sandbox, out, cluster=client, buckets=1)
+    assert isinstance(came.error, OutputError)
+    assert "was changed since it was written, and cannot be written again" in str(came.error)
+    assert "--fresh" in str(came.error)
+    assert not out.exists()
 
 
 async def test_a_pull_without_a_cluster_is_not_continued_on_one(client: Client, tmp_path: Path) -> None:

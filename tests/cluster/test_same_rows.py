@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from distributed import Client
 
+from bulkpull import FormatError
 from bulkpull.sandbox import Sandbox
+from bulkpull.sandbox.exports import Exports, File
 from tests.cluster.both import CONFIG, agree, odd_files, pull_from
 from tests.rows.test_dedup import SPECTRUM
 
@@ -59,6 +63,24 @@ async def test_files_that_are_damaged_at_first_are_downloaded_again(client: Clie
         client, tmp_path, config, buckets=2, ignored=("parts", "bytes"), window="3mo"
     )  # one machine counts them twice
     assert there.stats.exports == here.stats.exports
+
+
+async def test_a_value_that_parquet_cannot_hold(client: Client, tmp_path: Path) -> None:
+    write, changed = Exports._write_file, list[str]()
+
+    def write_badly(self: Exports, name: str, content: str) -> File:
+        if found := re.search(r"\n(\w+),[^\n]*(2024-05-\S+Z)", content):
+            changed.append(found[1])
+            content = content.replace(found[2], "in May", 1)
+        return write(self, name, content)
+
+    with patch.object(Exports, "_write_file", write_badly):
+        here, there = await agree(client, tmp_path, replace(SMALL, rows_per_file=1000), window="1mo")
+    assert isinstance(here.error, FormatError) and isinstance(there.error, FormatError)
+    assert here.error.id == there.error.id == changed[0]
+    assert "created_time" in there.error.reason
+    assert there.error.reason.partition(" (")[0] == here.error.reason.partition(" (")[0]
+    assert ", from window 5)" in there.error.reason
 
 
 async def test_values_of_csv_spectrum(client: Client, tmp_path: Path) -> None:

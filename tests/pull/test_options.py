@@ -149,7 +149,6 @@ def test_a_number_out_of_bounds_is_refused_by_library_and_command_line(
         ({"buckets": 4}, "are for pulls on a cluster"),
         ({"partition_by": "bucket", "out": "activity"}, "are for pulls on a cluster"),
         ({"cluster": "local:2", "out": "activity", "buckets": 5000}, "5,000 buckets are too many"),
-        ({"cluster": "local:2", "out": "activity", "conflicts": "c"}, "not available on a cluster"),
         ({"cluster": "local:2"}, "works with Parquet only, not with csv"),
     ],
 )
