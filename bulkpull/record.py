@@ -7,9 +7,9 @@ functions for all classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field
-from operator import attrgetter
-from typing import Any, TypeVar, cast, dataclass_transform, overload
+from dataclasses import dataclass, field, fields
+from reprlib import recursive_repr
+from typing import Any, TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
 
@@ -33,10 +33,12 @@ def record(cls: type[T] | None = None, /, *, frozen: bool = True) -> type[T] | C
     def made(cls: type[T]) -> type[T]:
         own = set(cls.__dict__)
         cls = dataclass(slots=True, eq=False, repr=False)(cls)
-        fields: tuple[Field[Any], ...] = tuple(cast(Any, cls).__dataclass_fields__.values())
-        compared = [one.name for one in fields if one.compare]
-        cast(Any, cls)._compared = staticmethod(attrgetter(*compared) if compared else _nothing)
+        made: Any = cls
+        made._shown = tuple(one.name for one in fields(made) if one.repr)
+        made._compared = tuple(one.name for one in fields(made) if one.compare)
         methods = {"__repr__": _repr, "__eq__": _eq, "__hash__": _hash if frozen else None}
+        if made.__hash__ is None:  # set by Python, beside an `__eq__` of the class's own
+            own.discard("__hash__")
         for name in methods.keys() - own:
             setattr(cls, name, methods[name])
         return cls
@@ -44,21 +46,21 @@ def record(cls: type[T] | None = None, /, *, frozen: bool = True) -> type[T] | C
     return made if cls is None else made(cls)
 
 
-def _nothing(_self: object) -> tuple[()]:
-    return ()
-
-
+@recursive_repr()
 def _repr(self: Any) -> str:
-    shown = (f"{one.name}={getattr(self, one.name)!r}" for one in self.__dataclass_fields__.values() if one.repr)
+    shown = (f"{name}={getattr(self, name)!r}" for name in self._shown)
     return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
 def _eq(self: Any, other: Any) -> Any:
     if type(other) is not type(self):
         return NotImplemented
-    values = self._compared
-    return values(self) == values(other)
+    return _values(self) == _values(other)
 
 
 def _hash(self: Any) -> int:
-    return hash(self._compared(self))
+    return hash(_values(self))
+
+
+def _values(self: Any) -> tuple[Any, ...]:
+    return tuple([getattr(self, name) for name in self._compared])

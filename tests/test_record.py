@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
-from dataclasses import field
-from typing import Any
+from dataclasses import InitVar, field
+from typing import Any, ClassVar
 
 import pytest
 
@@ -47,6 +48,43 @@ class Own:
 
     def __hash__(self) -> int:
         return 7
+
+
+@record
+class Number:
+    value: float
+
+
+@record
+class Scaled:
+    factor: InitVar[int]
+    value: int
+    unit: ClassVar[list[str]] = ["m"]
+    children: list[Any] = field(default_factory=list)
+
+    def __post_init__(self, factor: int) -> None:
+        self.children.append(self.value * factor)
+
+
+@record
+class OwnEquality:
+    value: float
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnEquality)
+
+
+def test_have_only_their_fields_compared_and_shown() -> None:
+    scaled = Scaled(3, 2)
+    assert repr(scaled) == "Scaled(value=2, children=[6])"
+    assert scaled == Scaled(3, 2) != Scaled(4, 2)
+    scaled.children.append(scaled)
+    assert repr(scaled) == "Scaled(value=2, children=[6, ...])"
+    missing = OwnEquality(math.nan)
+    assert hash(missing) == hash(missing)
+    assert Number(math.nan) != Number(1.0)
+    number = Number(math.nan)
+    assert number == Number(number.value)  # as with tuples: the same object
 
 
 def test_are_compared_and_hashed_by_the_compared_fields() -> None:
