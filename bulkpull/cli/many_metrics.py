@@ -55,9 +55,13 @@ class ManyMetrics:
         metrics(event)
         self._run.last_event_at = metrics.last_event_at
 
-    def end_job(self, name: str, state: str, *, is_success: bool) -> None:
-        """Record that a job has ended."""
-        self._of(name).end(is_success=is_success)
+    def end_job(self, name: str, state: str, *, is_success: bool, was_finished: bool = False) -> None:
+        """Record that a job has ended. One that `was_finished` by an earlier run succeeded then."""
+        metrics = self._of(name)
+        succeeded_at = metrics.last_success_at
+        metrics.end(is_success=is_success)
+        if was_finished:
+            metrics.last_success_at = succeeded_at
         with self._lock:
             self._states[name] = state
 

@@ -101,6 +101,7 @@ def pull_many(
       token_env = "TOKEN_B"
     """
     from bulkpull.cli.jobs_file import read_jobs
+    from bulkpull.cli.many_estimates import learning
 
     settings = read_jobs(jobs_file, click.get_current_context(), fresh=fresh)
     results: dict[str, bulkpull.JobResult] = {}
@@ -111,9 +112,11 @@ def pull_many(
             progress = stack.enter_context(_shown(settings, observers, verbose=verbose, quiet=quiet))
             _watch(observers, progress, settings, chosen)
             await stack.enter_async_context(observers.watching())
+            begin = await stack.enter_async_context(learning(progress.figures, settings))
             metrics = observers.many_metrics
 
             def listener(name: str, event: bulkpull.Event) -> None:
+                begin(name)
                 progress(name, event)
                 if metrics:
                     observers.attempt("metrics", partial(metrics, name, event))
@@ -125,7 +128,14 @@ def pull_many(
                 if metrics:
                     is_success = result.rows is not None and not _code(result, accept_short=accept_short)
                     observers.attempt(
-                        "metrics", partial(metrics.end_job, result.name, result.state, is_success=is_success)
+                        "metrics",
+                        partial(
+                            metrics.end_job,
+                            result.name,
+                            result.state,
+                            is_success=is_success,
+                            was_finished=result.was_finished,
+                        ),
                     )
 
             await bulkpull.pull_many(
@@ -156,14 +166,9 @@ def pull_many(
 def _watch(
     observers: Observers, progress: ManyProgress, settings: Sequence[JobSettings], jobs: Sequence[bulkpull.Job]
 ) -> None:
-    """Let the estimates start from earlier pulls, and metrics know the jobs."""
+    """Let metrics know the jobs."""
     from bulkpull.cli.many_metrics import Watched
-    from bulkpull.cli.pull import learn
 
-    for one in settings:
-        if isinstance(one.options, bulkpull.PullOptions):
-            with suppress(bulkpull.BulkpullError):  # of an output that cannot be, which the check of the jobs tells
-                learn(progress.figures[one.name], one.options, one.base_url)
     if observers.many_metrics:
         observers.many_metrics.watch(
             {

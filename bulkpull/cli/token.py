@@ -32,6 +32,10 @@ class TokenSource(NamedTuple):
     value: str
     origin: str
 
+    def __repr__(self) -> str:
+        """Return a text without the token."""
+        return f"TokenSource(kind={self.kind!r}, origin={self.origin!r})"
+
 
 def token_source(context: click.Context) -> TokenSource | None:
     """Return the source with the highest precedence: flag, environment, profile, file. Raises UsageError."""

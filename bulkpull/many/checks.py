@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bulkpull.errors import OutputError, UsageError
 from bulkpull.many.job import Job, JobResult, errors_of
-from bulkpull.many.receipts import discard_receipt, read_receipt
+from bulkpull.many.receipts import place_of, read_receipt
 from bulkpull.pull import PullOptions
 from bulkpull.store import (
     Manifest,
@@ -18,7 +18,7 @@ from bulkpull.store import (
     published_manifest,
     resolved,
 )
-from bulkpull.sync import LoadOptions, work_directory
+from bulkpull.sync import LoadOptions, table_of, work_directory
 
 _CHOOSE = "choose another, or overwrite it with --overwrite"
 
@@ -79,9 +79,9 @@ def _written(job: Job) -> Iterator[Path | str]:
     """Yield what a job writes: its output or table, its progress, and what is beside the output."""
     options = job.options
     if isinstance(options, LoadOptions):
-        table = str(job.output)
-        yield table
-        yield work_directory(table, options.state, "load").path
+        table = table_of(options, job.source.columns)
+        yield place_of(table)
+        yield work_directory(table.name, options.state, "load", creates_state=False).path
     elif stream := byte_stream_at(options.out):
         if stream.is_standard_output:
             raise UsageError("standard output cannot hold the output of one of several jobs: choose a file")
@@ -102,9 +102,8 @@ def _written(job: Job) -> Iterator[Path | str]:
 def _finished(job: Job) -> JobResult | None:
     if isinstance(job.options, PullOptions):
         return _finished_file(job, job.options)
-    if job.overwrite or not job.options.resume:
-        discard_receipt(job)
-    return read_receipt(job)
+    is_anew = job.overwrite or not job.options.resume
+    return None if is_anew else read_receipt(job, job.options)
 
 
 def _finished_file(job: Job, options: PullOptions) -> JobResult | None:

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import anyio
 
 from bulkpull.cluster import pull, shared_cluster
-from bulkpull.errors import ClusterError, UsageError
+from bulkpull.errors import ClusterError, OutputError, UsageError
 from bulkpull.events import Event, check_listener, tell
 from bulkpull.logs import job_name
 from bulkpull.many.checks import check, finished
@@ -19,6 +18,7 @@ from bulkpull.many.job import Job, JobResult, errors_of
 from bulkpull.many.receipts import discard_receipt, write_receipt
 from bulkpull.pull import PullOptions, Result, plain, shared_memory
 from bulkpull.sizes import bytes_of
+from bulkpull.source import Source
 from bulkpull.sync import LoadOptions, load
 from bulkpull.threads import in_thread
 
@@ -81,17 +81,22 @@ async def pull_many(
         async with limiter:
             job_name.set(job.name)
             try:
+                await in_thread(discard_receipt, job)
                 result = JobResult.of(job.name, await _pull(job, options, clusters))
             except Exception as error:
                 result = JobResult(job.name, job.output, "failed", error=error)
-            if result.error is None and isinstance(options, LoadOptions):
-                await in_thread(write_receipt, job, result)
+            if result.error is None:
+                with anyio.CancelScope(shield=True):  # the table is filled
+                    await in_thread(write_receipt, job, result)
             end(result)
             if fail_fast and result.error:
                 group.cancel_scope.cancel()
 
     try:
-        async with _shared_clusters(left) as clusters, anyio.create_task_group() as group:
+        async with (
+            _shared_clusters(left, [job.source for job in chosen]) as clusters,
+            anyio.create_task_group() as group,
+        ):
             for job, options in zip(left, prepared, strict=True):
                 group.start_soon(run, job, options)
     except BaseExceptionGroup as errors:
@@ -102,7 +107,8 @@ async def pull_many(
             end(JobResult(job.name, job.output, "stopped"))
     if not any(result.state in ("failed", "stopped") for result in results.values()):
         for job in chosen:
-            await in_thread(discard_receipt, job)
+            with suppress(OutputError):  # the tables are filled all the same
+                await in_thread(discard_receipt, job)
     return {job.name: results[job.name] for job in chosen}
 
 
@@ -110,23 +116,27 @@ async def _pull(job: Job, options: PullOptions | LoadOptions, clusters: Mapping[
     if isinstance(options, LoadOptions):
         return await load(job.source, options)
     shared = clusters.get(options.cluster) if isinstance(options.cluster, str) else None
+    if isinstance(shared, Exception):
+        raise shared
     return await pull(job.source, options if shared is None else replace(options, cluster=shared))
 
 
 @asynccontextmanager
-async def _shared_clusters(jobs: Sequence[Job]) -> AsyncIterator[Mapping[str, object]]:
-    """Start the workers of each address that stands for worker processes on this machine, if several jobs have it."""
-    sources: dict[str, list[Any]] = {}
+async def _shared_clusters(jobs: Sequence[Job], sources: Sequence[Source]) -> AsyncIterator[Mapping[str, object]]:
+    """Start the workers of each address that stands for worker processes on this machine. Yield the option `cluster`
+    for it, or the error of workers that do not start."""
+    patience: dict[str, float] = {}
     for job in jobs:
         cluster = job.options.cluster if isinstance(job.options, PullOptions) else None
         if isinstance(cluster, str) and cluster.startswith("local:"):
-            sources.setdefault(cluster, []).append(job.source)
+            patience[cluster] = max(patience.get(cluster, 0.0), job.source.retry.seconds)
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
-        for address, of_jobs in sources.items():
-            if len(of_jobs) > 1:
-                with suppress(ClusterError, UsageError):  # its jobs fail of it themselves
-                    found[address] = await stack.enter_async_context(shared_cluster(address, of_jobs))
+        for address, seconds in patience.items():
+            try:
+                found[address] = await stack.enter_async_context(shared_cluster(address, sources, patience=seconds))
+            except (ClusterError, UsageError) as error:
+                found[address] = error
         yield found
 
 

@@ -27,7 +27,7 @@ _OF_RUNS = {of_run.name: of_run for of_run in dataclasses.fields(RunOptions)}
 def as_declared(name: str, declared: Mapping[str, dataclasses.Field[Any]] = _OF_RUNS) -> Any:
     """Return the option with this name, of a pull unless something else is said."""
     of_other = declared[name]
-    return field(default=of_other.default, metadata=of_other.metadata)
+    return field(default=of_other.default, repr=of_other.repr, metadata=of_other.metadata)
 
 
 @documented
@@ -36,13 +36,14 @@ class TableOptions:
     """Where the rows go, if that is a table. Raises UsageError for values that make no sense."""
 
     to: str | os.PathLike[str] | Table = field(
+        repr=False,  # it may hold a password
         metadata=option(
             "Database URL such as postgresql://HOST/DATABASE, a directory, or a file.",
             group=WHERE_TO,
             details="Also duckdb:///path.db, sqlite:///path.db, or a data set in object storage. The library takes a "
             "`Table` as well.",
             metavar="URL",
-        )
+        ),
     )
     table: str = field(
         default="activity", metadata=option("Name of the table in a database.", group=WHERE_TO, metavar="NAME")

@@ -84,12 +84,15 @@ class Order:
             return None
 
 
-def work_directory(table: str, state: str | os.PathLike[str] | None, purpose: str = "sync") -> WorkDirectory:
+def work_directory(
+    table: str, state: str | os.PathLike[str] | None, purpose: str = "sync", *, creates_state: bool = True
+) -> WorkDirectory:
     """Return the directory, in `state` or the current one, for the progress of what is done with the table of this
-    name. Creates `state`. Raises OutputError."""
+    name. Raises OutputError."""
     parent = Path(state or ".")
     with disk_errors(f"create {parent}"):
-        parent.mkdir(parents=True, exist_ok=True)
+        if creates_state:
+            parent.mkdir(parents=True, exist_ok=True)
         parent = parent.resolve()
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", table).strip("-.")[-_MAX_NAME:]
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]

@@ -87,6 +87,11 @@ class Database(ABC):
     def name(self) -> str:
         """How messages call it. Never contains a password."""
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What is the same for all names of the table. Never contains a password."""
+
     @abstractmethod
     def open(self, *, create: bool) -> None:
         """See `Table.open`."""

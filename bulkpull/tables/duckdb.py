@@ -70,6 +70,11 @@ class DuckDBTable(Database):
         """See `Table.name`."""
         return f"{self._schema}.{self._table} in {self._path}" if self._schema else f"{self._table} in {self._path}"
 
+    @property
+    def identity(self) -> str:
+        """See `Database.identity`."""
+        return f"{self._schema or 'main'}.{self._table}".lower() + f" in {self._path.resolve()}"
+
     def open(self, *, create: bool) -> None:
         """See `Table.open`."""
         if not create and not self._path.exists():

@@ -97,6 +97,17 @@ class PostgresTable(Database):
         """See `Table.name`."""
         return f"{self._schema}.{self._table} in {self._place}" if self._schema else f"{self._table} in {self._place}"
 
+    @property
+    def identity(self) -> str:
+        """See `Database.identity`. Only a connection knows the default schema: it is taken for `public`."""
+        from psycopg.conninfo import conninfo_to_dict
+        from psycopg.pq import Conninfo
+
+        defaults = {one.keyword.decode(): one.val.decode() for one in Conninfo.get_defaults() if one.val}
+        place = defaults | conninfo_to_dict(self._conninfo)
+        host, database = str(place.get("host", "")).lower(), place.get("dbname") or place.get("user", "")
+        return f"{self._schema or 'public'}.{self._table} in postgresql://{host}:{place.get('port', '')}/{database}"
+
     def open(self, *, create: bool) -> None:
         """See `Table.open`."""
         self._creates = create

@@ -61,6 +61,11 @@ class SqliteTable(Database):
         """See `Table.name`."""
         return f"{self._table} in {self._path}"
 
+    @property
+    def identity(self) -> str:
+        """See `Database.identity`."""
+        return f"{self._table.lower()} in {self._path.resolve()}"
+
     def open(self, *, create: bool) -> None:
         """See `Table.open`."""
         if not create and not self._path.exists():
