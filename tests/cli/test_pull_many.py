@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -24,7 +25,10 @@ from bulkpull.cli.many_metrics import ManyMetrics, Watched
 from bulkpull.cli.many_progress import ManyProgress
 from bulkpull.cli.many_summary import counts
 from bulkpull.cli.pull_many import pull_many as command
+from bulkpull.cli.token import TokenSource
 from bulkpull.events import Event, Launched, Planned, Requested
+from bulkpull.journal import EarlierPull
+from bulkpull.journal import earlier_pull as find_earlier_pull
 from bulkpull.sandbox import Sandbox
 from bulkpull.window import Window
 from tests.cli.test_observers import monitor
@@ -89,6 +93,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_jobs_are_summed_up_and_resumed(
     clickwrap_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], run: Run
 ) -> None:
+    learned: list[tuple[str, bool]] = []
+
+    def earlier_pull(out: Path, state: Path | None, base_url: str) -> EarlierPull | None:
+        learned.append((Path(out).name, current_thread() is main_thread()))
+        return find_earlier_pull(out, state, base_url)
+
+    monkeypatch.setattr("bulkpull.cli.many_estimates.earlier_pull", earlier_pull)
     monkeypatch.setenv("TOKEN_B", "wrong")
     assert run(JOBS, "--jobs", "1", "--log-file", "log", "--log-format", "json") == 3
     said = capfd.readouterr()
@@ -121,6 +132,8 @@ def test_jobs_are_summed_up_and_resumed(
     assert (site_a["was_finished"], site_a["rows"], site_a["result"]) == (True, 500, None)
     assert (site_b["was_finished"], site_b["rows"], site_b["result"]["exports"]) == (False, 500, 2)
     assert clickwrap_sandbox.stats.exports == 4
+    # Once for a directory, off the event loop, and not of finished jobs.
+    assert learned == [("a.csv", False), ("b.ndjson", False)]
     assert run(JOBS, "--overwrite", "--quiet") == 0
     assert clickwrap_sandbox.stats.exports == 8
 
@@ -208,6 +221,7 @@ def test_all_who_watch_a_run_hear_of_each_job_and_of_all(
     assert (name, None, None) not in first
     assert {key[1] for key in again if key[0] == name} == {None, "site-a", "site-b", "table"}
     assert again["bulkpull_rows", "site-b", None] == 500
+    assert again[name, "site-a", None] == first[name, "site-a", None]  # which was finished before
     bodies = "".join(body for _, body in pings)
     everything = "".join([said, Path("log").read_text(), Path("m.prom").read_text(), bodies, *told])
     for secret in (clickwrap_sandbox.token, "wrong-token", "secret-id"):
@@ -386,6 +400,10 @@ def test_a_file_that_only_its_owner_can_read_may_have_a_token(
 def test_the_command_runs_as_many_jobs_at_a_time_as_the_function() -> None:
     (jobs,) = (option for option in command.params if option.name == "jobs")
     assert jobs.default == inspect.signature(bulkpull.pull_many).parameters["limit"].default
+
+
+def test_the_token_is_not_in_what_a_source_looks_like() -> None:
+    assert "secret" not in repr([TokenSource("token", "secret", "a file")])
 
 
 def test_the_worst_exit_code_is_what_another_run_cannot_mend() -> None:

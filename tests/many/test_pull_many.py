@@ -170,6 +170,18 @@ async def test_a_cancelled_call_is_resumed_by_the_same_call(
             "the job 'job-2' would write s3://b/c/d.csv into s3://b/c, which the job 'job-1' writes",
         ),
         ([{"to": "sqlite:///a.db"}, {"to": "sqlite:///a.db"}], "'job-1' and 'job-2' both write activity in .*a.db"),
+        (
+            [{"to": "sqlite:///a.db", "state": "new"}, {"to": "sqlite:///c/../link.db", "table": "Activity"}],
+            "'job-1' and 'job-2' both write activity in .*a.db",
+        ),
+        (
+            [{"to": "duckdb:///a.db"}, {"to": "duckdb:///c/../a.db", "schema": "MAIN"}],
+            "'job-1' and 'job-2' both write main.activity in .*a.db",
+        ),
+        (
+            [{"to": "postgresql://user:secret@h/d"}, {"to": "postgres://H:5432/d", "schema": "public"}],
+            "'job-1' and 'job-2' both write public.activity in postgresql://h:5432/d",
+        ),
         ([{"to": "c"}, {"out": "c/d.csv"}], "the job 'job-2' would write .*d.csv into .*c, which the job 'job-1'"),
         ([{"to": "mysql://user:secret@host/a"}], "job 'job-1': the destination is a mysql URL: it must look like"),
     ],
@@ -184,6 +196,7 @@ async def test_nothing_starts_unless_all_jobs_can_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("link.csv").symlink_to("a.csv")
+    Path("link.db").symlink_to("a.db")
     Path("c").mkdir()
     Path("d.csv.bulkpull").mkdir()
     jobs = [Job(f"job-{n}", client, **dict(FIRST) | one) for n, one in enumerate([{"out": "a.csv"}, *more])]
@@ -192,12 +205,14 @@ async def test_nothing_starts_unless_all_jobs_can_run(
     assert "secret" not in str(refused.value)
     assert not sandbox.stats.requests
     assert not Path("a.csv.bulkpull").exists()
+    assert not Path("new").exists()
 
 
 def test_options_are_checked_when_a_job_is_made(tmp_path: Path) -> None:
     source: Any = None
     with pytest.raises(UsageError, match="job 'a': the start '2024-13' is not a date"):
         Job("a", source, start="2024-13", out=tmp_path / "a.csv")
+    assert "secret" not in repr(Job("a", source, start="2024", to="postgresql://user:secret@host/a"))
     with pytest.raises(UsageError, match="name of a job"):
         Job(" ", source, start="2024", out=tmp_path / "a.csv")
 

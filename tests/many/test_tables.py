@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import anyio
 import duckdb
 import pytest
 
-from bulkpull import Clickwrap, Job, ShrinkError, pull_many
+from bulkpull import Clickwrap, Job, JobResult, LoadOptions, OutputError, Result, ShrinkError, pull_many
+from bulkpull.many.receipts import read_receipt, write_receipt
 from bulkpull.sandbox import Sandbox, SandboxConfig
+from bulkpull.sync import load
 
 RANGE: Mapping[str, Any] = {"start": "2024", "end": "2025", "window": "6mo"}
 
@@ -80,6 +83,75 @@ async def test_a_cancelled_call_resumes_the_tables_that_are_left(client: Clickwr
     again = await pull_many(jobs)
     assert [one.was_finished for one in again.values()] == [True, False]
     assert left() == []
+
+
+async def test_a_receipt_holds_for_the_same_table_range_and_options_as_long_as_the_rows_are_there(
+    client: Clickwrap,
+) -> None:
+    options = dict(RANGE) | {"to": "sqlite:///a.db"}
+    job = Job("first", client, **options)
+    result = (await pull_many([job]))["first"]
+    write_receipt(job, result)
+    other: list[Mapping[str, Any]] = [
+        {"end": None},
+        {"end": "2024-12"},
+        {"filter": "event_type==agreed"},
+        {"deleted": "drop"},
+        {"on_conflict": "first"},
+        {"replace_nul": "?"},
+        {"types": {"event_type": "TEXT"}},
+    ]
+
+    def found(**changed: Any) -> JobResult | None:
+        changed_job = Job("first", client, **options | changed)
+        assert isinstance(changed_job.options, LoadOptions)
+        return read_receipt(changed_job, changed_job.options)
+
+    assert found() == replace(result, result=None)
+    assert found(window="1mo", max_shrink=0.5) is not None  # the same rows
+    assert [changed for changed in other if found(**changed)] == []
+    with closing(sqlite3.connect("a.db")) as database:
+        database.execute("DELETE FROM activity WHERE rowid > 1")
+        database.commit()
+        assert found() is not None
+        database.execute("DELETE FROM activity")
+        database.commit()
+    assert found() is None
+
+
+async def test_a_receipt_goes_before_its_load_starts_and_is_written_even_if_the_call_is_cancelled(
+    client: Clickwrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job("first", client, **RANGE, to="sqlite:///a.db")
+    ended: list[JobResult] = []
+    with anyio.CancelScope() as scope:
+
+        async def cancelled(*arguments: Any) -> Result:
+            found = await load(*arguments)
+            scope.cancel()
+            return found
+
+        monkeypatch.setattr("bulkpull.many.pulling.load", cancelled)
+        await pull_many([job], on_result=ended.append)
+    assert scope.cancelled_caught
+    assert [one.state for one in ended] == ["complete"]
+    (receipt,) = left()
+
+    async def failing(*_arguments: Any) -> Result:
+        assert left() == []
+        raise OutputError("not now")
+
+    def cannot(_path: Path) -> None:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr("bulkpull.many.pulling.load", failing)
+    again = Job("first", client, **RANGE, to="sqlite:///a.db", overwrite=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("bulkpull.many.receipts.discard", cannot)
+        error = (await pull_many([again]))["first"].error
+    assert str(error).startswith("cannot remove ")
+    assert left() == [receipt]
+    assert str((await pull_many([again]))["first"].error) == "not now"
 
 
 async def test_a_table_that_would_shrink_is_left_as_it_is(client: Clickwrap) -> None:
