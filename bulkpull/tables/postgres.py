@@ -103,10 +103,14 @@ class PostgresTable(Database):
         from psycopg.conninfo import conninfo_to_dict
         from psycopg.pq import Conninfo
 
-        defaults = {one.keyword.decode(): one.val.decode() for one in Conninfo.get_defaults() if one.val}
-        place = defaults | conninfo_to_dict(self._conninfo)
-        host, database = str(place.get("host", "")).lower(), place.get("dbname") or place.get("user", "")
-        return f"{self._schema or 'public'}.{self._table} in postgresql://{host}:{place.get('port', '')}/{database}"
+        defaults = {one.keyword: one.val for one in Conninfo.get_defaults() if one.val}
+        given = conninfo_to_dict(self._conninfo)
+        host, port, database, user = (
+            str(given.get(name) or os.fsdecode(defaults.get(name.encode(), b"")))
+            for name in ("host", "port", "dbname", "user")
+        )
+        place = f"postgresql://{host.lower()}:{port}/{database or user}"
+        return f"{self._schema or 'public'}.{self._table} in {place}"
 
     def open(self, *, create: bool) -> None:
         """See `Table.open`."""
