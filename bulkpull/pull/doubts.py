@@ -17,6 +17,7 @@ from bulkpull.record import record
 from bulkpull.window import Window
 
 _ROUND_RECORDS = 500  # an export that ends at a multiple of it may have been truncated there
+_REPEATED_RECORDS, _REPETITIONS = 100, 3  # so many exports that end at one number, at least as high: rarely chance
 _MAX_TRIAL_DEPTH = 5  # consecutive trials that show nothing because all rows are in one of the pieces
 
 
@@ -188,9 +189,10 @@ class Doubts:
         records = delivery.records
         if self.caps.get(records) == "confirmed":
             return Doubt("capped", delivery, again=self._unproven.pop(records, ()))
-        is_first = records not in self._unproven
-        is_open = is_suspicious(records) and records >= self._max_records and records not in self.caps
-        if is_open and is_first and not is_uncountable:
+        before = len(self._unproven.get(records, ()))
+        is_first, is_repeated = not before, records >= _REPEATED_RECORDS and before >= _REPETITIONS - 1
+        is_open = (is_suspicious(records) or is_repeated) and records >= self._max_records and records not in self.caps
+        if is_open and (is_first or not is_suspicious(records)) and not is_uncountable:
             return Doubt("capped", delivery, is_to_be_counted=True)
         is_over = window.rows is not None and delivery.rows > window.rows  # so a count has been wrong already
         if not is_open or (is_first and not is_over):

@@ -161,6 +161,8 @@ class Journeys:
                     doubt = await self._confirm_cap(doubt)
             return await self._split_capped(journey, doubt)
         if not await self.reconciler.should_split(journey, doubt):
+            if doubt.kind == "foreign" and journey.evidence.is_resolved:
+                await self._distrust_counts(f"{journey.window}: no row of its exports lies in it")
             return False
         evidence, is_resolved = journey.evidence, journey.evidence.is_resolved
         if is_suspicious(doubt.delivery.records):
@@ -178,8 +180,11 @@ class Journeys:
 
     async def _check_count(self, window: Window, delivery: Delivery) -> None:
         """Distrust counts once a window delivers more than was counted."""
-        reason = contradiction(window, delivery.rows)
-        if reason and not self.doubts.are_counts_doubtful:
+        if reason := contradiction(window, delivery.rows):
+            await self._distrust_counts(reason)
+
+    async def _distrust_counts(self, reason: str) -> None:
+        if not self.doubts.are_counts_doubtful:
             self.doubts.are_counts_doubtful = True
             await in_thread(self.journal.distrust_counts, reason)
             self.on_event(CountsDoubted(reason))

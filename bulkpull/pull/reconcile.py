@@ -30,6 +30,7 @@ class Reconciler:
     _: KW_ONLY
     on_event: OnEvent
     _useless_exports: int = 0
+    _foreign_windows: int = 0  # that were believed
     _useless_waits: int = 0
 
     async def should_split(self, journey: Journey, doubt: Doubt) -> bool:
@@ -40,7 +41,7 @@ class Reconciler:
             evidence `is_resolved` then, nothing else can be asked.
 
         Raises:
-            ExportFailure: it delivered nothing although there is activity.
+            ExportFailure: it delivered nothing although there is activity, or only what lies outside of the window.
         """
         delivered, evidence = doubt.delivery, journey.evidence
         if doubt.kind == "foreign":
@@ -102,14 +103,16 @@ class Reconciler:
         return rows == ids
 
     async def _replace_foreign(self, journey: Journey, doubt: Doubt) -> None:
-        """Export the window again, unless that was useless: then the server means other times than the window says."""
+        """Export the window again, unless that was useless: then the server means other times than the window says.
+        Raises ExportFailure."""
         if journey.evidence.is_exported_again:
-            self._useless_exports += 1
-        elif self._useless_exports < MAX_USELESS_EXPORTS:
+            self._foreign_windows += 1
+        elif self._foreign_windows < MAX_USELESS_EXPORTS:
             self._tell(journey, doubt, "exporting it again, since none of its rows lies in the window")
             journey.evidence.ids_before = doubt.delivery.ids
             if await self.export_again(journey):
                 return
+            raise ExportFailure(journey.export_id, "none of its rows lies in its window", is_size_related=False)
         journey.evidence.is_resolved = True
 
     async def _count_again(self, journey: Journey, doubt: Doubt) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bulkpull import BulkpullError, ExportError, PartError, RetryPolicy, ThrottledError, UnavailableError
+from bulkpull.sandbox.exports import Exports
 from tests.flows.found import pulled, short_patience
 
 HALF = {"end": datetime(2024, 4, 1, tzinfo=UTC)}  # activity in three of the six months
@@ -213,6 +214,18 @@ async def test_exports_a_window_again_that_got_the_rows_of_another_one(tmp_path:
     assert pull.stats.exports == 7
     assert pull.result
     assert pull.result.outside > 100
+
+
+async def test_believes_a_server_that_means_other_times_after_three_windows(tmp_path: Path) -> None:
+    """All windows but the first get its rows, however often they are exported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Exports, "_is_mistaken", lambda self, task: task.filter != self._first_exports(1)[0].filter)
+        pull = await pulled("rows-of-another", tmp_path / "a.csv", config=HALF | {"counting": False}, exports=1)
+    assert pull.result, pull.error
+    assert pull.stats.exports == 6 + 3
+    assert pull.result.rows < 1000
+    assert pull.result.completeness == "counts unknown"
+    assert pull.result.doubt.endswith("no row of its exports lies in it")
 
 
 # Files

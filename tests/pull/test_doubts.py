@@ -71,6 +71,28 @@ def test_nothing_is_believed_only_where_the_api_agrees(counted: int | None) -> N
     assert judged(Doubts(), window(0, 0), 0, is_empty=True) is None
 
 
+def test_three_exports_of_any_high_number_make_a_trial() -> None:
+    doubts = Doubts()
+    assert judged(doubts, window(0), 317) is None
+    assert judged(doubts, window(1), 300) is None
+    assert judged(doubts, window(2), 317) is None
+    counted = judged(doubts, window(3), 317, is_uncountable=False)
+    assert counted
+    assert counted.is_to_be_counted
+    doubt = judged(doubts, window(3), 317)
+    assert doubt
+    assert doubt.kind == "capped"
+    assert doubt.trial
+    assert [window.index for window in doubts.confirm_cap(317)] == [0, 2]
+
+
+def test_exports_of_equal_numbers_prove_nothing_if_they_are_low_or_others_were_higher() -> None:
+    doubts = Doubts()
+    assert all(judged(doubts, window(index), 99) is None for index in range(9))
+    assert judged(doubts, window(9), 318) is None
+    assert all(judged(doubts, window(index), 317) is None for index in range(10, 19))
+
+
 def test_two_exports_of_a_round_number_make_a_trial() -> None:
     for records in (500, 1500, 10_000, 1_048_575):
         doubts = Doubts()
@@ -89,7 +111,7 @@ def test_numbers_that_others_exceed_or_that_are_small_or_counted_are_no_limits()
     assert all(judged(doubts, window(index), 500) is None for index in range(1, 6))
     doubts = Doubts()
     assert all(judged(doubts, window(index), 4) is None for index in range(6))
-    assert all(judged(doubts, window(index), 231) is None for index in range(6))
+    assert all(judged(doubts, window(index), 99) is None for index in range(6))
     assert all(judged(doubts, window(index, 1000), 1000) is None for index in range(6))
 
 
