@@ -231,25 +231,32 @@ class Transfer:
                 is_doubtful = await self._receive(body, is_ranged=False)
 
     async def _open_more(self, stack: AsyncExitStack) -> Body | None:
-        """Return a body that holds more of the file than has arrived, if the host has one."""
+        """Return a body that holds more of the file than has arrived, or proves that it is all of it, if the host has
+        one. An answer that says nothing about the end is not taken for its confirmation: the host is asked again."""
         file = self.file
         validator = file.version.validator
         offset = file.offset if validator and self._ranges.works else 0  # 0: the length of the whole file tells
         for attempt in range(1, MAX_CONFIRMATIONS + 1):
             try:
                 body = await stack.enter_async_context(self._job.opener(self._link, offset=offset, validator=validator))
+            except LinkExpiredError:
+                self._link = await self._job.link.get(expired=self._link)
             except RangeRefusedError:
                 offset = 0
-            except (LinkExpiredError, TransferError) as error:
-                if isinstance(error, LinkExpiredError):
-                    self._link = await self._job.link.get(expired=self._link)
-                await anyio.sleep(self._job.retry.backoff(attempt))
+                continue
             except PartError:
-                return None
+                pass
             else:
                 # A whole file may have another ETag and still be the same: some hosts change it with each answer.
                 is_same = body.offset == 0 or (body.offset == file.offset and body.validator == validator)
-                return body if is_same and not body.is_empty and (body.length or 0) > file.offset else None
+                is_more = is_same and not body.is_empty and (body.length or 0) > file.offset
+                if is_more or (body.offset == 0 and body.is_checked):
+                    return body
+                is_end = body.offset == file.offset if body.is_empty else is_same and body.length in (None, file.offset)
+                if is_end:
+                    return None
+                offset = 0
+            await anyio.sleep(self._job.retry.backoff(attempt))
         return None
 
     # Failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import partial
 from pathlib import Path
 
@@ -134,6 +135,25 @@ async def test_no_answer_to_the_request_for_more_does_harm(tmp_path: Path, answe
     # Where the range was refused, the whole is asked for, for its length; where nothing was said, a few times.
     assert host.requests[:2] == [None, f"bytes={len(WITHOUT_LAST_NEWLINE)}-"]
     assert len(host.requests) <= 1 + MAX_CONFIRMATIONS
+
+
+async def compressed(_request: web.Request, _host: Host) -> web.Response:
+    return web.Response(body=gzip.compress(ROWS, 1), headers={"Content-Encoding": "gzip"})
+
+
+async def another_range(_request: web.Request, _host: Host) -> web.Response:
+    headers = {"Content-Range": f"bytes 100000-{len(ROWS) - 1}/{len(ROWS)}", "ETag": '"v1"'}
+    return web.Response(status=206, body=ROWS[100_000:], headers=headers)
+
+
+@pytest.mark.parametrize(
+    "says_nothing",
+    [compressed, another_range, whole(b""), whole(b"<html>", status=500), whole(b"{}", status=202), whole(status=404)],
+)
+async def test_an_answer_that_says_nothing_of_the_end_does_not_confirm_it(tmp_path: Path, says_nothing: Answer) -> None:
+    """The file is truncated within its last cell, so that nothing else tells."""
+    host = Host([whole(ROWS[:200_005]), says_nothing, whole(ROWS)])
+    assert (await download(tmp_path, host))[0] == ROWS
 
 
 async def test_a_longer_file_with_another_etag_replaces_a_doubtful_one(tmp_path: Path) -> None:
