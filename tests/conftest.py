@@ -22,7 +22,7 @@ asyncio.set_event_loop(None)
 
 # Machines that run tests are noisy: a slow example is no failure.
 # Fewer examples than hypothesis draws by itself, so that all tests take minutes; `make soak` draws many more
-EXAMPLES = int(os.environ.get("BULKPULL_EXAMPLES", "9"))
+EXAMPLES = int(os.environ.get("BULKPULL_EXAMPLES", "8"))
 settings.register_profile("noisy", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("noisy")
 

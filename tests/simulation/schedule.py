@@ -22,7 +22,7 @@ from tests.simulation.clock import simulated
 from tests.simulation.server import END, START, Model, Server, SimulatedClickwrap, in_bursts
 
 MAX_RUNS = 30
-SEEDS = int(os.environ.get("BULKPULL_SEEDS", "8"))  # number of pulls with kills, and of pulls without
+SEEDS = int(os.environ.get("BULKPULL_SEEDS", "7"))  # number of pulls with kills, and of pulls without
 AT_ONCE = 20
 
 

@@ -17,7 +17,7 @@ from tests.sync.memory_table import MemoryTable
 from tests.sync.site import START, Site, a_site
 
 DAY = timedelta(days=1)
-SEEDS = -(-int(os.environ.get("BULKPULL_SEEDS", "8")) // 10)
+SEEDS = -(-int(os.environ.get("BULKPULL_SEEDS", "7")) // 10)
 
 
 class Killed(Exception):  # noqa: N818
