@@ -73,8 +73,8 @@ def pull(
     if not quiet:
         click.echo(f"range: {range_text(options)}", err=True)
     figures = _figures(observers, quiet=quiet)
-    if figures and isinstance(options, bulkpull.PullOptions):
-        learn(figures, options, base_url)
+    if figures and isinstance(options, bulkpull.PullOptions) and stream is None:
+        _learn(figures, options, base_url)
     begun = False  # past what --fresh clears
 
     async def work() -> bulkpull.Result:
@@ -124,12 +124,11 @@ def _figures(observers: Observers, *, quiet: bool) -> Progress | None:
     return Progress()
 
 
-def learn(figures: Progress, options: bulkpull.PullOptions, base_url: str) -> None:
+def _learn(figures: Progress, options: bulkpull.PullOptions, base_url: str) -> None:
     """Start with an estimate from an earlier pull, if there was one."""
     from bulkpull.journal import earlier_pull
-    from bulkpull.store import byte_stream_at
 
-    if byte_stream_at(options.out) is None and (earlier := earlier_pull(options.out, options.state, base_url)):
+    if earlier := earlier_pull(options.out, options.state, base_url):
         figures.assume(earlier.prior)
 
 

@@ -24,6 +24,7 @@ from bulkpull.journal import Figures
 from bulkpull.record import record
 from bulkpull.rows.dedup import Deduplicator
 from bulkpull.rows.parquet import write_parquet
+from bulkpull.rows.records import read_chunks
 from bulkpull.rows.sink import CsvSink
 from bulkpull.rows.zstandard import zstd
 from bulkpull.source import Columns
@@ -71,7 +72,7 @@ class StoredConflicts:
         """Describe a file before it is stored."""
         checksum = xxh3_128()
         with file.open("rb") as opened:
-            while data := opened.read(_PIECE_BYTES):
+            for data in read_chunks(opened, lambda: None):
                 checksum.update(data)
         return cls(f"conflicts-{bucket:04d}-{uuid4().hex}", file.stat().st_size, checksum.hexdigest())
 

@@ -39,7 +39,7 @@ def part_from(facts: bytes) -> Scattered:
 
 
 def facts_of_bucket(found: Bucket) -> bytes:
-    """Return what the journal records of a merged bucket, but its conflicts."""
+    """Return what the journal records of a merged bucket, except for its conflicts."""
     return orjson.dumps(replace(found, conflicts=None), option=orjson.OPT_NON_STR_KEYS)
 
 

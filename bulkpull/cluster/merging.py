@@ -50,10 +50,14 @@ class BucketMerge:
 
     async def merge(self, columns: tuple[str, ...]) -> list[Bucket]:
         """Merge the buckets that no earlier run has merged. Returns all, in order. Raises OutputError."""
-        done = await self._merged_before()
-        for _ in range(_MAX_ROUNDS):
-            if len(done) == self.buckets:
-                return [done[number] for number in range(self.buckets)]
+        done, rounds = await self._merged_before(), 0
+        while len(done) < self.buckets:
+            if rounds == _MAX_ROUNDS:
+                raise OutputError(
+                    f"objects in {self.destination.parts} were changed {_MAX_ROUNDS} times since they were written. "
+                    "Check the storage, and run the same command again to resume"
+                )
+            rounds += 1
             for name in await in_thread(self._missing):
                 await self.scatter_again(name, f"{self.destination.parts}/{name} is missing")
             damaged = await self._merge(columns, done)
@@ -62,12 +66,7 @@ class BucketMerge:
             for failure in damaged.values():
                 if failure.name.startswith("window-"):  # else it is the plan, or a bucket's own, which is written anew
                     await self.scatter_again(failure.name, failure.message)
-        if len(done) == self.buckets:
-            return [done[number] for number in range(self.buckets)]
-        raise OutputError(
-            f"objects in {self.destination.parts} were changed {_MAX_ROUNDS} times since they were written. Check the "
-            "storage, and run the same command again to resume"
-        )
+        return [done[number] for number in range(self.buckets)]
 
     async def _merge(self, columns: tuple[str, ...], done: dict[int, Bucket]) -> dict[str, Failure]:
         """Merge the buckets that are not `done`, until an object is found to be damaged. Returns those, by name."""

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +89,7 @@ def _stop_profiler() -> None:
             worker.loop.add_callback(profiler.stop)
 
 
+@cache  # reading them takes 2 ms, and each task needs them
 def versions() -> dict[str, str]:
     """Return the versions on which the results of tasks depend. Major and minor are enough of Python's."""
     found = {name: version(name) for name in ("distributed", "numpy", "pyarrow")}

@@ -255,6 +255,7 @@ class Transfer:
                 is_end = body.offset == file.offset if body.is_empty else is_same and body.length in (None, file.offset)
                 if is_end:
                     return None
+                await stack.aclose()  # frees the connection
                 offset = 0
             await anyio.sleep(self._job.retry.backoff(attempt))
         return None

@@ -295,7 +295,7 @@ class Journal(JournalReader):
             )
 
     def record_figures(self, figures: Mapping[int, Figures]) -> None:
-        """Record the figures of merged windows, by index, but their parts, in place of those that were recorded
+        """Record the figures of merged windows, by index, except for their parts, in place of those that were recorded
         before."""
         with self._transaction() as db:
             db.executemany(

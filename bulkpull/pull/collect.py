@@ -70,6 +70,10 @@ class Collector:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.record_success, journey.window, export.id, records)
         self.backpressure.export_succeeded(journey.window, len(records))
+        if not self.workers and not self._is_merge_imported:
+            # Imports and a busy event loop slow each other: parts would arrive long before the first could be merged.
+            await in_thread(import_module, "bulkpull.rows.dedup")
+            self._is_merge_imported = True
         await self._download(journey, Links(self.source, export, records), records)
         # The newest export first: if it is complete, the order of the rows is the same as without the others.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)
@@ -154,10 +158,6 @@ class Collector:
         self, journey: Journey, part: Part, links: Links, failures: list[ExportFailure], group: TaskGroup
     ) -> None:
         """Download one part once there is room for it. What makes the export useless is added to `failures`."""
-        if not self.workers and not self._is_merge_imported:
-            # Imports and a busy event loop slow each other: parts would arrive long before the first could be merged.
-            await in_thread(import_module, "bulkpull.rows.dedup")
-            self._is_merge_imported = True
         async with self._queue.slot(part.window, part.number):
             try:
                 await self._download_part(journey, part, links)

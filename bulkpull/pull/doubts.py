@@ -189,10 +189,10 @@ class Doubts:
         records = delivery.records
         if self.caps.get(records) == "confirmed":
             return Doubt("capped", delivery, again=self._unproven.pop(records, ()))
-        before = len(self._unproven.get(records, ()))
+        before, is_round = len(self._unproven.get(records, ())), is_suspicious(records)
         is_first, is_repeated = not before, records >= _REPEATED_RECORDS and before >= _REPETITIONS - 1
-        is_open = (is_suspicious(records) or is_repeated) and records >= self._max_records and records not in self.caps
-        if is_open and (is_first or not is_suspicious(records)) and not is_uncountable:
+        is_open = (is_round or is_repeated) and records >= self._max_records and records not in self.caps
+        if is_open and (is_first or not is_round) and not is_uncountable:
             return Doubt("capped", delivery, is_to_be_counted=True)
         is_over = window.rows is not None and delivery.rows > window.rows  # so a count has been wrong already
         if not is_open or (is_first and not is_over):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import field
 from datetime import datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import anyio
 
@@ -66,11 +66,9 @@ class DownloadQueue:
         return True
 
     def _leave(self, waiter: _Waiter) -> None:
-        if self._waiting[0] is waiter:
+        waiter.has_left = True
+        while self._waiting and self._waiting[0].has_left:  # also those that were cancelled in the middle
             heappop(self._waiting)
-        else:  # cancelled
-            self._waiting.remove(waiter)
-            heapify(self._waiting)
         self.look_again()
 
 
@@ -78,6 +76,7 @@ class _Waiter:
     def __init__(self, place: _Place) -> None:
         self.place = place
         self.is_called = anyio.Event()
+        self.has_left = False
 
     def __lt__(self, other: _Waiter) -> bool:
         return self.place < other.place

@@ -92,9 +92,8 @@ class Exports:
         self._rows_per_file = rows_per_file
         self._random = random.Random(seed)
         self._faults = faults
-        self._cache: dict[
-            tuple[object, str, tuple[str, ...], bool, bool], list[File]
-        ] = {}  # by activities, filter, fields
+        # By activities, filter, fields, and what is wrong with the rows.
+        self._cache: dict[tuple[object, str, tuple[str, ...], bool, bool], list[File]] = {}
         self._launches: Counter[str] = Counter()  # by filter
 
     def start(self, selection: Selection, filter: str, fields: tuple[str, ...]) -> Task:

@@ -67,9 +67,7 @@ MODES: dict[str, dict[str, Mode]] = {
     "rows": {
         "rows-capped": Mode("an export silently delivers at most N rows", 1000),
         "late-rows": Mode("the first export of a filter lacks its last N activities", 3),
-        "rows-of-another": Mode(
-            "the first exports of the second filter, and of N - 1 others, have the first one's rows", 1
-        ),
+        "rows-of-another": Mode("the first export of each of N filters has the rows of the first filter", 1),
     },
     "empty": {
         "empty-file-zero": Mode("an export without rows has an empty file"),

@@ -178,34 +178,30 @@ def refuse(_self: object) -> None:
     raise BulkpullError("not published")
 
 
+class Task:
+    """A task with this status, whose result comes after `first_s` seconds if it is asked for once, then at once."""
+
+    def __init__(self, status: str, first_s: float) -> None:
+        self.status = status
+        self.asked = 0
+        self._first_s = first_s
+
+    async def result(self) -> int:
+        self.asked += 1
+        asked = self.asked
+        await anyio.sleep(self._first_s if asked == 1 else 0)
+        return asked
+
+
 async def test_a_result_that_does_not_come_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a worker which has died meanwhile, and which the scheduler still tries to reach."""
     monkeypatch.setattr(tasks, "_RESULT_S", 0.01)
-
-    class Lost:
-        status = "finished"
-        asked = 0
-
-        async def result(self) -> int:
-            self.asked += 1
-            if self.asked == 1:
-                await anyio.sleep_forever()
-            return 3
-
+    task = Task("finished", 3600)
     with anyio.fail_after(30):
-        assert await tasks._result(Lost()) == 3  # type: ignore[arg-type]
+        assert await tasks._result(task) == 2  # type: ignore[arg-type]
 
 
 async def test_a_task_that_still_runs_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_RESULT_S", 0.001)
-
-    class Running:
-        status = "pending"
-        asked = 0
-
-        async def result(self) -> int:
-            self.asked += 1
-            await anyio.sleep(0.05)
-            return self.asked
-
-    assert await tasks._result(Running()) == 1  # type: ignore[arg-type]
+    task = Task("pending", 0.05)
+    assert await tasks._result(task) == task.asked == 1  # type: ignore[arg-type]
