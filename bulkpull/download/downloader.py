@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import field
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,7 @@ from xxhash import xxh3_128
 
 from bulkpull.disk import disk_errors, write_all
 from bulkpull.download.file import PartialFile, Record, digest_of, open_partial
+from bulkpull.download.memory_queue import MemoryQueue
 from bulkpull.download.protocols import Checkpoints, Downloaded, Link, Opener, Progress, Version
 from bulkpull.download.segments import Segments
 from bulkpull.download.transfer import Job, Transfer
@@ -24,7 +26,7 @@ from bulkpull.threads import in_thread
 Verify = Callable[[File], None]  # blocks; raises MalformedPartError and OSError
 
 
-@record
+@record(frozen=False)
 class Downloader:
     """Downloads files: retries and resumes transfers, unpacks archives, and verifies what arrived.
 
@@ -37,6 +39,10 @@ class Downloader:
     streams: anyio.CapacityLimiter
     verify: Verify
     memory: Memory
+    _queue: MemoryQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._queue = MemoryQueue(self.memory)
 
     async def download(
         self,
@@ -72,9 +78,9 @@ class Downloader:
         job = Job(self.opener, link, progress, self.retry)
         record = Record(checkpoints, version)
         resumed = version if can_resume else None
-        async with open_partial(path, record, self.memory, resume=resumed, stored=progress.stored) as file:
+        async with open_partial(path, record, self._queue, resume=resumed, stored=progress.stored) as file:
             transfer = Transfer(job, file)
-            segments = Segments(job, transfer, record, self.streams, self.memory)
+            segments = Segments(job, transfer, record, self.streams, self._queue)
             await (segments.resume() if can_resume else segments.discard())
             downloaded = await self._complete(file, transfer, segments, record, progress)
         if isinstance(downloaded, Downloaded):

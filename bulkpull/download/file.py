@@ -18,15 +18,15 @@ from anyio import from_thread
 from xxhash import xxh3_128
 
 from bulkpull.disk import disk_errors, write_all
+from bulkpull.download.memory_queue import MemoryQueue
 from bulkpull.download.protocols import Checkpoints, Downloaded, Version
 from bulkpull.errors import MalformedPartError, OutputError
-from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory
+from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile
 from bulkpull.rows.records import MAX_RECORD_BYTES, read_chunks, too_long
 from bulkpull.threads import file_threads, in_thread
 
 WRITE_SECONDS = 1.0  # until all is written, since a kill loses what is in memory
 
-_RESERVE_ATTEMPTS, _RESERVE_INTERVAL_S = 20, 0.01  # to reserve memory for a file
 _LINE_BYTES = 16 * 1024  # read at once where a newline is looked for
 _LF = ord("\n")
 
@@ -59,13 +59,20 @@ class PartialFile:
     """
 
     def __init__(
-        self, path: Path, record: Record, memory: Memory, *, start: int = 0, stored: Callable[[int], None] | None = None
+        self,
+        path: Path,
+        record: Record,
+        queue: MemoryQueue,
+        *,
+        start: int = 0,
+        stored: Callable[[int], None] | None = None,
     ) -> None:
         self.path = path
         self.start = start
         self._file: AsyncFileIO | None = None
         self._record = record
-        self._memory = memory
+        self._queue = queue
+        self._memory = queue.memory
         self._stored = stored or _ignore
         self._version = Version()
         self._offset = start
@@ -174,11 +181,8 @@ class PartialFile:
         Waits a moment, since a merge that is busy will soon release some: that is faster than writing the file.
         """
         blocks = -(-(self._version.length or 0) // BLOCK_BYTES)
-        if self._file is None and 1 < blocks <= self._memory.blocks:
-            for _ in range(_RESERVE_ATTEMPTS):
-                if self._memory.reserve(blocks):
-                    return blocks
-                await anyio.sleep(_RESERVE_INTERVAL_S)
+        if self._file is None and 1 < blocks <= self._memory.blocks and await self._queue.reserve(blocks):
+            return blocks
         self._memory.reserve(1, anyway=True)
         return 1
 
@@ -253,7 +257,7 @@ class PartialFile:
 async def open_partial(
     path: Path,
     record: Record,
-    memory: Memory,
+    queue: MemoryQueue,
     *,
     start: int = 0,
     resume: Version | None = None,
@@ -263,7 +267,7 @@ async def open_partial(
 
     Bytes in memory are written if the download fails or is cancelled, so that the next run can resume it.
     """
-    partial = PartialFile(path, record, memory, start=start, stored=stored)
+    partial = PartialFile(path, record, queue, start=start, stored=stored)
     try:
         if resume is not None:
             await partial.resume(resume)

@@ -15,9 +15,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from bulkpull.download.file import Record, open_partial, remove_all
+from bulkpull.download.memory_queue import MemoryQueue
 from bulkpull.download.transfer import END_OF_FILE, Job, SegmentRefused, Transfer
 from bulkpull.errors import BulkpullError
-from bulkpull.rows.held_file import Memory
 from bulkpull.threads import in_thread
 
 CHECK_SECONDS = 2.0  # between two measurements of the speed
@@ -32,13 +32,13 @@ class Segments:
     """
 
     def __init__(
-        self, job: Job, first: Transfer, record: Record, streams: anyio.CapacityLimiter, memory: Memory
+        self, job: Job, first: Transfer, record: Record, streams: anyio.CapacityLimiter, queue: MemoryQueue
     ) -> None:
         self._job = job
         self._first = first
         self._record = record
         self._streams = streams
-        self._memory = memory
+        self._queue = queue
         self._ends: dict[int, int] = {}  # by the start of each segment
         self._waiting: list[int] = []  # starts of segments that no task downloads yet
         self._is_refused = False
@@ -135,7 +135,7 @@ class Segments:
         while self._waiting:
             start = self._waiting.pop(0)
             version = self._first.file.version
-            async with open_partial(self._path(start), self._record, self._memory, start=start, resume=version) as file:
+            async with open_partial(self._path(start), self._record, self._queue, start=start, resume=version) as file:
                 await Transfer(self._job, file, self._ends[start]).run()
 
     @contextmanager

@@ -55,8 +55,13 @@ class Collector:
     _is_merge_imported: bool = False
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
     _queue: DownloadQueue = field(init=False)
+    _downloader: Downloader = field(init=False)
 
     def __post_init__(self) -> None:
+        verify = partial(verify_csv, key=self.source.columns.key)
+        self._downloader = Downloader(
+            self.source.download, self.source.retry, self.slots.downloads, verify, self.memory
+        )
         self._queue = DownloadQueue(
             self.slots.downloads, self.backpressure.may_start, lambda window: self.on_event(MergeAwaited(window))
         )
@@ -173,11 +178,8 @@ class Collector:
             if self.workers:
                 downloaded: Downloaded | HeldFile = await self.workers.fetch(part, link, checkpoints, progress)
             else:
-                verify = partial(verify_csv, key=self.source.columns.key)
-                downloader = Downloader(
-                    self.source.download, self.source.retry, self.slots.downloads, verify, self.memory
-                )
-                downloaded = await downloader.download(link, part.path, checkpoints, progress, _known(part.record))
+                before = _known(part.record)
+                downloaded = await self._downloader.download(link, part.path, checkpoints, progress, before)
         except FileMissingError as error:
             raise ExportFailure(links.export_id, f"part {part.number} is missing: {error}", PartError) from error
         except MalformedPartError as error:

@@ -89,9 +89,11 @@ async def merge(
         is_durable=is_durable,
         collects_conflicts=collects_conflicts,
     )
+    pending = deque(journeys)
+    if pending and not journal.frontier.offset:  # no ids to restore: the imports would only delay the first launches
+        await settled_or_arriving(pending[0])
     async with _closing(await in_thread(opened)) as work:
         accepted = 0
-        pending = deque(journeys)
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_MAX_UNCOMMITTED)
         async with anyio.create_task_group() as group, merged:
             group.start_soon(_commit, work, to_commit, release, on_event)
