@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from typing import Literal, Protocol, Self
@@ -71,6 +71,9 @@ class Export:
         return self.state == "failed"
 
 
+Room = Callable[[], Awaitable[memoryview]]  # returns the memory for the next bytes of a file, one or more
+
+
 @record
 class Body:
     """The body of a file, or the rest of it.
@@ -83,6 +86,8 @@ class Body:
         is_framed: Whether the protocol marks the end of the body, rather than only closing the connection.
         is_checked: Whether truncation is always detected, as with compressed bodies.
         is_empty: Whether the body has no bytes.
+        receive_into: Lets bytes be received straight into the memory of a file, where that is possible: chunks are
+            views of it then.
     """
 
     chunks: AsyncIterator[bytes | memoryview] = field(repr=False)
@@ -92,6 +97,7 @@ class Body:
     is_framed: bool = True
     is_checked: bool = False
     is_empty: bool = False
+    receive_into: Callable[[Room], None] | None = None
 
 
 class ContradictedCountError(ApiError):

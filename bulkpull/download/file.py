@@ -78,6 +78,7 @@ class PartialFile:
         self._offset = start
         self._blocks: list[memoryview] = []  # what is not written
         self._reserved = 0  # further blocks
+        self._room: memoryview | None = None  # what is left of the last block, while a chunk is received into it
         self._buffered_bytes = 0
         self._buffered_since = 0.0
         self._digest = xxh3_128()
@@ -143,25 +144,39 @@ class PartialFile:
         """Set the length of the whole file, if it is given."""
         self._version = replace(self._version, length=length or self._version.length)
 
+    async def room(self) -> memoryview:
+        """Return memory into which the next chunk may be received, before it is appended."""
+        number, start = divmod(self._buffered_bytes, BLOCK_BYTES)
+        if number == len(self._blocks) and not await self._extend():
+            await self.flush()
+            number = start = 0
+        self._room = self._blocks[number][start:]
+        return self._room
+
     async def append(self, chunk: bytes | memoryview) -> None:
         """Buffer bytes, and write them with those before once they are old, or there is no memory for more."""
         now = anyio.current_time()
         if not self._buffered_bytes:
             self._buffered_since = now
-        with memoryview(chunk) as left:
-            at = 0
-            while at < len(left):
-                number, start = divmod(self._buffered_bytes, BLOCK_BYTES)
-                if number == len(self._blocks) and not await self._extend():
-                    await self.flush()
-                    number = start = 0
-                piece = left[at : at + BLOCK_BYTES - start]
-                self._blocks[number][start : start + len(piece)] = piece
-                self._buffered_bytes += len(piece)
-                self._offset += len(piece)
-                at += len(piece)
+        if isinstance(chunk, memoryview) and self._room and chunk.obj is self._room.obj:  # it is where it belongs
+            self._add(len(chunk))
+        else:
+            with memoryview(chunk) as left:
+                at = 0
+                while at < len(left):
+                    room = await self.room()
+                    piece = left[at : at + len(room)]
+                    room[: len(piece)] = piece
+                    self._add(len(piece))
+                    at += len(piece)
         if now - self._buffered_since >= WRITE_SECONDS:
             await self.flush()
+
+    def _add(self, size: int) -> None:
+        """Count the bytes that the room has now."""
+        self._buffered_bytes += size
+        self._offset += size
+        self._room = None
 
     async def _extend(self) -> bool:
         """Take another block of memory. If there is none, the file has to be written: then one is enough."""

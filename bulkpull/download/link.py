@@ -17,7 +17,7 @@ from yarl import URL
 
 from bulkpull.download.encoding import MAGIC_BYTES, ZIP_MAGIC, Decoder, encodings, is_compressed
 from bulkpull.download.protocols import Opener
-from bulkpull.download.receive import Chunks, received
+from bulkpull.download.receive import Chunks, Receiver
 from bulkpull.download.urls import legal, resolved
 from bulkpull.errors import (
     FileNotReadyError,
@@ -51,9 +51,15 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII
 _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
 
-async def _decoded(
-    chunks: Chunks, head: bytes = b"", decoder: Decoder | None = None, *, framed: bool
-) -> AsyncIterator[bytes | memoryview]:
+async def _behind(head: bytes, chunks: Chunks) -> Chunks:
+    """Iterate over a body whose first bytes are `head`."""
+    if head:
+        yield head
+    async for chunk in chunks:
+        yield chunk
+
+
+async def _decoded(head: bytes, chunks: Chunks, decoder: Decoder, *, framed: bool) -> Chunks:
     """Iterate over a decoded body whose first bytes are `head`. An empty chunk says that bytes arrived.
 
     Raises:
@@ -61,12 +67,6 @@ async def _decoded(
         MalformedPartError: It does not decode.
         PartError: It expands too much.
     """
-    if not decoder:
-        if head:
-            yield head
-        async for chunk in chunks:
-            yield chunk
-        return
     for piece in decoder.pieces(head):
         yield piece
     async for chunk in chunks:
@@ -232,22 +232,29 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> str:
 
 async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeless: set[str], *, ranged: bool) -> Body:
     """Return the body of an answer; `ranged` says whether a range was requested."""
-    status, host, chunks = response.status, response.url.host or "", received(response, stall_timeout)
+    status, host, receiver = response.status, response.url.host or "", Receiver(response, stall_timeout)
     if status in _EXPIRED:
         raise LinkExpiredError(f"the file host answered {status}", status=status)
     granted = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if status == 200 or (status == 206 and not ranged and (granted is None or granted[1] == "0")):
-        return await _whole(response, chunks)
+        return await _whole(response, receiver)
     if status == 206:
         if not granted or encodings(_label(response)):
             rangeless.add(host)
             raise RangeRefusedError(f"{host} sent a range without Content-Range", status=status)
         length = None if granted[2] == "*" else int(granted[2])
         framed = _framed(response)
-        return Body(_decoded(chunks, framed=framed), int(granted[1]), length, _validator(response), is_framed=framed)
+        return Body(
+            receiver.chunks(),
+            int(granted[1]),
+            length,
+            _validator(response),
+            is_framed=framed,
+            receive_into=receiver.receive_into,
+        )
     if status == 416:
         if told := _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", "").strip()):
-            return Body(_decoded(chunks, framed=True), int(told[1]), int(told[1]), _validator(response), is_empty=True)
+            return Body(receiver.chunks(), int(told[1]), int(told[1]), _validator(response), is_empty=True)
         raise RangeRefusedError(f"{host} answered 416", status=status)
     wait = retry_after(response.headers.get("Retry-After")) or 0.0
     if status in _NOT_READY:
@@ -261,9 +268,9 @@ async def _body(response: aiohttp.ClientResponse, stall_timeout: float, rangeles
     raise PartError(f"the file host {host} answered {status}")
 
 
-async def _whole(response: aiohttp.ClientResponse, chunks: Chunks) -> Body:
+async def _whole(response: aiohttp.ClientResponse, receiver: Receiver) -> Body:
     """Return a file from its start. Waits for its first bytes, which tell whether it is compressed."""
-    head = b""
+    head, chunks = b"", receiver.chunks()
     async for chunk in chunks:
         head += chunk
         if len(head) >= MAGIC_BYTES:
@@ -272,16 +279,17 @@ async def _whole(response: aiohttp.ClientResponse, chunks: Chunks) -> Body:
     # A deflated body cannot be identified by its first bytes.
     if not is_compressed(head) and "deflate" not in labels:
         return Body(
-            _decoded(chunks, head, framed=framed),
+            _behind(head, chunks),
             length=response.content_length,
             validator=_validator(response),
             is_framed=framed,
             is_checked=head.startswith(ZIP_MAGIC),
             is_empty=not head,
+            receive_into=receiver.receive_into,
         )
     # Length and ranges of a compressed body are not those of the file.
     return Body(
-        _decoded(chunks, head, Decoder(labels), framed=framed), is_framed=framed, is_checked=True, is_empty=not head
+        _decoded(head, chunks, Decoder(labels), framed=framed), is_framed=framed, is_checked=True, is_empty=not head
     )
 
 

@@ -1,7 +1,7 @@
 """Receiving the bytes of a body.
 
-A large body whose length is known is received from the transport into one buffer, which is used again for each chunk.
-aiohttp's parser would allocate and copy every chunk, which takes longer than all else that a download does with it.
+A large body whose length is known is received from the transport straight into the memory of its file. aiohttp's parser
+would allocate and copy every chunk, which takes longer than all else that a download does with it.
 """
 
 from __future__ import annotations
@@ -14,37 +14,62 @@ import anyio
 
 from bulkpull.errors import TransferError
 from bulkpull.http import describe
+from bulkpull.record import record
+from bulkpull.source import Room
 
 MIN_DIRECT_BYTES = 4 * 1024 * 1024  # left of a body; less is not worth its connection, which is used for one body only
 _BUFFER_BYTES = 1024 * 1024
-_ENOUGH_BYTES = _BUFFER_BYTES // 2  # for a chunk
-_HOLD_S = 0.005  # that fewer bytes wait for more: the work for a chunk hardly depends on its size
+_HOLD_S = 0.005  # that a chunk waits to be full: the work for one hardly depends on its size
 
 Chunks = AsyncIterator[bytes | memoryview]
 
 
-async def received(response: aiohttp.ClientResponse, stall_timeout: float) -> Chunks:
-    """Iterate over a body as it arrives. A chunk is valid until the next one is requested.
+@record(frozen=False)
+class Receiver:
+    """Receives a body, which is broken once it has stalled for `stall_timeout` seconds."""
 
-    Raises:
-        TransferError: The body broke off, or stalled for `stall_timeout` seconds.
-    """
-    content = response.content
-    try:
-        while True:
-            # aiohttp's own timeout is reset by any byte, even of a chunk size that never ends.
-            with anyio.fail_after(stall_timeout):
-                chunk, _ = await content.readchunk()  # not copied together, as read() would
-            if chunk:  # empty at the end of an HTTP chunk
-                if direct := _direct(response):
-                    async for view in direct.chunks([chunk, content.read_nowait()], stall_timeout):
-                        yield view
+    response: aiohttp.ClientResponse
+    stall_timeout: float
+    _room: Room | None = None
+
+    def receive_into(self, room: Room) -> None:
+        """Receive what may be received directly into the memory that `room` returns; chunks are views of it then."""
+        self._room = room
+
+    async def chunks(self) -> Chunks:
+        """Iterate over the body as it arrives. A chunk is valid until the next one is requested.
+
+        Raises:
+            TransferError: The body broke off, or stalled.
+        """
+        content = self.response.content
+        try:
+            while True:
+                # aiohttp's own timeout is reset by any byte, even of a chunk size that never ends.
+                with anyio.fail_after(self.stall_timeout):
+                    chunk, _ = await content.readchunk()  # not copied together, as read() would
+                if chunk:  # empty at the end of an HTTP chunk
+                    direct = _direct(self.response)
+                    yield chunk
+                    if direct:
+                        yield content.read_nowait()
+                        async for view in direct.chunks(self._room or _buffer(), self.stall_timeout):
+                            yield view
+                        return
+                elif content.at_eof():
                     return
-                yield chunk
-            elif content.at_eof():
-                return
-    except (aiohttp.ClientError, OSError) as error:  # which a TimeoutError is
-        raise TransferError(f"the transfer broke: {describe(error)}") from None
+        except (aiohttp.ClientError, OSError) as error:  # which a TimeoutError is
+            raise TransferError(f"the transfer broke: {describe(error)}") from None
+
+
+def _buffer() -> Room:
+    """Return room that is used again for each chunk."""
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+
+    async def room() -> memoryview:
+        return buffer
+
+    return room
 
 
 def _direct(response: aiohttp.ClientResponse) -> _Direct | None:
@@ -69,44 +94,41 @@ class _Direct(asyncio.BufferedProtocol):
         self._transport = transport
         self._replaced = replaced
         self._left = left
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._used = self._filled = 0  # where the bytes that were not used yet begin and end
+        self._room = memoryview(b"")  # for the next chunk; the transport is paused while there is none
+        self._filled = 0
         self._changed = asyncio.Event()
         self._change: asyncio.TimerHandle | None = None  # that comes anyway
         self._is_lost = False
         self._error: BaseException | None = None
+        transport.pause_reading()
         transport.set_protocol(self)
-        transport.resume_reading()
 
-    async def chunks(self, first: list[bytes], stall_timeout: float) -> Chunks:
-        """Iterate over the bytes that aiohttp has received first, and all that follow."""
-        for chunk in first:
-            yield chunk
+    async def chunks(self, room: Room, stall_timeout: float) -> Chunks:
+        """Iterate over the bytes that aiohttp has not received, in the memory that `room` returns for each chunk."""
         while self._left:
-            if self._used == self._filled:
-                if self._is_lost:
-                    raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
-                self._used = self._filled = 0
-                self._changed.clear()
-                self._transport.resume_reading()
+            if self._is_lost:
+                raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
+            self._room, self._filled = (await room())[: self._left], 0
+            self._changed.clear()
+            self._transport.resume_reading()
+            try:
                 with anyio.fail_after(stall_timeout):
                     await self._changed.wait()
-                continue
-            start, self._used = self._used, self._filled
-            size = min(self._used - start, self._left)
-            self._left -= size
-            yield self._buffer[start : start + size]
+            finally:  # somebody else may get the memory next
+                self._transport.pause_reading()
+            if self._filled:
+                self._left -= self._filled
+                yield self._room[: self._filled]
 
     # asyncio calls these
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer[self._filled :]
+        return self._room[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
-        if self._filled == _BUFFER_BYTES:
+        if self._filled == len(self._room):
             self._transport.pause_reading()
-        if self._filled - self._used >= min(_ENOUGH_BYTES, self._left):
             self._announce()
         elif self._change is None:
             self._change = self._loop.call_later(_HOLD_S, self._announce)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import anyio
@@ -163,7 +162,7 @@ class Transfer:
             raise RangeRefusedError(reason) if is_ranged else TransferError(reason)
         else:
             await self._restart(Version(body.validator, body.length))
-        await self._write(body.chunks)
+        await self._write(body)
         if file.offset >= self._end:
             return False
         length = file.version.length
@@ -189,11 +188,13 @@ class Transfer:
         if not is_same or body.offset != file.offset or length not in (None, body.length or length):
             raise RangeRefusedError("the host sent a range of another version of the file, or another range")
 
-    async def _write(self, chunks: AsyncIterator[bytes | memoryview]) -> None:
+    async def _write(self, body: Body) -> None:
         file = self.file
+        if body.receive_into:
+            body.receive_into(file.room)
         speed = _MinimumSpeed(self._job.retry.seconds)
         try:
-            async for chunk in chunks:
+            async for chunk in body.chunks:
                 speed.check(len(chunk))
                 if not chunk:
                     continue

@@ -120,6 +120,56 @@ async def test_takes_no_more_than_the_length_says() -> None:
         assert await received(url) == BODY
 
 
+async def test_receives_into_the_memory_that_it_is_given() -> None:
+    area, at, sizes, in_place = memoryview(bytearray(len(BODY))), 0, random.Random(3), 0
+
+    async def room() -> memoryview:
+        return area[at : at + sizes.choice((1, 1000, 300_000))]
+
+    async with host(whole) as (url, _), client(url) as clickwrap, clickwrap.download(f"{url}/file") as body:
+        assert body.receive_into
+        body.receive_into(room)
+        async for chunk in body.chunks:
+            if isinstance(chunk, memoryview) and chunk.obj is area.obj:
+                in_place += len(chunk)
+            else:
+                area[at : at + len(chunk)] = chunk
+            at += len(chunk)
+    assert bytes(area) == BODY
+    assert in_place > len(BODY) / 2
+
+
+@pytest.mark.parametrize("end", ["cancelled", "stalled"])
+async def test_memory_is_left_alone_once_a_reader_has_stopped(end: str) -> None:
+    stopped, area = anyio.Event(), memoryview(bytearray(len(BODY)))
+
+    async def in_two_halves(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await write(writer, HEAD, BODY[:100_000])
+        await stopped.wait()
+        await write(writer, BODY[100_000:])
+
+    async def room() -> memoryview:
+        return area
+
+    async with host(in_two_halves) as (url, _), client(url) as clickwrap:
+        with anyio.move_on_after(0.2 if end == "cancelled" else 10):
+            async with clickwrap.download(f"{url}/file") as body:
+                assert body.receive_into
+                body.receive_into(room)
+                try:
+                    async for _chunk in body.chunks:
+                        pass
+                except TransferError:
+                    pass
+                finally:
+                    found = bytes(area)
+                    stopped.set()
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(0.2)
+                    assert bytes(area) == found
+    assert stopped.is_set()
+
+
 @pytest.mark.parametrize("sent", [10, 100_000, 2_999_999])
 async def test_a_body_that_ends_early_is_an_error(sent: int) -> None:
     async def broken(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
