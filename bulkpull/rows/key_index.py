@@ -18,9 +18,9 @@ from bulkpull.rows.block import Keys, Positions
 from bulkpull.rows.spill import PAGE_ROWS, SpilledRun, SpillFile, equal_keys, merge_spilled
 
 ENTRY_BYTES = 16  # a key and an offset
-_FILTER_BYTES = 1024  # a page in a new spilled run, 16 bits a key; fewer when memory is short
+_FILTER_BYTES = 1024  # a page, 16 bits a key; fewer when memory is short
 _MIN_FILTER_BYTES = 8
-_MERGED_FILTER_SHARE = 0.75  # of the memory that the filters of merged runs and of the runs merged into it may take
+_FILTER_SHARE = 0.75  # of the memory for filters, or of what is left of it, that a new one may take
 _MERGED_PER_ADDED = 16  # spilled rows that are merged for each row that is added: merges are spread out
 
 
@@ -118,6 +118,9 @@ class KeyIndex:
                     offsets.append(run.offsets[at])
         for spilled in self._spilled:
             if len(spilled) and spilled.first <= last and first <= spilled.last:
+                if spilled.lacks_filter:
+                    spilled.add_filter(_page_bytes(spilled.pages, self._filter_memory))
+                    _shrink_filters(self._spilled, self._filter_memory)
                 for found, at in spilled.find(keys):
                     hits.append(found)
                     offsets.append(at)
@@ -161,8 +164,8 @@ class KeyIndex:
             runs[-1].merge(last.keys, last.offsets)
         run = runs[0]
         count = len(run) - len(run) // 8
-        _shrink_filters(self._spilled, self._filter_memory - (count // PAGE_ROWS + 1) * _FILTER_BYTES)
         self._run_to_append_to(run.first).append(run.keys[:count], run.offsets[:count])
+        _shrink_filters(self._spilled, self._filter_memory)
         if count < len(run):
             run.select(slice(count, None))
         else:
@@ -175,7 +178,7 @@ class KeyIndex:
                 return spilled
         if self._file is None:
             self._file = SpillFile(self._directory)
-        self._spilled.append(SpilledRun(self._file, _FILTER_BYTES))
+        self._spilled.append(SpilledRun(self._file))
         return self._spilled[-1]
 
     def _continue_merge(self, rows: int) -> None:
@@ -205,13 +208,18 @@ class KeyIndex:
         merged = by_size[:count]
         pages = total // PAGE_ROWS + 1
         memory = self._filter_memory - sum(spilled.filter_bytes for spilled in by_size[count:])
-        page_bytes = min(_FILTER_BYTES, int(_MERGED_FILTER_SHARE * memory) // pages)
-        page_bytes = max(_MIN_FILTER_BYTES, page_bytes // _MIN_FILTER_BYTES * _MIN_FILTER_BYTES)
+        page_bytes = _page_bytes(pages, memory)
         _shrink_filters(merged, memory - pages * page_bytes)
         self._target = SpilledRun(self._file, page_bytes, total)
         self._spilled.append(self._target)
         self._merge = merge_spilled(merged, self._target)
         return True
+
+
+def _page_bytes(pages: int, memory: int) -> int:
+    """Return the bytes for each page of a filter, if all its pages may take most of `memory` bytes."""
+    page_bytes = min(_FILTER_BYTES, int(_FILTER_SHARE * memory) // pages)
+    return max(_MIN_FILTER_BYTES, page_bytes // _MIN_FILTER_BYTES * _MIN_FILTER_BYTES)
 
 
 def _shrink_filters(runs: list[SpilledRun], memory: int) -> None:

@@ -1,7 +1,7 @@
 """Sorted runs of keys and row offsets in a temporary file, with a sparse index and a filter of each in memory.
 
 A lookup reads only pages that may hold a key by the sparse index and by the filter, so that it takes about as long in
-a run of a million pages as in one of a thousand.
+a run of a million pages as in one of a thousand. A run in which hardly any key is looked up needs no filter.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class SpilledRun:
     """Sorted keys and the offsets of their rows, in slots of a file.
 
     Rows are appended at the end and taken from the start. `first` and `last` are the lowest and the highest key. The
-    filter takes `page_bytes` bytes a page, with space for `expected_rows` from the start.
+    filter takes `page_bytes` bytes a page, with space for `expected_rows` from the start; there is none if it is 0.
     """
 
-    def __init__(self, file: SpillFile, page_bytes: int, expected_rows: int = 0) -> None:
+    def __init__(self, file: SpillFile, page_bytes: int = 0, expected_rows: int = 0) -> None:
         self._file = file
         self._slots: list[int] = []  # those before `_start` were released
         self._start = self._end = 0  # rows taken, and rows appended, since the run was created
@@ -99,6 +99,7 @@ class SpilledRun:
         self._fences = np.empty(pages, np.uint64)  # the first key of each page: a sparse index
         # A Bloom filter for each page: two bits are set for each key, selected by its lower half, which is a hash.
         self._filter = np.zeros((pages, page_bytes), np.uint8)
+        self._unfiltered = 0  # lookups without a filter
         self.first = self.last = 0
 
     def __len__(self) -> int:
@@ -110,8 +111,22 @@ class SpilledRun:
         return self._filter.size
 
     @property
-    def _pages(self) -> int:
+    def pages(self) -> int:
+        """The number of pages since the run was created."""
         return -(-self._end // PAGE_ROWS)
+
+    @property
+    def lacks_filter(self) -> bool:
+        """Whether a filter would have saved more reads than it takes to make it, which reads every page."""
+        return self._unfiltered > self.pages
+
+    def add_filter(self, page_bytes: int) -> None:
+        """Make a filter of `page_bytes` bytes a page."""
+        self._filter = np.zeros((len(self._fences), page_bytes), np.uint8)
+        self._unfiltered = 0
+        for page in range(self._start // PAGE_ROWS, self.pages, _READ_PAGES):
+            pages = np.arange(page, min(self.pages, page + _READ_PAGES))
+            self._add_bits(self._read(pages, np.uint64), page * PAGE_ROWS)
 
     @property
     def can_halve_filter(self) -> bool:
@@ -120,7 +135,7 @@ class SpilledRun:
 
     def halve_filter(self) -> None:
         """Halve the filter in place: each two adjacent bits become one, as if there had been half as many."""
-        pages, width = self._pages, self._filter.shape[1]
+        pages, width = self.pages, self._filter.shape[1]
         flat, half = self._filter.reshape(-1), width // 2
         for at in range(0, pages, _FOLDED_PAGES):
             bits = np.unpackbits(self._filter[at : min(pages, at + _FOLDED_PAGES)], bitorder="little")
@@ -160,16 +175,23 @@ class SpilledRun:
         self.last = int(keys[-1])
         self._end += len(keys)
         width = self._filter.shape[1]
-        if self._pages > len(self._fences):
-            grown = max(self._pages, len(self._fences) * 5 // 4)
+        if self.pages > len(self._fences):
+            grown = max(self.pages, len(self._fences) * 5 // 4)
             self._fences.resize(grown, refcheck=False)
             self._filter.resize((grown, width), refcheck=False)
-        self._fences[page + (row > 0) : self._pages] = keys[-row % PAGE_ROWS :: PAGE_ROWS]
-        bits = np.zeros((self._pages - page) * width * 8, np.bool_)
+        self._fences[page + (row > 0) : self.pages] = keys[-row % PAGE_ROWS :: PAGE_ROWS]
+        if width:
+            self._add_bits(keys, self._end - len(keys))
+
+    def _add_bits(self, keys: Keys, start: int) -> None:
+        """Add the keys of the rows from `start` on to the filter."""
+        page, row = divmod(start, PAGE_ROWS)
+        width, end = self._filter.shape[1], -(-(start + len(keys)) // PAGE_ROWS)
+        bits = np.zeros((end - page) * width * 8, np.bool_)
         first_bits = np.arange(row, row + len(keys)) // PAGE_ROWS * (width * 8)
         for shift in _HASH_SHIFTS:
             bits[first_bits + _hash_bits(keys, shift, width)] = True
-        self._filter[page : self._pages] |= np.packbits(bits, bitorder="little").reshape(-1, width)
+        self._filter[page:end] |= np.packbits(bits, bitorder="little").reshape(-1, width)
 
     def find(self, keys: Keys) -> Generator[tuple[Positions, Positions]]:
         """Yield indices in sorted `keys`, and the offsets of the rows with these keys."""
@@ -189,7 +211,7 @@ class SpilledRun:
 
     def _candidates(self, keys: Keys) -> tuple[Positions, Positions]:
         """Return which keys may be in which pages: the index of the key and the page, for each such pair."""
-        fences = self._fences[: self._pages]
+        fences = self._fences[: self.pages]
         pages = np.searchsorted(fences, keys, "right") - 1
         queries = np.arange(len(keys))
         tied = np.flatnonzero(fences[pages] == keys)
@@ -200,6 +222,9 @@ class SpilledRun:
             steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             pages = np.concatenate((pages, np.repeat(before, counts) + steps))
         width = self._filter.shape[1]
+        if not width:
+            self._unfiltered += len(queries)
+            return queries, pages
         filters = self._filter.reshape(-1)
         for shift in _HASH_SHIFTS:
             bits = _hash_bits(keys[queries], shift, width)

@@ -121,6 +121,23 @@ def test_reads_nothing_for_keys_above_all_others(tmp_path: Path, monkeypatch: py
         assert index.spilled_bytes >= ENTRY_BYTES * 2800
 
 
+def test_makes_no_filter_until_it_would_have_paid(tmp_path: Path) -> None:
+    with small_index(tmp_path, 100, 4) as index:
+        keys = np.arange(0, 6000, 2, dtype=np.uint64)
+        for at in range(0, len(keys), 30):
+            index.add(keys[at : at + 30], np.arange(at, at + 30))
+        assert [run.filter_bytes for run in index._spilled] == [0]
+        odd = list(range(1, 2000, 2))
+        for _ in range(3):
+            assert not matches(index, odd)
+        (run,) = index._spilled
+        assert run.filter_bytes >= 2 * run.pages
+        assert matches(index, [*odd, 4, 1000, 5000]) == [(4, 2), (1000, 500), (5000, 2500)]
+        more = np.arange(6000, 6400, dtype=np.uint64)
+        index.add(more, np.arange(6000, 6400))
+        assert matches(index, [4, 6001, 6399]) == [(4, 2), (6001, 6001), (6399, 6399)]
+
+
 def test_discards_rows_that_were_spilled_and_merged(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     kept, discarded, again = (np.sort(random.integers(0, 2**64, 600, np.uint64)) for _ in range(3))
