@@ -176,6 +176,14 @@ class JournalReader:
         return self._count("SELECT count(*) FROM export")
 
     @property
+    def unanswered_seconds(self) -> float | None:
+        """Seconds since the last launch that was not answered; None if all were. Its export may still be running."""
+        [(launched,)] = self._rows("SELECT max(launched) FROM export WHERE id IS NULL")
+        if launched is None:
+            return None
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(launched)).total_seconds())
+
+    @property
     def since(self) -> str | None:
         """When the first export was launched, an instant; None if none was."""
         [(launched,)] = self._rows("SELECT min(launched) FROM export")

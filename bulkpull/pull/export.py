@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from bulkpull import patience
 from bulkpull.errors import ApiError, AuthenticationError
-from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Refused
+from bulkpull.events import Exported, ExportFailed, Launched, OnEvent, Reconciling, Recovered, Refused, Retried
 from bulkpull.journal import ExportRecord, Journal
 from bulkpull.planning import PROBE_TIMEOUT_S, CountUnavailable, SizeLimit, count_window
 from bulkpull.pull.extra import ExtraExports
@@ -27,6 +27,7 @@ LAUNCH_GRACE_S = 3.0  # that a cancelled launch waits for its answer
 _MAX_UNANSWERED = 3  # consecutive windows that the list route tells nothing about, after which it is not asked again
 # The statuses with which a launch may be refused because too many exports are in flight.
 _CAPACITY_STATUSES = frozenset({400, 403, 409, 429, 503})
+_UNSURE_STATUSES = frozenset({403, 409})  # 400 rather means the filter; the client itself repeats 429 and 503 for long
 
 T = TypeVar("T")
 
@@ -185,28 +186,43 @@ class Exporter:
     async def _launch_when_accepted(self, window: Window) -> Export:
         """Launch an export. A refusal while others are in flight means "not now": the launch is repeated when one has
         ended, which may count against the limit a moment longer."""
-        deadline = None
+        deadline, attempt, what = None, 1, f"{window}: the launch"
         async with self._launching:  # one at a time: if the process ends, one answer is lost at most
             while True:
                 others, one_ended = self._in_flight, self._one_ended
                 try:
                     export = await self._launch(window)
                 except ApiError as refusal:
-                    if refusal.status not in _CAPACITY_STATUSES or not self._was_accepted:
+                    if refusal.status not in _CAPACITY_STATUSES:
                         raise
-                    if not others:
-                        deadline = deadline or anyio.current_time() + patience.LAG
-                        if anyio.current_time() >= deadline:
-                            raise
-                        await anyio.sleep(patience.LONGEST * patience.LAG)
+                    if others and self._was_accepted:
+                        self.slots.export_limit.lower_maximum(others, anyio.current_time())
+                        self.slots.adjust()
+                        self.on_event(Refused(window, others, str(refusal)))
+                        await one_ended.wait()
                         continue
-                    self.slots.export_limit.lower_maximum(others, anyio.current_time())
-                    self.slots.adjust()
-                    self.on_event(Refused(window, others, str(refusal)))
-                    await one_ended.wait()
+                    now, wait = anyio.current_time(), patience.LONGEST * patience.LAG
+                    deadline = deadline or now + await self._seconds_of_unknown(refusal)
+                    if now >= deadline:
+                        raise
+                    reason = f"{refusal}. Perhaps other exports of this pull still count"
+                    self.on_event(Retried(what, attempt, wait, reason, deadline - now))
+                    attempt += 1
+                    await anyio.sleep(wait)
                 else:
+                    if attempt > 1:
+                        self.on_event(Recovered(what, attempt))
                     self._was_accepted = True
                     return export
+
+    async def _seconds_of_unknown(self, refusal: ApiError) -> float:
+        """Return for how long a refusal may be due to exports that this run does not know to be in flight: those that
+        have just ended, and one whose launch was not answered, perhaps in an earlier run."""
+        age = await in_thread(lambda: self.journal.unanswered_seconds)
+        lag = patience.LAG if self._was_accepted else 0.0
+        if age is None or refusal.status not in _UNSURE_STATUSES:
+            return lag
+        return max(lag, min(self.source.retry.seconds, self.export_timeout - age))
 
     async def _launch(self, window: Window) -> Export:
         """Launch an export; the journal records it before and after, or that it may exist if no answer came.
