@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bulkpull.errors import UsageError
 from bulkpull.record import record
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # the command line shows the policy's defaults, and must not 
     from tenacity import AsyncRetrying, RetryCallState
 
     from bulkpull.events import Event
+
+T = TypeVar("T")
 
 
 class TransientError(Exception):
@@ -67,8 +69,26 @@ class RetryPolicy:
             "only (--retry-for). Try again later"
         )
 
-    def retrying(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
-        """Return the attempts at `what`; the last one raises its TransientError."""
+    async def retried(
+        self, what: str, attempt: Callable[[], Awaitable[T]], on_event: Callable[[Event], None]
+    ) -> tuple[T, int]:
+        """Call `attempt` until it succeeds at `what`; return its result, and how many attempts that took. The last one
+        raises its TransientError."""
+        failed: list[TransientError] = []
+        try:
+            return await attempt(), 1
+        except TransientError as error:
+            failed.append(error)
+
+        async def attempt_after_first() -> T:
+            if failed:
+                raise failed.pop()
+            return await attempt()
+
+        attempts = self._attempts(what, on_event)  # imports what retries: not before the first request of a process
+        return await attempts(attempt_after_first), int(attempts.statistics["attempt_number"])
+
+    def _attempts(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:
         import anyio
         from tenacity import AsyncRetrying, retry_if_exception_type
 

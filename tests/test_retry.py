@@ -27,9 +27,11 @@ def failing(times: int, *, wait: float = 0.0, policy: RetryPolicy) -> tuple[list
 
     async def main() -> bool:
         try:
-            return await policy.retrying("GET /x", heard.append)(attempt)
+            result, attempts = await policy.retried("GET /x", attempt, heard.append)
         except TransientError:
             return False
+        assert attempts == times + 1
+        return result
 
     succeeded = on_a_jumping_clock(main)
     return [event for event in heard if isinstance(event, Retried)], succeeded
@@ -74,7 +76,7 @@ def test_other_errors_are_not_tried_again() -> None:
         raise ZeroDivisionError
 
     async def main() -> None:
-        await RetryPolicy().retrying("x", ignore)(attempt)
+        await RetryPolicy().retried("x", attempt, ignore)
 
     with pytest.raises(ZeroDivisionError):
         on_a_jumping_clock(main)

@@ -118,7 +118,7 @@ def main() -> None:
     """Run the command line and exit with one of the documented codes."""
     # The threads of NumPy's OpenBLAS, one for each core, would spin at the start; nothing here uses linear algebra.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(50_000)  # imports create many objects and no garbage: 5 % of the start
+    gc.set_threshold(150_000)  # imports create many objects and no garbage: 5 % of the start
     with forgiving_streams():
         code = _run()
     gc.freeze()  # at exit the interpreter would look for garbage among all objects: 0.1 s after a pull

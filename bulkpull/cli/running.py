@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ T = TypeVar("T")
 
 
 EXIT_INTERRUPTED = 130
+_START_S = 2.0  # after which nearly all is imported
 _SHOW_CURSOR = b"\x1b[?25h\r\n"
 
 
@@ -69,8 +71,11 @@ class _Interruption:
 
 
 async def _until_interrupted(work: Callable[[], Awaitable[T]], interruption: _Interruption) -> T:
+    from asyncio import get_running_loop
+
     import anyio
 
+    get_running_loop().call_later(_START_S, _leave_imports_alone)
     results: list[T] = []
     errors: list[Exception] = []
     with anyio.CancelScope() as scope:
@@ -84,3 +89,9 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]], interruption: _In
     if not results:
         raise Interrupted("interrupted")
     return results[0]
+
+
+def _leave_imports_alone() -> None:
+    """Look for garbage more often, but not among the objects of imports: that would hold the event loop up for long."""
+    gc.freeze()
+    gc.set_threshold(10_000)

@@ -142,8 +142,7 @@ class Api:
         if not self._reached.is_set():
             retry = replace(retry, seconds=min(retry.seconds, STARTUP_RETRY_S))
         try:
-            attempts = retry.retrying(route, self.on_event)
-            answer: T = await attempts(attempt)
+            answer, attempts = await retry.retried(route, attempt, self.on_event)
         except ApiError as error:
             error.undone = undone
             raise
@@ -158,8 +157,8 @@ class Api:
             hint = "" if self._reached.is_set() else f"; is {self.base_url} the API?"
             reason = f"{route}: the API is unavailable: {error}{hint}"
             raise UnavailableError(reason, status=error.status, undone=undone) from error
-        if (number := int(attempts.statistics["attempt_number"])) > 1:
-            self.on_event(Recovered(route, number))
+        if attempts > 1:
+            self.on_event(Recovered(route, attempts))
         return answer
 
     async def _send(self, method: str, url: URL, route: str, parse: Callable[[Any], T], seconds: float) -> T:
