@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import anyio
@@ -52,7 +51,6 @@ class Collector:
     backpressure: Backpressure
     on_event: OnEvent
     workers: Workers | None = None
-    _is_merge_imported: bool = False
     _spool_shrank: anyio.Event = field(default_factory=anyio.Event)
     _queue: DownloadQueue = field(init=False)
     _downloader: Downloader = field(init=False)
@@ -75,10 +73,6 @@ class Collector:
             records = part_records(export, 1 + await in_thread(self.journal.last_part, journey.window))
             await in_thread(self.journal.record_success, journey.window, export.id, records)
         self.backpressure.export_succeeded(journey.window, len(records))
-        if not self.workers and not self._is_merge_imported:
-            # Imports and a busy event loop slow each other: parts would arrive long before the first could be merged.
-            await in_thread(import_module, "bulkpull.rows.dedup")
-            self._is_merge_imported = True
         await self._download(journey, Links(self.source, export, records), records)
         # The newest export first: if it is complete, the order of the rows is the same as without the others.
         journey.parts.sort(key=lambda part: part.record.export_id != export.id)
