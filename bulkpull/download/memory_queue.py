@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import anyio
 
 from bulkpull.rows.held_file import Memory
 
-_WAIT_S = 0.5  # after which a file is written to the disk instead
-_INTERVAL_S = 0.005  # in which the merge of a part may have released some
+_WAIT_S = 0.2  # without a file that was released: then the merge is not busy, and a file is written to the disk instead
+_MAX_WAIT_S = 2.0
+_INTERVAL_S = 0.01
 
 
 class MemoryQueue:
@@ -19,13 +22,23 @@ class MemoryQueue:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self._turn = anyio.Lock()
+        self._waiting: deque[object] = deque()
 
     async def reserve(self, blocks: int) -> bool:
-        """Reserve so many blocks, once the merge has released them; False if that takes too long."""
-        with anyio.move_on_after(_WAIT_S):
-            async with self._turn:
-                while not self.memory.reserve(blocks):  # noqa: ASYNC110 - released in other threads
+        """Reserve so many blocks, once the merge has released them; False if it seems not to be at work."""
+        place = object()
+        self._waiting.append(place)
+        try:
+            with anyio.move_on_after(_MAX_WAIT_S):
+                released, waited = self.memory.released_files, 0.0
+                while not (self._waiting[0] is place and self.memory.reserve(blocks)):
+                    if waited >= _WAIT_S:
+                        return False
                     await anyio.sleep(_INTERVAL_S)
+                    waited += _INTERVAL_S
+                    if self.memory.released_files > released:
+                        released, waited = self.memory.released_files, 0.0
                 return True
-        return False
+            return False
+        finally:
+            self._waiting.remove(place)

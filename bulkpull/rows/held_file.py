@@ -25,11 +25,13 @@ class Memory:
     """The memory in which files are held: `blocks` in all, and one for each file that gets no more.
 
     A file reserves as many as it takes before it takes the first, so that none ever waits with some in hand.
+    `released_files` counts the files that nobody reads any more.
     """
 
     def __init__(self, limit: int) -> None:
         self.blocks = self._left = self._unused = limit // BLOCK_BYTES
         self._free: list[memoryview] = []
+        self.released_files = 0
         # Blocks are released by the threads that have read them, perhaps by a garbage collection in here.
         self._changing = threading.RLock()
         if self.blocks:
@@ -71,6 +73,12 @@ class Memory:
             self._left += len(blocks) + reserved
             self._free += blocks
 
+    def release_file(self, blocks: Sequence[memoryview]) -> None:
+        """Return the blocks of a file."""
+        with self._changing:
+            self.release(blocks)
+            self.released_files += 1
+
 
 class HeldFile:
     """The first `size` bytes in `blocks`, which return to the `memory` with the last reference to the file."""
@@ -81,7 +89,7 @@ class HeldFile:
         self._memory = memory
 
     def __del__(self) -> None:
-        self._memory.release(self._blocks)
+        self._memory.release_file(self._blocks)
 
     @property
     def pieces(self) -> list[memoryview]:

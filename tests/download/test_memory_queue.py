@@ -6,7 +6,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from bulkpull.download.memory_queue import MemoryQueue
-from bulkpull.rows.held_file import BLOCK_BYTES, Memory
+from bulkpull.rows.held_file import BLOCK_BYTES, HeldFile, Memory
 from tests.clock import on_a_jumping_clock
 
 BLOCKS = 4
@@ -62,9 +62,30 @@ def test_memory_that_is_never_released_is_waited_for_once_and_by_all_together() 
         return files, waited
 
     files, waited = on_a_jumping_clock(main)
-    assert files.refused == ["second", "third", "fourth"]
+    assert sorted(files.refused) == ["fourth", "second", "third"]
     assert files.reserved == ["first", "fifth"]
     assert waited < 1.0
+
+
+def test_a_merge_that_is_at_work_is_waited_for_but_not_forever() -> None:
+    async def main() -> tuple[Files, float]:
+        files = Files()
+        await files.reserve("first", BLOCKS)
+        began = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            group.start_soon(files.reserve, "second", BLOCKS)
+            for _ in range(12):
+                await anyio.sleep(0.1)
+                HeldFile([], 0, files.memory)  # is released at once
+            assert not files.refused
+            while not files.refused:
+                await anyio.sleep(0.1)
+                HeldFile([], 0, files.memory)
+        return files, anyio.current_time() - began
+
+    files, waited = on_a_jumping_clock(main)
+    assert files.refused == ["second"]
+    assert waited < 3.0
 
 
 def test_a_download_that_is_cancelled_leaves_the_queue() -> None:
