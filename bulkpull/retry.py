@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from bulkpull.errors import UsageError
@@ -85,7 +86,10 @@ class RetryPolicy:
                 raise failed.pop()
             return await attempt()
 
-        attempts = self._attempts(what, on_event)  # imports what retries: not before the first request of a process
+        from bulkpull.threads import in_thread  # imports the event loop; the command line needs only the policy
+
+        await in_thread(import_module, "tenacity")  # not before the first request of a process, which mostly succeeds
+        attempts = self._attempts(what, on_event)
         return await attempts(attempt_after_first), int(attempts.statistics["attempt_number"])
 
     def _attempts(self, what: str, on_event: Callable[[Event], None]) -> AsyncRetrying:

@@ -93,5 +93,6 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]], interruption: _In
 
 def _leave_imports_alone() -> None:
     """Look for garbage more often, but not among the objects of imports: that would hold the event loop up for long."""
+    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)

@@ -49,10 +49,10 @@ class Receiver:
                 with anyio.fail_after(self.stall_timeout):
                     chunk, _ = await content.readchunk()  # not copied together, as read() would
                 if chunk:  # empty at the end of an HTTP chunk
-                    direct = _direct(self.response)
+                    parsed, direct = _direct(self.response)
                     yield chunk
+                    yield parsed
                     if direct:
-                        yield content.read_nowait()
                         async for view in direct.chunks(self._room or _buffer(), self.stall_timeout):
                             yield view
                         return
@@ -72,18 +72,23 @@ def _buffer() -> Room:
     return room
 
 
-def _direct(response: aiohttp.ClientResponse) -> _Direct | None:
-    """Take the rest of a body over from aiohttp, if that is possible and worthwhile."""
+def _direct(response: aiohttp.ClientResponse) -> tuple[bytes, _Direct | None]:
+    """Take the rest of a body over from aiohttp, if that is possible and worthwhile. Returns the bytes that aiohttp has
+    parsed before. Raises aiohttp.ClientError."""
     connection, length, content = response.connection, response.content_length, response.content
-    if connection is None or length is None or "Transfer-Encoding" in response.headers:
-        return None
-    left = length - content.total_raw_bytes
+    if connection is None or length is None or "Transfer-Encoding" in response.headers or content.exception():
+        return b"", None
     transport, protocol = connection.transport, connection.protocol
-    if left < MIN_DIRECT_BYTES or transport is None or protocol is None or not isinstance(transport, asyncio.Transport):
-        return None
-    if content.exception() or getattr(protocol, "_tail", None):  # bytes that aiohttp has not parsed yet
-        return None
-    return _Direct(transport, protocol, left)
+    if transport is None or protocol is None or not isinstance(transport, asyncio.Transport):
+        return b"", None
+    if length - content.total_raw_bytes < MIN_DIRECT_BYTES:
+        return b"", None
+    # Before the transport is taken over: reading lets aiohttp parse more, and resume the transport.
+    parsed = b"".join(iter(content.read_nowait, b""))
+    left = length - content.total_raw_bytes
+    if left <= 0 or content.exception() or getattr(protocol, "_tail", None):  # bytes that aiohttp has not parsed yet
+        return parsed, None
+    return parsed, _Direct(transport, protocol, left)
 
 
 class _Direct(asyncio.BufferedProtocol):
@@ -107,7 +112,9 @@ class _Direct(asyncio.BufferedProtocol):
         """Iterate over the bytes that aiohttp has not received, in the memory that `room` returns for each chunk."""
         while self._left:
             if self._is_lost:
-                raise self._error or aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing")
+                if isinstance(self._error, OSError):
+                    raise self._error
+                raise aiohttp.ClientPayloadError(f"{self._left:,} bytes are missing") from self._error
             self._room, self._filled = (await room())[: self._left], 0
             self._changed.clear()
             self._transport.resume_reading()

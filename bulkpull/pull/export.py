@@ -200,8 +200,9 @@ class Exporter:
                         self.slots.adjust()
                         self.on_event(Refused(window, others, str(refusal)))
                         await one_ended.wait()
+                        deadline = None
                         continue
-                    now, wait = anyio.current_time(), patience.LONGEST * patience.LAG
+                    now, wait = anyio.current_time(), patience.LONGEST * patience.LAG * max(1, attempt - 3)
                     deadline = deadline or now + await self._seconds_of_unknown(refusal)
                     if now >= deadline:
                         raise
@@ -220,7 +221,7 @@ class Exporter:
         have just ended, and one whose launch was not answered, perhaps in an earlier run."""
         age = await in_thread(lambda: self.journal.unanswered_seconds)
         lag = patience.LAG if self._was_accepted else 0.0
-        if age is None or refusal.status not in _UNSURE_STATUSES:
+        if age is None or refusal.status not in _UNSURE_STATUSES or not refusal.undone:
             return lag
         return max(lag, min(self.source.retry.seconds, self.export_timeout - age))
 

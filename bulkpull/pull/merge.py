@@ -90,8 +90,10 @@ async def merge(
         collects_conflicts=collects_conflicts,
     )
     pending = deque(journeys)
-    if pending and not journal.frontier.offset:  # no ids to restore: the imports would only delay the first launches
-        await settled_or_arriving(pending[0])
+    if pending and not await in_thread(_has_rows, path, journal):
+        await settled_or_arriving(
+            pending[0]
+        )  # there are no ids to restore: imports would only delay the first launches
     async with _closing(await in_thread(opened)) as work:
         accepted = 0
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_MAX_UNCOMMITTED)
@@ -133,6 +135,15 @@ async def merge(
         if empty := work.deduplicator.empty_columns():
             on_event(ColumnsEmpty(empty))
         return await in_thread(work.finish)
+
+
+def _has_rows(path: Path, journal: Journal) -> bool:
+    """Return whether an earlier run has committed rows. If not, what it left is removed. Raises OutputError."""
+    if journal.frontier.offset:
+        return True
+    with disk_errors("open the unfinished output", at=path):
+        path.open("wb").close()
+    return False
 
 
 async def _merge_ahead(work: _Merge, journey: Journey) -> Ahead | None:

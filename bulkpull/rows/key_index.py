@@ -119,8 +119,9 @@ class KeyIndex:
         for spilled in self._spilled:
             if len(spilled) and spilled.first <= last and first <= spilled.last:
                 if spilled.lacks_filter:
-                    spilled.add_filter(_page_bytes(spilled.pages, self._filter_memory))
-                    _shrink_filters(self._spilled, self._filter_memory)
+                    page_bytes = _page_bytes(spilled.pages, self._filter_memory)
+                    _shrink_filters(self._spilled, self._filter_memory - spilled.pages * page_bytes)
+                    spilled.add_filter(page_bytes)
                 for found, at in spilled.find(keys):
                     hits.append(found)
                     offsets.append(at)
@@ -164,8 +165,9 @@ class KeyIndex:
             runs[-1].merge(last.keys, last.offsets)
         run = runs[0]
         count = len(run) - len(run) // 8
-        self._run_to_append_to(run.first).append(run.keys[:count], run.offsets[:count])
-        _shrink_filters(self._spilled, self._filter_memory)
+        target = self._run_to_append_to(run.first)
+        _shrink_filters(self._spilled, self._filter_memory - (count // PAGE_ROWS + 1) * target.page_bytes)
+        target.append(run.keys[:count], run.offsets[:count])
         if count < len(run):
             run.select(slice(count, None))
         else:

@@ -111,6 +111,11 @@ class SpilledRun:
         return self._filter.size
 
     @property
+    def page_bytes(self) -> int:
+        """The size of the filter of a page; 0 if there is none."""
+        return int(self._filter.shape[1])
+
+    @property
     def pages(self) -> int:
         """The number of pages since the run was created."""
         return -(-self._end // PAGE_ROWS)
@@ -131,11 +136,11 @@ class SpilledRun:
     @property
     def can_halve_filter(self) -> bool:
         """Whether the filter can be any smaller."""
-        return self._filter.size > 0 and self._filter.shape[1] % 2 == 0
+        return self._filter.size > 0 and self.page_bytes % 2 == 0
 
     def halve_filter(self) -> None:
         """Halve the filter in place: each two adjacent bits become one, as if there had been half as many."""
-        pages, width = self.pages, self._filter.shape[1]
+        pages, width = self.pages, self.page_bytes
         flat, half = self._filter.reshape(-1), width // 2
         for at in range(0, pages, _FOLDED_PAGES):
             bits = np.unpackbits(self._filter[at : min(pages, at + _FOLDED_PAGES)], bitorder="little")
@@ -174,7 +179,7 @@ class SpilledRun:
             self.first = int(keys[0])
         self.last = int(keys[-1])
         self._end += len(keys)
-        width = self._filter.shape[1]
+        width = self.page_bytes
         if self.pages > len(self._fences):
             grown = max(self.pages, len(self._fences) * 5 // 4)
             self._fences.resize(grown, refcheck=False)
@@ -186,7 +191,7 @@ class SpilledRun:
     def _add_bits(self, keys: Keys, start: int) -> None:
         """Add the keys of the rows from `start` on to the filter."""
         page, row = divmod(start, PAGE_ROWS)
-        width, end = self._filter.shape[1], -(-(start + len(keys)) // PAGE_ROWS)
+        width, end = self.page_bytes, -(-(start + len(keys)) // PAGE_ROWS)
         bits = np.zeros((end - page) * width * 8, np.bool_)
         first_bits = np.arange(row, row + len(keys)) // PAGE_ROWS * (width * 8)
         for shift in _HASH_SHIFTS:
@@ -221,7 +226,7 @@ class SpilledRun:
             queries = np.concatenate((queries, np.repeat(tied, counts)))
             steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             pages = np.concatenate((pages, np.repeat(before, counts) + steps))
-        width = self._filter.shape[1]
+        width = self.page_bytes
         if not width:
             self._unfiltered += len(queries)
             return queries, pages

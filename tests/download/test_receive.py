@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -21,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from bulkpull import Clickwrap, TransferError
-from bulkpull.download import receive
+from bulkpull.download import link, receive
+from bulkpull.source import Body
 
 BODY = bytes(random.Random(1).randbytes(3_000_000))
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -137,6 +139,37 @@ async def test_receives_into_the_memory_that_it_is_given() -> None:
             at += len(chunk)
     assert bytes(area) == BODY
     assert in_place > len(BODY) / 2
+
+
+async def test_nothing_is_received_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp has parsed two chunks before the body is taken over, and resumes the transport when they are read."""
+
+    async def in_pieces(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await write(writer, HEAD, BODY[:70_000])
+        for at in range(70_000, len(BODY), 100_000):
+            await anyio.sleep(0.02)
+            await write(writer, BODY[at : at + 100_000])
+
+    found, area = bytearray(), memoryview(bytearray(1_000_000))
+
+    async def room() -> memoryview:
+        await anyio.sleep(0.05)
+        return area
+
+    read_body = link._body
+
+    async def read_late(*arguments: Any, **options: Any) -> Body:
+        await anyio.sleep(0.15)  # meanwhile aiohttp receives several chunks
+        return await read_body(*arguments, **options)
+
+    monkeypatch.setattr(link, "_body", read_late)
+    async with host(in_pieces) as (url, _), client(url) as clickwrap, clickwrap.download(f"{url}/file") as body:
+        assert body.receive_into
+        body.receive_into(room)
+        async for chunk in body.chunks:
+            found += chunk
+            await anyio.sleep(0.03)
+    assert bytes(found) == BODY
 
 
 @pytest.mark.parametrize("end", ["cancelled", "stalled"])
