@@ -86,7 +86,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
 
     If `capped`, the merged windows `again` are to be exported in pieces as well, and so is the window itself unless
     `is_own` is false. A `trial` is settled by the pieces, if the cap is not certain. If `is_to_be_counted`, only a
-    count is worth its request so far.
+    count is worth its request so far. If a `short` one `is_at_cap`, exports are known to be truncated at its number.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
         is_own: bool = True,
         trial: Trial | None = None,
         is_to_be_counted: bool = False,
+        is_at_cap: bool = False,
     ) -> None:
         super().__init__(f"{kind}: {delivery.records} records, {delivery.ids} ids")
         self.kind = kind
@@ -106,6 +107,7 @@ class Doubt(Exception):  # noqa: N818 - never leaves the pull: it is resolved by
         self.is_own = is_own
         self.trial = trial
         self.is_to_be_counted = is_to_be_counted
+        self.is_at_cap = is_at_cap
 
 
 def contradiction(window: Window, rows: int) -> str:
@@ -150,7 +152,7 @@ class Doubts:
             if delivery.is_foreign:
                 return Doubt("foreign", delivery)
             if window.rows is not None and delivery.ids < window.rows:
-                return Doubt("short", delivery)
+                return Doubt("short", delivery, is_at_cap=self.caps.get(delivery.records) == "confirmed")
         trial, evidence.trial = evidence.trial, None
         if trial:
             trial.pieces -= 1

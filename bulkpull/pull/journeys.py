@@ -165,8 +165,11 @@ class Journeys:
                 await self._distrust_counts(f"{journey.window}: no row of its exports lies in it")
             return False
         evidence, is_resolved = journey.evidence, journey.evidence.is_resolved
-        if is_suspicious(doubt.delivery.records):
+        delivery = doubt.delivery
+        if doubt.is_at_cap or is_suspicious(delivery.records):
             doubt = await self._confirm_cap(doubt)
+        elif evidence.trial is None:  # if the pieces deliver more, other windows that ended there are split at once
+            doubt = Doubt("capped", delivery, trial=Trial(delivery.records, delivery.ids))
         is_split = await self._split_capped(journey, doubt)
         if not is_split:  # there may be other ways
             evidence.cannot_be_split, evidence.is_resolved = True, is_resolved

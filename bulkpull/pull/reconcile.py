@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import KW_ONLY
 
+import anyio
+
 from bulkpull import patience
 from bulkpull.events import OnEvent, Reconciling
 from bulkpull.journal import ExportRecord
@@ -59,16 +61,18 @@ class Reconciler:
         self._tell(journey, doubt, "asking for the links of its export again")
         if await self._late_links(journey):
             return False
-        may_be_capped = delivered.ids > 0 and is_suspicious(delivered.records)
+        may_be_capped = delivered.ids > 0 and (doubt.is_at_cap or is_suspicious(delivered.records))
         if may_be_capped and not evidence.cannot_be_split and not evidence.is_exported_again:
             return True
+        has_failed = False
         if not evidence.is_exported_again and self._useless_exports < MAX_USELESS_EXPORTS:
             self._tell(journey, doubt, "exporting it again")
             evidence.ids_before = delivered.ids
             if await self.export_again(journey):
                 return False
+            has_failed = True  # which says nothing of other windows
         is_useless = delivered.ids == (evidence.ids_before or 0)
-        self._useless_exports += is_useless
+        self._useless_exports += is_useless and not has_failed
         if not delivered.ids:
             raise ExportFailure(
                 journey.export_id,
@@ -135,19 +139,25 @@ class Reconciler:
         return are_late
 
     async def export_again(self, journey: Journey, unfinished: ExportRecord | None = None) -> bool:
-        """Export the window again, or wait for the `unfinished` export of an earlier run. Its parts are merged in
-        addition to those of the first. Returns whether it succeeded."""
-        try:
-            export = await self.exporter.export(journey, 2, unfinished)
-            await self.collector.collect(journey, export)
-        except NoExtraLeft:
-            return False
-        except ExportFailure as failure:
-            await self.exporter.record_failure(journey.window, failure, 2)
-            if failure.export_id:
-                self.collector.export_failed(journey.window)
-            return False
-        return True
+        """Export the window again, or wait for the `unfinished` export of an earlier run, and once more if that fails.
+        Its parts are merged in addition to those of the first. Returns whether it succeeded."""
+        for attempt in (2, 3):
+            try:
+                export = await self.exporter.export(journey, attempt, unfinished)
+                await self.collector.collect(journey, export)
+            except NoExtraLeft:
+                return False
+            except ExportFailure as failure:
+                await self.exporter.record_failure(journey.window, failure, attempt)
+                if failure.export_id:
+                    self.collector.export_failed(journey.window)
+                if failure.is_final:
+                    return False
+                unfinished = None
+                await anyio.sleep(self.exporter.source.retry.backoff(attempt - 1))
+            else:
+                return True
+        return False
 
     def _tell(self, journey: Journey, doubt: Doubt, step: str) -> None:
         self.on_event(Reconciling(journey.window, journey.window.rows, doubt.delivery.ids, step))

@@ -186,6 +186,16 @@ async def test_splits_windows_whose_exports_are_silently_limited(tmp_path: Path)
     assert pull.stats.exports <= 30
 
 
+async def test_a_limit_that_a_split_has_proven_is_known_for_the_other_windows(tmp_path: Path) -> None:
+    """Twelve windows of 500 activities, of which 310 are delivered: not a number that looks like a limit."""
+    with short_patience():
+        pull = await pulled(
+            "rows-capped:310", tmp_path / "a.csv", config={"rows": 6000}, window="auto", rows_per_export=500
+        )
+    pull.complete()
+    assert pull.stats.exports <= 12 * 4 + 1  # each once, and in three pieces; one window a second time
+
+
 @pytest.mark.parametrize("counting", [True, False])
 async def test_detects_a_limit_if_all_exports_deliver_the_same_number(tmp_path: Path, counting: bool) -> None:
     """Six windows of 1,000 activities, of which 500 are delivered."""
