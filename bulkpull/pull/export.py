@@ -202,7 +202,7 @@ class Exporter:
                         await one_ended.wait()
                         deadline = None
                         continue
-                    now, wait = anyio.current_time(), patience.LONGEST * patience.LAG * max(1, attempt - 3)
+                    now, wait = anyio.current_time(), patience.LONGEST * patience.LAG * min(10, max(1, attempt - 3))
                     deadline = deadline or now + await self._seconds_of_unknown(refusal)
                     if now >= deadline:
                         raise

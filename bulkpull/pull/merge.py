@@ -90,10 +90,10 @@ async def merge(
         collects_conflicts=collects_conflicts,
     )
     pending = deque(journeys)
-    if pending and not await in_thread(_has_rows, path, journal):
-        await settled_or_arriving(
-            pending[0]
-        )  # there are no ids to restore: imports would only delay the first launches
+    starts_empty = await in_thread(_starts_empty, path, journal)
+    if pending and starts_empty:
+        # There are no ids to restore: what is imported for the merge would only delay the first launches.
+        await settled_or_arriving(pending[0])
     async with _closing(await in_thread(opened)) as work:
         accepted = 0
         merged, to_commit = anyio.create_memory_object_stream[_MergedWindow](_MAX_UNCOMMITTED)
@@ -137,13 +137,13 @@ async def merge(
         return await in_thread(work.finish)
 
 
-def _has_rows(path: Path, journal: Journal) -> bool:
-    """Return whether an earlier run has committed rows. If not, what it left is removed. Raises OutputError."""
+def _starts_empty(path: Path, journal: Journal) -> bool:
+    """Return whether no earlier run has committed rows; then what one left at `path` is removed. Raises OutputError."""
     if journal.frontier.offset:
-        return True
+        return False
     with disk_errors("open the unfinished output", at=path):
         path.open("wb").close()
-    return False
+    return True
 
 
 async def _merge_ahead(work: _Merge, journey: Journey) -> Ahead | None:
