@@ -86,7 +86,8 @@ class Exporter:
                 export, age = Export(unfinished.id, "running"), unfinished.age
                 self._was_accepted = True
             else:
-                if self.sizes.is_hopeless(window):
+                # Once a window was exported, a failure of others as large as it says nothing of it.
+                if not journey.evidence.is_exported_again and self.sizes.is_hopeless(window):
                     raise ExportFailure("", "windows as large as this one failed", is_final=True, is_explained=True)
                 self._spend_launch(window)
                 export, age = await self._launch_when_accepted(window), None
