@@ -75,7 +75,7 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]], interruption: _In
 
     import anyio
 
-    get_running_loop().call_later(_START_S, _leave_imports_alone)
+    get_running_loop().call_later(_START_S, _freeze_imports)
     results: list[T] = []
     errors: list[Exception] = []
     with anyio.CancelScope() as scope:
@@ -91,8 +91,8 @@ async def _until_interrupted(work: Callable[[], Awaitable[T]], interruption: _In
     return results[0]
 
 
-def _leave_imports_alone() -> None:
-    """Look for garbage more often, but not among the objects of imports: that would hold the event loop up for long."""
+def _freeze_imports() -> None:
+    """Exclude the objects of imports from garbage collection, which would block the event loop to scan them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)

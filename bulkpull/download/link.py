@@ -51,7 +51,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII
 _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
 
-async def _behind(head: bytes, chunks: Chunks) -> Chunks:
+async def _with_head(head: bytes, chunks: Chunks) -> Chunks:
     """Iterate over a body whose first bytes are `head`."""
     if head:
         yield head
@@ -279,7 +279,7 @@ async def _whole(response: aiohttp.ClientResponse, receiver: Receiver) -> Body:
     # A deflated body cannot be identified by its first bytes.
     if not is_compressed(head) and "deflate" not in labels:
         return Body(
-            _behind(head, chunks),
+            _with_head(head, chunks),
             length=response.content_length,
             validator=_validator(response),
             is_framed=framed,

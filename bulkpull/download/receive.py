@@ -51,7 +51,8 @@ class Receiver:
                 if chunk:  # empty at the end of an HTTP chunk
                     parsed, direct = _direct(self.response)
                     yield chunk
-                    yield parsed
+                    if parsed:
+                        yield parsed
                     if direct:
                         async for view in direct.chunks(self._room or _buffer(), self.stall_timeout):
                             yield view
@@ -121,7 +122,7 @@ class _Direct(asyncio.BufferedProtocol):
             try:
                 with anyio.fail_after(stall_timeout):
                     await self._changed.wait()
-            finally:  # somebody else may get the memory next
+            finally:  # the memory may go to another file next
                 self._transport.pause_reading()
             if self._filled:
                 self._left -= self._filled

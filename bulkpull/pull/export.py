@@ -27,7 +27,7 @@ LAUNCH_GRACE_S = 3.0  # that a cancelled launch waits for its answer
 _MAX_UNANSWERED = 3  # consecutive windows that the list route tells nothing about, after which it is not asked again
 # The statuses with which a launch may be refused because too many exports are in flight.
 _CAPACITY_STATUSES = frozenset({400, 403, 409, 429, 503})
-_UNSURE_STATUSES = frozenset({403, 409})  # 400 rather means the filter; the client itself repeats 429 and 503 for long
+_AMBIGUOUS_STATUSES = frozenset({403, 409})  # 400 suggests a wrong filter; the client retries 429 and 503
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ class Exporter:
 
     async def _launch_when_accepted(self, window: Window) -> Export:
         """Launch an export. A refusal while others are in flight means "not now": the launch is repeated when one has
-        ended, which may count against the limit a moment longer."""
+        ended. With none in flight it is repeated for a while, since others may still count against the limit."""
         deadline, attempt, what = None, 1, f"{window}: the launch"
         async with self._launching:  # one at a time: if the process ends, one answer is lost at most
             while True:
@@ -204,7 +204,7 @@ class Exporter:
                         deadline = None
                         continue
                     now, wait = anyio.current_time(), patience.LONGEST * patience.LAG * min(10, max(1, attempt - 3))
-                    deadline = deadline or now + await self._seconds_of_unknown(refusal)
+                    deadline = deadline or now + await self._refusal_timeout(refusal)
                     if now >= deadline:
                         raise
                     reason = f"{refusal}. Perhaps other exports of this pull still count"
@@ -217,12 +217,12 @@ class Exporter:
                     self._was_accepted = True
                     return export
 
-    async def _seconds_of_unknown(self, refusal: ApiError) -> float:
-        """Return for how long a refusal may be due to exports that this run does not know to be in flight: those that
+    async def _refusal_timeout(self, refusal: ApiError) -> float:
+        """Return for how many seconds a refusal may be due to exports that are not known to be in flight: those that
         have just ended, and one whose launch was not answered, perhaps in an earlier run."""
         age = await in_thread(lambda: self.journal.unanswered_seconds)
         lag = patience.LAG if self._was_accepted else 0.0
-        if age is None or refusal.status not in _UNSURE_STATUSES or not refusal.undone:
+        if age is None or refusal.status not in _AMBIGUOUS_STATUSES or not refusal.undone:
             return lag
         return max(lag, min(self.source.retry.seconds, self.export_timeout - age))
 

@@ -90,8 +90,8 @@ async def merge(
         collects_conflicts=collects_conflicts,
     )
     pending = deque(journeys)
-    starts_empty = await in_thread(_starts_empty, path, journal)
-    if pending and starts_empty:
+    is_fresh = await in_thread(_clear_uncommitted, path, journal)
+    if pending and is_fresh:
         # There are no ids to restore: what is imported for the merge would only delay the first launches.
         await settled_or_arriving(pending[0])
     async with _closing(await in_thread(opened)) as work:
@@ -137,8 +137,8 @@ async def merge(
         return await in_thread(work.finish)
 
 
-def _starts_empty(path: Path, journal: Journal) -> bool:
-    """Return whether no earlier run has committed rows; then what one left at `path` is removed. Raises OutputError."""
+def _clear_uncommitted(path: Path, journal: Journal) -> bool:
+    """Empty the CSV if no earlier run has committed rows to it; return whether none has. Raises OutputError."""
     if journal.frontier.offset:
         return False
     with disk_errors("open the unfinished output", at=path):

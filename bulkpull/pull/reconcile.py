@@ -142,6 +142,8 @@ class Reconciler:
         """Export the window again, or wait for the `unfinished` export of an earlier run, and once more if that fails.
         Its parts are merged in addition to those of the first. Returns whether it succeeded."""
         for attempt in (2, 3):
+            if attempt > 2:
+                await anyio.sleep(self.exporter.source.retry.backoff(attempt - 1))
             try:
                 export = await self.exporter.export(journey, attempt, unfinished)
                 await self.collector.collect(journey, export)
@@ -154,7 +156,6 @@ class Reconciler:
                 if failure.is_final:
                     return False
                 unfinished = None
-                await anyio.sleep(self.exporter.source.retry.backoff(attempt - 1))
             else:
                 return True
         return False
