@@ -3,15 +3,19 @@ fails early with an error that names the window."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bulkpull import BulkpullError, ExportError, PartError, RetryPolicy, ThrottledError, UnavailableError
+from bulkpull import BulkpullError, Clickwrap, ExportError, PartError, RetryPolicy, ThrottledError, UnavailableError
 from bulkpull.pull.extra import default_extra
+from bulkpull.pull.reconcile import MAX_USELESS_EXPORTS
 from bulkpull.sandbox.exports import Exports
+from bulkpull.source import Export
 from tests.flows.found import pulled, short_patience
 
 HALF = {"end": datetime(2024, 4, 1, tzinfo=UTC)}  # activity in three of the six months
@@ -207,6 +211,23 @@ async def test_detects_a_limit_if_all_exports_deliver_the_same_number(tmp_path: 
     assert result.complete == (pull.ids() == pull.expected)
     assert result.complete or not counting
     assert pull.stats.exports <= 60
+
+
+async def test_a_second_export_that_fails_is_made_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are late in each window, and the API does not know the second export of any."""
+    launches: Counter[str] = Counter()
+    start = Clickwrap.start_export
+
+    async def start_export(self: Clickwrap, filter: str, fields: Sequence[str] = ()) -> Export:
+        launches[filter] += 1
+        return Export("0" * 24, "queued") if launches[filter] == 2 else await start(self, filter, fields)
+
+    monkeypatch.setattr(Clickwrap, "start_export", start_export)
+    with short_patience():
+        pull = await pulled("late-rows:3", tmp_path / "a.csv", window="auto", rows_per_export=200)
+    pull.complete()
+    assert len(launches) > MAX_USELESS_EXPORTS
+    assert set(launches.values()) == {3}
 
 
 async def test_exports_a_window_again_if_rows_are_late(tmp_path: Path) -> None:
